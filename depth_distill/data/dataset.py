@@ -1,0 +1,69 @@
+"""The interface every depth data set implements, and the checks that all of them share."""
+
+from abc import ABC, abstractmethod
+
+from torch.utils.data import Dataset
+
+from depth_distill.data.errors import DataError
+from depth_distill.types import DepthSample
+
+
+class DepthDataset(Dataset[DepthSample], ABC):
+    """An indexed collection of images with (or without) metric depth.
+
+    A data set stores its arguments when it is constructed and touches the disk only when it is first asked for its
+    length, a name or a sample: a run that only predicts does not need the training files.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples.
+
+        Raises:
+            DataError: the split is empty, or its index file is missing or malformed.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """A short unique name of sample ``index``, usable as a relative file stem (``rgb/0002``)."""
+
+    @abstractmethod
+    def source(self, index: int) -> str:
+        """Where sample ``index`` comes from, for error messages: a file path, or a description."""
+
+    @abstractmethod
+    def load(self, index: int) -> DepthSample:
+        """Read sample ``index`` in full resolution.
+
+        Raises:
+            DataError: a file is missing or unreadable.
+        """
+
+    def __getitem__(self, index: int) -> DepthSample:
+        """Sample ``index``, checked.
+
+        Raises:
+            IndexError: outside the data set.
+            DataError: a file is missing or unreadable, or image and depth differ in size, or no pixel has a depth
+                although the data set has ground truth.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of a data set of {len(self)}")
+        sample = self.load(index)
+        if sample.depth_m.shape[-2:] != sample.image.shape[-2:]:
+            (height, width), (depth_height, depth_width) = sample.image.shape[-2:], sample.depth_m.shape[-2:]
+            raise DataError(
+                f"{self.source(index)}: the image is {width} x {height} but its depth is {depth_width} x "
+                f"{depth_height}; both must be registered to the same camera and have the same size"
+            )
+        if self.has_depth and not bool(sample.valid.any()):
+            raise DataError(
+                f"{self.source(index)}: the depth map has no valid pixel (all zero or masked out); remove the sample "
+                "from the split, or check the depth file"
+            )
+        return sample
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether samples carry ground truth; False for image-only data."""
+        return True
