@@ -1,0 +1,117 @@
+"""Measure a training run and tell how it goes: one line an epoch, and ``summary.json`` at the end."""
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from typing_extensions import override
+
+from depth_distill.atomic import write_json
+from depth_distill.types import DepthBatch
+
+VERSIONED = ("depth-distill", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm")
+
+
+class RunSummary(Callback):
+    """Time the run and keep its record.
+
+    ``summary.json`` in the run folder is rewritten after every validation, so that an interrupted run leaves its
+    record too: metrics and their protocol, best checkpoint, wall time, images a second, versions, seed.
+
+    Args:
+        epoch_lines: print one line an epoch. By default only where there is no terminal, and so no progress bar.
+    """
+
+    def __init__(self, epoch_lines: bool | None = None) -> None:
+        self.epoch_lines = epoch_lines
+        self._console = Console()
+        self._wall_s = 0.0
+        self._train_s = 0.0
+        self._train_images = 0
+        self._fit_started = 0.0
+        self._epoch_started = 0.0
+
+    @property
+    def images_per_s(self) -> float:
+        """Training images a second, loader included, validation not."""
+        return self._train_images / self._train_s if self._train_s else 0.0
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._fit_started = time.monotonic()
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_started = time.monotonic()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: DepthBatch, batch_idx: int
+    ) -> None:
+        self._train_images += len(batch.image) * trainer.world_size
+        now = time.monotonic()
+        self._train_s += now - self._epoch_started
+        self._epoch_started = now
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Runs after the validation of the epoch; ModelCheckpoint is always the last callback, so what is named
+        # as the best checkpoint here is the best of the epochs before, and of this one from on_fit_end on.
+        if not trainer.is_global_zero:
+            return
+        write_json(self._file(trainer), self.record(trainer))
+        if self.epoch_lines if self.epoch_lines is not None else not self._console.is_terminal:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self._console.print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+                f"  train/loss {values.get('train/loss', float('nan')):.4f}"
+                f"  val/abs_rel {values.get('val/abs_rel', float('nan')):.4f}"
+                f"  {self.images_per_s:.1f} images/s",
+                highlight=False,
+            )
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"wall_s": self._wall_s_so_far(), "train_s": self._train_s, "train_images": self._train_images}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._wall_s = state_dict["wall_s"]
+        self._train_s = state_dict["train_s"]
+        self._train_images = state_dict["train_images"]
+
+    def record(self, trainer: Trainer, metrics: dict[str, float] | None = None) -> dict[str, Any]:
+        """The record of the run so far.
+
+        Args:
+            trainer: the trainer of the run.
+            metrics: metrics of the best checkpoint; those of the last validation unless given.
+        """
+        checkpoint: Any = trainer.checkpoint_callback
+        if metrics is None:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        return {
+            "metrics": {name: round(value, 6) for name, value in sorted(metrics.items())},
+            "protocol": trainer.lightning_module.val_metrics.protocol,  # type: ignore[union-attr]
+            "best_checkpoint": getattr(checkpoint, "best_model_path", "") or None,
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "wall_s": round(self._wall_s_so_far(), 1),
+            "train_images_per_s": round(self.images_per_s, 2),
+            "seed": trainer.datamodule.seed,  # type: ignore[attr-defined]
+            "versions": {name: version(name) for name in VERSIONED},
+        }
+
+    def write(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Write the final record, with the metrics of the best checkpoint."""
+        write_json(self._file(trainer), self.record(trainer, metrics))
+
+    def _wall_s_so_far(self) -> float:
+        running = time.monotonic() - self._fit_started if self._fit_started else 0.0
+        return self._wall_s + running
+
+    def _file(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir) / "summary.json"

@@ -1,0 +1,85 @@
+"""Which sample comes when, and with which random numbers: the same for any number of workers, and after a resume."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Dataset, DistributedSampler
+
+from depth_distill.data.dataset import DepthDataset
+from depth_distill.types import DepthBatch, DepthSample
+
+
+class SampleKey(NamedTuple):
+    """What identifies one view of one sample: its index, and the epoch that seeds its augmentation."""
+
+    index: int
+    epoch: int
+
+
+class EpochSampler(DistributedSampler[DepthSample]):
+    """A shuffled order that depends on nothing but (seed, epoch), and that can start in the middle of an epoch.
+
+    It is a ``DistributedSampler`` (of one replica, outside DDP), so Lightning keeps it as it is and tells it each epoch.
+
+    Args:
+        dataset: what is sampled.
+        seed: seeds the order.
+        replicas: number of processes that share the data set.
+        rank: this process among them.
+        drop_last: drop the samples that do not divide by ``replicas``.
+    """
+
+    def __init__(
+        self, dataset: DepthDataset, seed: int = 0, replicas: int = 1, rank: int = 0, drop_last: bool = False
+    ) -> None:
+        super().__init__(
+            dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed, drop_last=drop_last  # type: ignore[arg-type]
+        )
+        self._skip = 0
+
+    def skip_next(self, samples: int) -> None:
+        """Leave out the first ``samples`` of the next epoch: a run resumed in mid-epoch has seen them."""
+        self._skip = samples
+
+    def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]
+        """Keys of the current epoch."""
+        skip, self._skip = self._skip, 0
+        for position, index in enumerate(super().__iter__()):
+            if position >= skip:
+                yield SampleKey(int(index), self.epoch)  # type: ignore[call-overload]
+
+
+class ViewDataset(Dataset[DepthBatch]):
+    """A data set seen through a transform: sample, view of it, tensors for a batch.
+
+    Args:
+        dataset: the samples.
+        view: maps a ``DepthSample`` to the fields of a ``DepthBatch``; draws from torch's generator, which is seeded
+            from (seed, epoch, index) for the time of the call.
+        seed: seeds the views.
+    """
+
+    def __init__(self, dataset: DepthDataset, view: Callable[[DepthSample, int], DepthBatch], seed: int = 0) -> None:
+        self.dataset = dataset
+        self.view = view
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey | int) -> DepthBatch:
+        """The view of a sample; a plain index is epoch 0."""
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        sample = self.dataset[index]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(view_seed(self.seed, epoch, index))
+            return self.view(sample, index)
+
+
+def view_seed(seed: int, epoch: int, index: int) -> int:
+    """A 63-bit seed, unrelated for neighbouring arguments (BLAKE2, so the same on every machine)."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,116 @@
+"""Joint transforms: what happens to an image happens to its depth and its valid mask.
+
+torchvision.transforms.v2 does the work: images travel as ``tv_tensors.Image``, depth and valid as ``tv_tensors.Mask``,
+so that every v2 transform (flip, crop, colour jitter, ...) treats each by its kind and never interpolates a depth.
+Only what v2 has no notion of is written here.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from depth_distill.types import DepthSample
+
+
+class JointResize(nn.Module):
+    """Resize a sample to ``(height, width)``.
+
+    The image is low-pass filtered (bilinear with antialiasing). Depth and valid take the nearest pixel, so a valid
+    pixel is never averaged with an invalid one, nor a foreground with a background depth.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = list(size)
+
+    def forward(self, sample: DepthSample) -> DepthSample:
+        """A sample with maps of ``size``; unchanged if it has that size already."""
+        if list(sample.image.shape[-2:]) == self.size:
+            return sample
+        return DepthSample(
+            image=F.resize(sample.image, self.size, antialias=True),
+            depth_m=_resize_nearest(sample.depth_m, self.size),
+            valid=_resize_nearest(sample.valid, self.size),
+        )
+
+
+class RandomZoom(v2.Transform):
+    """Crop a random window and enlarge it to the old size, as a longer lens would see it.
+
+    An object magnified ``z`` times by a camera whose focal length is taken to be unchanged is ``z`` times nearer
+    (pinhole model, ``size_px = focal_px * size_m / depth_m``), so depth is divided by ``z``. Without that correction
+    the network would see two scales for one depth.
+
+    Args:
+        max_zoom: ``z`` is drawn from [1, max_zoom].
+        p: probability of zooming at all.
+
+    Raises:
+        ValueError: ``max_zoom`` below 1.
+    """
+
+    def __init__(self, max_zoom: float = 1.3, p: float = 0.5) -> None:
+        super().__init__()
+        if max_zoom < 1:
+            raise ValueError(f"max_zoom must be at least 1, got {max_zoom}")
+        self.max_zoom = max_zoom
+        self.p = p
+
+    def forward(self, image: Tensor, depth_m: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same three maps, zoomed."""
+        if torch.rand(()) >= self.p:
+            return image, depth_m, valid
+        height, width = image.shape[-2:]
+        zoom = 1 + (self.max_zoom - 1) * torch.rand(()).item()
+        window = [max(1, round(height / zoom)), max(1, round(width / zoom))]
+        top = int(torch.randint(0, height - window[0] + 1, ()))
+        left = int(torch.randint(0, width - window[1] + 1, ()))
+        image, depth_m, valid = (F.crop(x, top, left, *window) for x in (image, depth_m, valid))
+        size = [height, width]
+        return (
+            F.resize(image, size, antialias=True),
+            tv_tensors.wrap(_resize_nearest(depth_m, size) / zoom, like=depth_m),
+            _resize_nearest(valid, size),
+        )
+
+
+class Augment(nn.Module):
+    """Apply v2 transforms to a sample, one after the other, all drawing from torch's generator."""
+
+    def __init__(self, transforms: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.transforms = nn.ModuleList(transforms)
+
+    def forward(self, sample: DepthSample) -> DepthSample:
+        """The transformed sample."""
+        maps = (tv_tensors.Image(sample.image), tv_tensors.Mask(sample.depth_m), tv_tensors.Mask(sample.valid))
+        for transform in self.transforms:
+            maps = transform(*maps)
+        return DepthSample(*(x.as_subclass(Tensor) for x in maps))
+
+
+class Normalize(nn.Module):
+    """uint8 RGB to float32 with zero mean and unit variance, a channel at a time; and back."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean = list(mean)
+        self.std = list(std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(..., 3, H, W)`` uint8 to float32."""
+        return F.normalize(F.to_dtype(image, torch.float32, scale=True), self.mean, self.std)
+
+    def inverse(self, image: Tensor) -> Tensor:
+        """``(..., 3, H, W)`` float32 back to [0, 1]."""
+        shape = (3, 1, 1)
+        return (image * image.new_tensor(self.std).view(shape) + image.new_tensor(self.mean).view(shape)).clamp(0, 1)
+
+
+def _resize_nearest(x: Tensor, size: list[int]) -> Tensor:
+    return F.resize_image(x, size, interpolation=InterpolationMode.NEAREST_EXACT)

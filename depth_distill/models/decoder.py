@@ -1,0 +1,95 @@
+"""The U-Net decoder: nearest upsampling, concatenated skips, two 3 x 3 convolutions a stage."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Activation = Literal["relu", "leaky_relu", "elu"]
+Norm = Literal["batch", "none"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU}
+
+
+class ConvBlock(nn.Sequential):
+    """3 x 3 convolution, batch norm (or none), activation; ``(B, in, H, W)`` to ``(B, out, H, W)``."""
+
+    def __init__(self, in_channels: int, out_channels: int, activation: Activation, norm: Norm) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")]
+        if norm == "batch":
+            layers.append(nn.BatchNorm2d(out_channels))
+        layers.append(_ACTIVATIONS[activation]())
+        super().__init__(*layers)
+
+
+class UpBlock(nn.Module):
+    """One stage: upsample, concatenate the skip if there is one, convolve twice."""
+
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, factor: int, activation: Activation, norm: Norm
+    ) -> None:
+        super().__init__()
+        self.upsample = nn.Upsample(scale_factor=factor, mode="nearest")
+        self.conv1 = ConvBlock(in_channels + skip_channels, out_channels, activation, norm)
+        self.conv2 = ConvBlock(out_channels, out_channels, activation, norm)
+
+    def forward(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
+        """``(B, in, H, W)`` and ``(B, skip, fH, fW)`` to ``(B, out, fH, fW)``."""
+        features = self.upsample(features)
+        if skip is not None:
+            features = torch.cat([features, skip], dim=1)
+        return self.conv2(self.conv1(features))
+
+
+class UNetDecoder(nn.Module):
+    """From an encoder's pyramid back to full resolution (Ronneberger et al. 2015, with nearest upsampling).
+
+    ``activation="elu", norm="none"`` is the decoder of monodepth2 (Godard et al. 2019) with zero padding. The ReLU
+    family quantizes better and can be equalized exactly, because it is positively homogeneous.
+
+    Args:
+        encoder_channels: channels of the pyramid, shallow to deep.
+        encoder_strides: strides of the pyramid, shallow to deep.
+        channels: output channels of each stage, deep to shallow; one stage a pyramid level.
+        activation: ``relu``, ``leaky_relu`` or ``elu``.
+        norm: ``batch`` or ``none``.
+
+    Raises:
+        ValueError: ``channels`` does not have one entry a pyramid level, or an unknown activation or norm.
+    """
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        encoder_strides: Sequence[int],
+        channels: Sequence[int] = (256, 128, 64, 32, 16),
+        activation: Activation = "relu",
+        norm: Norm = "batch",
+    ) -> None:
+        super().__init__()
+        if len(channels) != len(encoder_channels):
+            raise ValueError(
+                f"the decoder needs one entry of channels a pyramid level: the encoder has {len(encoder_channels)} "
+                f"levels (strides {list(encoder_strides)}), channels has {len(channels)}"
+            )
+        for value, choices, key in ((activation, get_args(Activation), "activation"), (norm, get_args(Norm), "norm")):
+            if value not in choices:
+                raise ValueError(f"decoder {key} must be one of {', '.join(choices)}, got {value!r}")
+        self.out_channels = channels[-1]
+        finer_strides = [1, *encoder_strides[:-1]][::-1]
+        skip_channels = [0, *encoder_channels[:-1]][::-1]
+        in_channels = [encoder_channels[-1], *channels[:-1]]
+        self.blocks = nn.ModuleList(
+            UpBlock(inputs, skip, outputs, stride // finer, activation, norm)
+            for inputs, skip, outputs, stride, finer in zip(
+                in_channels, skip_channels, channels, encoder_strides[::-1], finer_strides, strict=True
+            )
+        )
+
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        """Maps of the pyramid, shallow to deep, to ``(B, channels[-1], H, W)`` at full resolution."""
+        features = pyramid[-1]
+        for level, block in enumerate(self.blocks, start=2):
+            features = block(features, pyramid[-level] if level <= len(pyramid) else None)
+        return features

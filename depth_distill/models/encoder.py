@@ -1,0 +1,57 @@
+"""Encoders: timm backbones that return a feature pyramid."""
+
+import difflib
+from pathlib import Path
+
+import timm
+from torch import nn
+
+
+def build_encoder(name: str, pretrained: bool = False, weights: Path | str | None = None) -> nn.Module:
+    """A timm ``features_only`` encoder: ``(B, 3, H, W)`` to a list of maps, shallow to deep.
+
+    Args:
+        name: any timm architecture with feature extraction (``resnet18``, ``mobilenetv2_100``, ...).
+        pretrained: fetch timm's published weights (needs network access the first time).
+        weights: a local .pth or .safetensors file of the same architecture, with or without its classifier.
+
+    Raises:
+        ValueError: unknown name, an architecture without a feature pyramid, or both sources of weights asked for.
+        FileNotFoundError: ``weights`` does not exist.
+        RuntimeError: the weights do not fit the architecture, or cannot be fetched.
+    """
+    if name.split(".")[0] not in timm.list_models():
+        nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(
+            f"timm has no encoder {name!r}; the nearest names are {', '.join(nearest) or 'none'} "
+            "(timm.list_models() lists them all)"
+        )
+    if pretrained and weights is not None:
+        raise ValueError(f"give either pretrained: true or weights: {weights}, not both")
+    if weights is not None and not Path(weights).is_file():
+        raise FileNotFoundError(f"encoder weights {weights} do not exist")
+
+    overlay = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained or weights is not None, **overlay)
+    except (AttributeError, NotImplementedError, IndexError) as error:
+        raise ValueError(f"timm's {name} cannot return a feature pyramid (features_only): {error}") from error
+    except Exception as error:
+        if weights is not None:
+            raise RuntimeError(f"{weights} does not hold weights of {name}: {error}") from error
+        if pretrained:
+            raise RuntimeError(
+                f"could not fetch timm's weights of {name} ({error}); without network access, download the file "
+                "elsewhere and name it with weights: FILE, or train from scratch with pretrained: false"
+            ) from error
+        raise
+
+
+def feature_channels(encoder: nn.Module) -> list[int]:
+    """Channels of each map that the encoder returns, shallow to deep."""
+    return list(encoder.feature_info.channels())  # type: ignore[operator, union-attr]
+
+
+def feature_strides(encoder: nn.Module) -> list[int]:
+    """Stride of each map that the encoder returns, shallow to deep."""
+    return list(encoder.feature_info.reduction())  # type: ignore[operator, union-attr]

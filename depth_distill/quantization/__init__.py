@@ -1,0 +1,1 @@
+"""Passes between a float network and its INT8 behaviour, shared by PTQ, training and export."""

@@ -1,0 +1,6 @@
+"""LightningModules: what is trained, and on what loss."""
+
+from depth_distill.tasks.depth import DepthTask
+from depth_distill.tasks.schedules import WarmupCosineLR
+
+__all__ = ["DepthTask", "WarmupCosineLR"]
