@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import depth_distill.losses
 import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
 from depth_distill import runs
 from depth_distill.callbacks import DepthPanels, PredictionWriter, RunSummary
-from depth_distill.data import DataError, DepthDataModule, report_table, validate_dataset
+from depth_distill.data import DepthDataModule, report_table, validate_dataset
+from depth_distill.errors import UserError
 from depth_distill.tables import metric_table
 from depth_distill.tasks import DepthTask  # noqa: F401
 
@@ -168,8 +170,8 @@ def validate_data(args: Sequence[str]) -> int:
     with Progress(console=Console()) as progress:
         for name, dataset in unique.items():
             if dataset is not None:
-                task = progress.add_task(name, total=len(dataset))
-                reports[name] = validate_dataset(dataset, datamodule.depth_range, lambda: progress.advance(task))
+                step = partial(progress.advance, progress.add_task(name, total=len(dataset)))
+                reports[name] = validate_dataset(dataset, datamodule.depth_range, step)
     Console().print(report_table(reports))
     return int(any(report.bad for report in reports.values()))
 
@@ -181,8 +183,9 @@ def main(args: Sequence[str] | None = None) -> int:
         if words[:1] == ["validate-data"]:
             return validate_data(words[1:])
         build_cli(DepthCLI, args, run=True)
-    except (DataError, FileNotFoundError, ValueError) as error:
-        message = str(error).rsplit("DataError: ")[-1].strip()
+    except UserError as error:
+        # From a loader worker the message arrives below the worker's traceback.
+        message = str(error).rsplit(f"{type(error).__name__}: ")[-1].strip()
         Console(stderr=True).print(f"[red]error:[/red] {message}", soft_wrap=True, highlight=False)
         return 2
     return 0

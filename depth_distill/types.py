@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from depth_distill.errors import ConfigError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -38,7 +40,7 @@ class DepthBatch(NamedTuple):
     """``(B, 1, H, W)`` float32 metres."""
     valid: Tensor
     """``(B, 1, H, W)`` bool; True where depth was measured and lies in the depth range of the run."""
-    index: Tensor
+    sample_index: Tensor
     """``(B,)`` int64: position of the sample in its data set."""
 
 
@@ -47,7 +49,7 @@ class DepthRange:
     """The metric interval a run works in: codes span it, metrics are capped to it.
 
     Raises:
-        ValueError: unless ``0 < min_m < max_m``.
+        ConfigError: unless ``0 < min_m < max_m``.
     """
 
     min_m: float
@@ -55,7 +57,7 @@ class DepthRange:
 
     def __post_init__(self) -> None:
         if not 0 < self.min_m < self.max_m:
-            raise ValueError(f"depth range needs 0 < min_m < max_m, got min_m={self.min_m}, max_m={self.max_m}")
+            raise ConfigError(f"depth range needs 0 < min_m < max_m, got min_m={self.min_m}, max_m={self.max_m}")
 
     def contains(self, depth_m: Tensor) -> Tensor:
         """Bool mask of the depths inside the closed interval; NaN and 0 are outside."""

@@ -86,7 +86,7 @@ class DepthPanels(Callback):
         return done % self.every_n_epochs == 0 or done == trainer.max_epochs
 
     def _collect(self, trainer: Trainer, split: str, depth_m: Tensor, batch: DepthBatch) -> None:
-        for position, index in enumerate(batch.index.tolist()):
+        for position, index in enumerate(batch.sample_index.tolist()):
             if index not in self._wanted:
                 continue
             datamodule = trainer.datamodule  # type: ignore[attr-defined]

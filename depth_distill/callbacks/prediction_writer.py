@@ -42,7 +42,7 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Write every image of the batch."""
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        for position, index in enumerate(batch.index.tolist()):
+        for position, index in enumerate(batch.sample_index.tolist()):
             name = datamodule.predict.name(index)
             save_depth_png(prediction[position], self._file(trainer, "depth", name), self.depth_scale)
             if self.panels:

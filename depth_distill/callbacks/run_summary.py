@@ -29,7 +29,8 @@ class RunSummary(Callback):
         self.epoch_lines = epoch_lines
         self._console = Console()
         self._wall_s = 0.0
-        self._train_s = 0.0
+        self.train_s = 0.0
+        """Seconds spent on training batches, loader included, validation not."""
         self._train_images = 0
         self._fit_started = 0.0
         self._epoch_started = 0.0
@@ -37,7 +38,7 @@ class RunSummary(Callback):
     @property
     def images_per_s(self) -> float:
         """Training images a second, loader included, validation not."""
-        return self._train_images / self._train_s if self._train_s else 0.0
+        return self._train_images / self.train_s if self.train_s else 0.0
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,7 +54,7 @@ class RunSummary(Callback):
     ) -> None:
         self._train_images += len(batch.image) * trainer.world_size
         now = time.monotonic()
-        self._train_s += now - self._epoch_started
+        self.train_s += now - self._epoch_started
         self._epoch_started = now
 
     @override
@@ -75,12 +76,12 @@ class RunSummary(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"wall_s": self._wall_s_so_far(), "train_s": self._train_s, "train_images": self._train_images}
+        return {"wall_s": self._wall_s_so_far(), "train_s": self.train_s, "train_images": self._train_images}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._wall_s = state_dict["wall_s"]
-        self._train_s = state_dict["train_s"]
+        self.train_s = state_dict["train_s"]
         self._train_images = state_dict["train_images"]
 
     def record(self, trainer: Trainer, metrics: dict[str, float] | None = None) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from depth_distill.data.dataset import DepthDataset
-from depth_distill.data.errors import DataError
 from depth_distill.data.sampling import EpochSampler, ViewDataset
 from depth_distill.data.transforms import Augment, JointResize, Normalize
 from depth_distill.data.validation import check_scale
+from depth_distill.errors import DataError
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRange, DepthSample
 
 
@@ -156,5 +156,5 @@ class DepthDataModule(LightningDataModule):
             image=self.normalize(sample.image),
             depth_m=sample.depth_m,
             valid=sample.valid & self.depth_range.contains(sample.depth_m),
-            index=torch.tensor(index),
+            sample_index=torch.tensor(index),
         )

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch.utils.data import Dataset
 
-from depth_distill.data.errors import DataError
+from depth_distill.errors import DataError
 from depth_distill.types import DepthSample
 
 

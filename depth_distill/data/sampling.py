@@ -21,7 +21,8 @@ class SampleKey(NamedTuple):
 class EpochSampler(DistributedSampler[DepthSample]):
     """A shuffled order that depends on nothing but (seed, epoch), and that can start in the middle of an epoch.
 
-    It is a ``DistributedSampler`` (of one replica, outside DDP), so Lightning keeps it as it is and tells it each epoch.
+    It is a ``DistributedSampler`` (of one replica, outside DDP), so Lightning leaves it as it is, and tells it the
+    epoch.
 
     Args:
         dataset: what is sampled.
@@ -35,7 +36,12 @@ class EpochSampler(DistributedSampler[DepthSample]):
         self, dataset: DepthDataset, seed: int = 0, replicas: int = 1, rank: int = 0, drop_last: bool = False
     ) -> None:
         super().__init__(
-            dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed, drop_last=drop_last  # type: ignore[arg-type]
+            dataset,
+            num_replicas=replicas,
+            rank=rank,
+            shuffle=True,
+            seed=seed,
+            drop_last=drop_last,  # type: ignore[arg-type]
         )
         self._skip = 0
 

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from depth_distill.errors import ConfigError
 from depth_distill.types import DepthSample
 
 
@@ -51,13 +52,13 @@ class RandomZoom(v2.Transform):
         p: probability of zooming at all.
 
     Raises:
-        ValueError: ``max_zoom`` below 1.
+        ConfigError: ``max_zoom`` below 1.
     """
 
     def __init__(self, max_zoom: float = 1.3, p: float = 0.5) -> None:
         super().__init__()
         if max_zoom < 1:
-            raise ValueError(f"max_zoom must be at least 1, got {max_zoom}")
+            raise ConfigError(f"max_zoom must be at least 1, got {max_zoom}")
         self.max_zoom = max_zoom
         self.p = p
 

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from depth_distill.errors import ConfigError
 from depth_distill.types import DepthRange
 
 Encoding = Literal["linear", "inverse", "log"]
@@ -43,14 +44,14 @@ class SingleCodec(DepthCodec):
         encoding: one of the three above.
 
     Raises:
-        ValueError: unknown encoding.
+        ConfigError: unknown encoding.
     """
 
     channels = 1
 
     def __init__(self, depth_range: DepthRange, encoding: Encoding = "log") -> None:
         if encoding not in get_args(Encoding):
-            raise ValueError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
+            raise ConfigError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
         self.depth_range = depth_range
         self.encoding = encoding
 

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from depth_distill.errors import ConfigError
+
 Activation = Literal["relu", "leaky_relu", "elu"]
 Norm = Literal["batch", "none"]
 
@@ -56,7 +58,7 @@ class UNetDecoder(nn.Module):
         norm: ``batch`` or ``none``.
 
     Raises:
-        ValueError: ``channels`` does not have one entry a pyramid level, or an unknown activation or norm.
+        ConfigError: ``channels`` does not have one entry a pyramid level, or an unknown activation or norm.
     """
 
     def __init__(
@@ -69,13 +71,13 @@ class UNetDecoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) != len(encoder_channels):
-            raise ValueError(
+            raise ConfigError(
                 f"the decoder needs one entry of channels a pyramid level: the encoder has {len(encoder_channels)} "
                 f"levels (strides {list(encoder_strides)}), channels has {len(channels)}"
             )
         for value, choices, key in ((activation, get_args(Activation), "activation"), (norm, get_args(Norm), "norm")):
             if value not in choices:
-                raise ValueError(f"decoder {key} must be one of {', '.join(choices)}, got {value!r}")
+                raise ConfigError(f"decoder {key} must be one of {', '.join(choices)}, got {value!r}")
         self.out_channels = channels[-1]
         finer_strides = [1, *encoder_strides[:-1]][::-1]
         skip_channels = [0, *encoder_channels[:-1]][::-1]

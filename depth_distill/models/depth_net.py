@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from depth_distill.errors import ConfigError
 from depth_distill.models.codecs import DepthCodec
 from depth_distill.models.decoder import Activation, Norm, UNetDecoder
 from depth_distill.models.encoder import build_encoder, feature_channels, feature_strides
@@ -28,7 +29,7 @@ class DepthNet(nn.Module):
         head: builds the head; ``SingleHead`` unless configured.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: see the encoder, the decoder and the head.
+        ConfigError: see the encoder, the decoder and the head.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class DepthNet(nn.Module):
         """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``.
 
         Raises:
-            ValueError: height or width is not a multiple of the encoder's stride.
+            ConfigError: height or width is not a multiple of the encoder's stride.
         """
         self.check_image_size(*image.shape[-2:])
         return self.codec.decode(self(image).float())
@@ -72,11 +73,11 @@ class DepthNet(nn.Module):
         """Refuse a size that the pyramid cannot be rebuilt from.
 
         Raises:
-            ValueError: height or width is not a multiple of the encoder's stride.
+            ConfigError: height or width is not a multiple of the encoder's stride.
         """
         if height % self.stride or width % self.stride:
             fits = [max(self.stride, round(side / self.stride) * self.stride) for side in (height, width)]
-            raise ValueError(
+            raise ConfigError(
                 f"image size {height} x {width} (H x W) does not fit this network: both must be multiples of its "
                 f"stride {self.stride}; the nearest size that fits is {fits[0]} x {fits[1]}"
             )

@@ -6,6 +6,8 @@ from pathlib import Path
 import timm
 from torch import nn
 
+from depth_distill.errors import ConfigError
+
 
 def build_encoder(name: str, pretrained: bool = False, weights: Path | str | None = None) -> nn.Module:
     """A timm ``features_only`` encoder: ``(B, 3, H, W)`` to a list of maps, shallow to deep.
@@ -16,35 +18,38 @@ def build_encoder(name: str, pretrained: bool = False, weights: Path | str | Non
         weights: a local .pth or .safetensors file of the same architecture, with or without its classifier.
 
     Raises:
-        ValueError: unknown name, an architecture without a feature pyramid, or both sources of weights asked for.
-        FileNotFoundError: ``weights`` does not exist.
-        RuntimeError: the weights do not fit the architecture, or cannot be fetched.
+        ConfigError: unknown name, an architecture without a feature pyramid, both sources of weights asked for, or
+            weights that do not exist, do not fit the architecture or cannot be fetched.
     """
     if name.split(".")[0] not in timm.list_models():
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(
+        raise ConfigError(
             f"timm has no encoder {name!r}; the nearest names are {', '.join(nearest) or 'none'} "
             "(timm.list_models() lists them all)"
         )
     if pretrained and weights is not None:
-        raise ValueError(f"give either pretrained: true or weights: {weights}, not both")
+        raise ConfigError(f"give either pretrained: true or weights: {weights}, not both")
     if weights is not None and not Path(weights).is_file():
-        raise FileNotFoundError(f"encoder weights {weights} do not exist")
+        raise ConfigError(f"encoder weights {weights} do not exist")
 
     overlay = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained or weights is not None, **overlay)
+        encoder = timm.create_model(name, features_only=True, pretrained=pretrained or weights is not None, **overlay)
     except (AttributeError, NotImplementedError, IndexError) as error:
-        raise ValueError(f"timm's {name} cannot return a feature pyramid (features_only): {error}") from error
+        raise ConfigError(f"timm's {name} cannot return a feature pyramid (features_only): {error}") from error
     except Exception as error:
         if weights is not None:
-            raise RuntimeError(f"{weights} does not hold weights of {name}: {error}") from error
+            raise ConfigError(f"{weights} does not hold weights of {name}: {error}") from error
         if pretrained:
-            raise RuntimeError(
+            raise ConfigError(
                 f"could not fetch timm's weights of {name} ({error}); without network access, download the file "
                 "elsewhere and name it with weights: FILE, or train from scratch with pretrained: false"
             ) from error
         raise
+    strides = feature_strides(encoder)
+    if sorted(set(strides)) != strides:
+        raise ConfigError(f"timm's {name} returns maps of strides {strides}, which is not a feature pyramid")
+    return encoder
 
 
 def feature_channels(encoder: nn.Module) -> list[int]:

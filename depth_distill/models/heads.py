@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
+from depth_distill.errors import ConfigError
 from depth_distill.models.codecs import DepthCodec, Encoding, SingleCodec
 from depth_distill.types import DepthRange
 
@@ -38,7 +39,7 @@ class SingleHead(DepthHead):
             the published habit (Godard et al. 2019, monodepth2).
 
     Raises:
-        ValueError: unknown encoding or output.
+        ConfigError: unknown encoding or output.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class SingleHead(DepthHead):
     ) -> None:
         super().__init__()
         if output not in get_args(OutputActivation):
-            raise ValueError(f"output must be one of {', '.join(get_args(OutputActivation))}, got {output!r}")
+            raise ConfigError(f"output must be one of {', '.join(get_args(OutputActivation))}, got {output!r}")
         self.codec = SingleCodec(depth_range, encoding)
         self.conv = nn.Conv2d(in_channels, 1, 3, padding=1)
         self.output: nn.Module = nn.Sigmoid() if output == "sigmoid" else nn.Hardtanh(0.0, 1.0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from typing_extensions import override
 
+from depth_distill.errors import ConfigError
 from depth_distill.losses import CompositeLoss
 from depth_distill.metrics import DepthMetrics
 from depth_distill.models import DepthNet
@@ -19,6 +20,8 @@ from depth_distill.types import DepthBatch
 
 class DepthTask(LightningModule):
     """Fit a :class:`~depth_distill.models.DepthNet` to ground truth.
+
+    Validation, test and prediction run in float32 also where training uses mixed precision.
 
     Logs ``train/loss`` and ``train/<term>`` for each term of the loss, ``val/loss``, and every metric of
     :class:`~depth_distill.metrics.DepthMetrics` as ``val/<metric>`` or ``test/<metric>``.
@@ -33,7 +36,7 @@ class DepthTask(LightningModule):
         channels_last: keep weights and images in channels-last memory, which convolutions run faster in.
 
     Raises:
-        ValueError: at set-up, where the network and the data disagree on depth range or image size.
+        ConfigError: at set-up, where the network and the data disagree on depth range or image size.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class DepthTask(LightningModule):
             return
         self.network.check_image_size(*datamodule.image_size)
         if datamodule.depth_range != self.network.depth_range:
-            raise ValueError(
+            raise ConfigError(
                 f"data.depth_range is {datamodule.depth_range} but the network's is {self.network.depth_range}; "
                 "write depth_range: ${data.depth_range} in the network's block"
             )
@@ -88,10 +91,10 @@ class DepthTask(LightningModule):
     @override
     def validation_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
         """Predicted depth in metres, for callbacks that draw it."""
-        depth_m = self(batch.image)
+        depth_m = self._in_full_precision(batch.image)
         total = self.loss(depth_m, batch.depth_m, batch.valid)["total"]
         self.log("val/loss", total, batch_size=len(batch.image), sync_dist=True)
-        self.val_metrics.update(depth_m, batch.depth_m, batch.valid, batch.index)
+        self.val_metrics.update(depth_m, batch.depth_m, batch.valid, batch.sample_index)
         return depth_m
 
     @override
@@ -102,8 +105,8 @@ class DepthTask(LightningModule):
     @override
     def test_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
         """Predicted depth in metres, for callbacks that draw it."""
-        depth_m = self(batch.image)
-        self.test_metrics.update(depth_m, batch.depth_m, batch.valid, batch.index)
+        depth_m = self._in_full_precision(batch.image)
+        self.test_metrics.update(depth_m, batch.depth_m, batch.valid, batch.sample_index)
         return depth_m
 
     @override
@@ -114,7 +117,7 @@ class DepthTask(LightningModule):
     @override
     def predict_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
         """Predicted depth in metres."""
-        return self(batch.image)
+        return self._in_full_precision(batch.image)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -124,6 +127,11 @@ class DepthTask(LightningModule):
             return optimizer
         scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _in_full_precision(self, image: Tensor) -> Tensor:
+        """Evaluate in float32 whatever the training precision: the float baseline is what all else is compared to."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self(image)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -140,5 +148,3 @@ class DepthTask(LightningModule):
         metrics.reset()
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
         self.log(f"{stage}/abs_rel", values["abs_rel"], prog_bar=True)
-
-

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from depth_distill.errors import ConfigError
+
 LRSchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """Builds a scheduler for an optimizer and a total number of steps.
 
@@ -24,14 +26,14 @@ class WarmupCosineLR(LambdaLR):
         final: learning rate at the end, as a share of the peak.
 
     Raises:
-        ValueError: ``warmup`` outside [0, 1) or ``final`` outside [0, 1].
+        ConfigError: ``warmup`` outside [0, 1) or ``final`` outside [0, 1].
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.1, final: float = 0.0) -> None:
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is a share of all steps in [0, 1), got {warmup}")
+            raise ConfigError(f"warmup is a share of all steps in [0, 1), got {warmup}")
         if not 0 <= final <= 1:
-            raise ValueError(f"final is a share of the peak learning rate in [0, 1], got {final}")
+            raise ConfigError(f"final is a share of the peak learning rate in [0, 1], got {final}")
         warmup_steps = max(1, round(warmup * total_steps))
 
         def factor(step: int) -> float:

@@ -1,0 +1,38 @@
+"""Images without ground truth: to predict on, or to distill from a teacher."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from typing_extensions import override
+
+from depth_distill.data.reading import IMAGE_EXTENSIONS
+from depth_distill.data.records import Record, RecordDataset, is_image, record_name
+
+
+class ImageFolder(RecordDataset):
+    """All images in a folder, sorted by path; no depth.
+
+    Args:
+        root: the folder.
+        extensions: file name suffixes that count as images, in any case.
+        recursive: also look into subfolders.
+    """
+
+    expected: ClassVar[str] = "images (by default .jpg, .jpeg or .png; see extensions and recursive)"
+
+    def __init__(self, root: str | Path, extensions: Sequence[str] = IMAGE_EXTENSIONS, recursive: bool = True) -> None:
+        super().__init__(root, depth_scale=1.0)
+        self.extensions = tuple(extension.lower() for extension in extensions)
+        self.recursive = recursive
+
+    @override
+    def read_records(self) -> list[Record]:
+        files = self.root.rglob("*") if self.recursive else self.root.iterdir()
+        images = sorted(path for path in files if is_image(path, self.extensions))
+        return [Record(record_name(image, self.root), image) for image in images]
+
+    @property
+    @override
+    def has_depth(self) -> bool:
+        return False

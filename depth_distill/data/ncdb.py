@@ -1,0 +1,106 @@
+"""NCDB: driving and indoor scenes of a wide-angle camera with projected LiDAR depth."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from typing_extensions import override
+
+from depth_distill.data.reading import did_you_mean, resolve_inside
+from depth_distill.data.records import Record, RecordDataset, images_by_stem, read_index_file, record_name
+from depth_distill.errors import DataError
+
+IMAGE_FOLDER = "image_a6"
+
+
+class NcdbDepth(RecordDataset):
+    """Images of camera ``a6`` with LiDAR depth, listed in a JSON split file.
+
+    The split is a list of ``{"dataset_root": FOLDER, "new_filename": NAME}``, FOLDER relative to the data root. Images
+    are FOLDER/image_a6/NAME.jpg (or .png), or in FOLDER/synced_data; depth maps NAME.png lie beside image_a6, in the
+    folder of their kind. Entries ``{"image_path": .../image_a6/NAME.jpg}``, relative to the data root, are also taken.
+
+    Depth maps hold z, distance maps the length of the ray from the camera's centre; for a wide-angle camera the two
+    differ much towards the border, and a network learns whichever it is given. Both are metres * 256.
+
+    Args:
+        root: the data folder.
+        split: path of the split file, relative to ``root``.
+        depth_kind: ``newest_<kind>_maps`` is the folder: ``original_`` maps hold LiDAR points only, the others also
+            synthetic ones.
+        depth_scale: units of the depth files per metre.
+    """
+
+    expected: ClassVar[str] = "a JSON split file with a list of {dataset_root, new_filename} or {image_path}"
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        depth_kind: Literal["original_depth", "depth", "original_distance", "distance"] = "original_depth",
+        depth_scale: float = 256.0,
+    ) -> None:
+        super().__init__(root, depth_scale)
+        self.split = split
+        self.depth_kind = depth_kind
+
+    @override
+    def read_records(self) -> list[Record]:
+        path = resolve_inside(self.root, self.split, "split")
+        text = read_index_file(self.root, self.split, "split")
+        try:
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}: not valid JSON ({error}); expected {self.expected}") from error
+        if not isinstance(entries, list) or not entries:
+            raise DataError(f"{path}: expected a list with at least one entry; expected {self.expected}")
+        folders = _Folders(f"newest_{self.depth_kind}_maps")
+        return [self._record(entry, f"{path} entry {number}", folders) for number, entry in enumerate(entries)]
+
+    def _record(self, entry: Any, where: str, folders: "_Folders") -> Record:
+        keys = set(entry) if isinstance(entry, dict) else set()
+        if {"dataset_root", "new_filename"} <= keys:
+            base = resolve_inside(self.root, str(entry["dataset_root"]), where)
+            image_folder = base / IMAGE_FOLDER
+            if not image_folder.is_dir():
+                image_folder = base / "synced_data" / IMAGE_FOLDER
+            stem = str(entry["new_filename"])
+            image = folders.image(image_folder, stem, where)
+        elif "image_path" in keys:
+            image = resolve_inside(self.root, str(entry["image_path"]), where)
+            image_folder, stem = image.parent, image.stem
+        else:
+            raise DataError(f"{where}: expected {{dataset_root, new_filename}} or {{image_path}}, got {entry!r}")
+        depth = folders.depth_folder(image_folder, where) / f"{stem}.png"
+        return Record(record_name(image, self.root), image, depth, where=where)
+
+
+class _Folders:
+    """Folders of a split, each listed once however many entries it has."""
+
+    def __init__(self, depth_name: str) -> None:
+        self.depth_name = depth_name
+        self._images: dict[Path, dict[str, Path]] = {}
+        self._depths: dict[Path, Path] = {}
+
+    def image(self, folder: Path, stem: str, where: str) -> Path:
+        """The file ``stem`` in an image folder, whatever its suffix."""
+        if folder not in self._images:
+            if not folder.is_dir():
+                raise DataError(f"{where}: no image folder {folder}; check dataset_root, and data.root")
+            self._images[folder] = images_by_stem(folder)
+        # Where it is missing, a path that does not exist: reading it names the file.
+        return self._images[folder].get(stem, resolve_inside(folder, f"{stem}.jpg", where))
+
+    def depth_folder(self, image_folder: Path, where: str) -> Path:
+        """The folder of depth maps beside an image folder."""
+        if image_folder not in self._depths:
+            folder = image_folder.parent / self.depth_name
+            if not folder.is_dir():
+                present = (path.name for path in image_folder.parent.glob("newest_*_maps") if path.is_dir())
+                raise DataError(
+                    f"{where}: no folder {folder}; {did_you_mean(self.depth_name, present)}; set depth_kind to "
+                    "the part between newest_ and _maps"
+                )
+            self._depths[image_folder] = folder
+        return self._depths[image_folder]

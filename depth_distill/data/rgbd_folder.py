@@ -1,0 +1,90 @@
+"""Image, depth and mask files listed in a CSV manifest: the format for one's own data."""
+
+import csv
+import io
+from pathlib import Path
+from typing import ClassVar
+
+from typing_extensions import override
+
+from depth_distill.data.reading import did_you_mean, resolve_inside
+from depth_distill.data.records import Record, RecordDataset, read_index_file, record_name
+from depth_distill.errors import DataError
+
+COLUMNS = ("image", "depth", "mask")
+
+
+class RgbdFolder(RecordDataset):
+    """Images with depth maps, listed in a CSV file with the header ``image,depth`` or ``image,depth,mask``.
+
+    Paths are relative to the folder of the CSV file and must stay inside the data root. Without a depth column, or with
+    one that is empty in every row, the data is image-only. A mask may be left empty row by row. Columns of other names
+    are refused, because a misspelt ``depth`` would silently make the data image-only.
+
+    Args:
+        root: the data folder.
+        manifest: path of the CSV file, relative to ``root``.
+        depth_scale: units of the depth files per metre; 1000 for millimetres.
+    """
+
+    expected: ClassVar[str] = "a CSV manifest with the header image,depth or image,depth,mask and one row a sample"
+
+    def __init__(self, root: str | Path, manifest: str = "train.csv", depth_scale: float = 1000.0) -> None:
+        super().__init__(root, depth_scale)
+        self.manifest = manifest
+
+    @override
+    def read_records(self) -> list[Record]:
+        path = resolve_inside(self.root, self.manifest, "manifest")
+        reader = csv.reader(io.StringIO(read_index_file(self.root, self.manifest, "manifest"), newline=""), strict=True)
+        header: list[str] = []
+        records: list[Record] = []
+        try:
+            for cells in reader:
+                row = [cell.strip() for cell in cells]
+                where = f"{path} line {reader.line_num}"
+                if not any(row):
+                    continue
+                if not header:
+                    header = _checked_header(row, where)
+                else:
+                    records.append(self._record(header, row, where))
+        except csv.Error as error:
+            raise DataError(f"{path} line {reader.line_num}: not valid CSV ({error}); check the quotes") from error
+        if not records:
+            raise DataError(f"{path}: no samples; expected {self.expected}")
+        _require_all_or_no_depth(records)
+        return records
+
+    def _record(self, header: list[str], row: list[str], where: str) -> Record:
+        if len(row) != len(header):
+            raise DataError(
+                f"{where}: {len(row)} cells under a header of {len(header)} ({','.join(header)}); put a path that "
+                "contains a comma in quotes"
+            )
+        # An empty image is an error (resolve_inside says so); an empty depth or mask means there is none.
+        cells = {column: cell for column, cell in zip(header, row, strict=True) if cell or column == "image"}
+        base = Path(self.manifest).parent
+        files = {
+            column: resolve_inside(self.root, str(base / cell) if cell else "", where) for column, cell in cells.items()
+        }
+        image = files["image"]
+        return Record(record_name(image, self.root), image, files.get("depth"), files.get("mask"), where)
+
+
+def _checked_header(header: list[str], where: str) -> list[str]:
+    for column in header:
+        if column not in COLUMNS:
+            raise DataError(f"{where}: unknown column '{column}' in the header; {did_you_mean(column, COLUMNS)}")
+    if "image" not in header or len(set(header)) < len(header):
+        raise DataError(f"{where}: expected the header image,depth or image,depth,mask, got {','.join(header)}")
+    return header
+
+
+def _require_all_or_no_depth(records: list[Record]) -> None:
+    without = [record for record in records if record.depth is None]
+    if without and len(without) < len(records):
+        raise DataError(
+            f"{without[0].where}: no depth, although {len(records) - len(without)} of {len(records)} rows have one; "
+            "fill it in, or list images without depth in a manifest of their own"
+        )

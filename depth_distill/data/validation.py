@@ -1,0 +1,219 @@
+"""Look at data before training on it: bad files, sizes, depth ranges, and depth in the wrong unit."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from depth_distill.data.dataset import DepthDataset
+from depth_distill.errors import DataError
+from depth_distill.types import DepthRange
+
+KNOWN_DEPTH_SCALES = (1.0, 256.0, 1000.0, 5000.0)
+"""File units per metre: metres; KITTI and NCDB; millimetres; TUM RGB-D."""
+
+# A wrong unit leaves next to nothing inside the depth range. Right data can have its median outside of a range that is
+# narrow on purpose: in driving frames read for 0.5 to 15 m, the median is up to 20 m, with 39 % of the pixels inside.
+_LEAST_IN_RANGE = 0.25
+_BAD_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that cannot be used."""
+
+    index: int
+    source: str
+    message: str
+    """What is wrong, and the cure. Names the file."""
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What was found in a data set. Depths are over valid pixels of good samples, None where there is none."""
+
+    samples: int
+    """Samples that were read, good or bad."""
+    sizes: Mapping[tuple[int, int], int]
+    """Number of good samples by (width, height)."""
+    min_m: float | None
+    median_m: float | None
+    """Median of the medians of the images."""
+    max_m: float | None
+    valid_share: float
+    """Valid pixels among all pixels."""
+    in_range_share: float
+    """Pixels in the depth range among valid pixels."""
+    bad: Sequence[BadSample]
+    probable_scale: float | None
+    """The depth_scale that was probably meant; None if the one in use is plausible."""
+
+
+def validate_dataset(
+    dataset: DepthDataset,
+    depth_range: DepthRange,
+    progress: Callable[[], object] | None = None,
+    stride: int = 1,
+) -> DatasetReport:
+    """Read every sample, and go on after bad ones.
+
+    Args:
+        dataset: the samples.
+        depth_range: what the run will use.
+        progress: called after each sample.
+        stride: read only every so many samples.
+
+    Raises:
+        DataError: the list of samples itself cannot be read.
+    """
+    tally = _Tally(depth_range)
+    bad: list[BadSample] = []
+    indices = range(0, len(dataset), stride)
+    for index in indices:
+        try:
+            tally.add(dataset, index)
+        except DataError as error:
+            bad.append(BadSample(index, dataset.source(index), str(error)))
+        if progress is not None:
+            progress()
+    scale = getattr(dataset, "depth_scale", None)
+    median_m = tally.median_m
+    return DatasetReport(
+        samples=len(indices),
+        sizes=dict(tally.sizes),
+        min_m=tally.min_m if tally.medians_m else None,
+        median_m=median_m,
+        max_m=tally.max_m if tally.medians_m else None,
+        valid_share=tally.valid / max(tally.pixels, 1),
+        in_range_share=tally.in_range_share,
+        bad=tuple(bad),
+        probable_scale=probable_depth_scale(median_m, scale, depth_range)
+        if tally.is_out_of_range and median_m is not None and scale is not None
+        else None,
+    )
+
+
+def check_scale(dataset: DepthDataset, depth_range: DepthRange, samples: int = 8) -> None:
+    """Read a few samples, evenly spread, and stop if their depth is probably in another unit than it is read in.
+
+    Probably: their median lies outside the depth range, and so do three quarters of their pixels.
+
+    Raises:
+        DataError: it is, or a sample cannot be read.
+    """
+    if not dataset.has_depth:
+        return
+    tally = _Tally(depth_range)
+    last = len(dataset) - 1
+    for index in sorted({round(last * i / max(samples - 1, 1)) for i in range(samples)}):
+        tally.add(dataset, index)
+    median_m = tally.median_m
+    if median_m is None or not tally.is_out_of_range:
+        return
+    found = (
+        f"{dataset.source(0)} and others: the median depth is {median_m:.4g} m and only {tally.in_range_share:.0%} of "
+        f"the pixels are in the depth range of {depth_range}"
+    )
+    scale = getattr(dataset, "depth_scale", None)
+    if scale is None:
+        raise DataError(f"{found}; change data.depth_range")
+    probable = probable_depth_scale(median_m, scale, depth_range)
+    if probable is None:
+        known = ", ".join(f"{known:g}" for known in KNOWN_DEPTH_SCALES)
+        raise DataError(
+            f"{found} with depth_scale {scale:g}, and no usual scale ({known} units per metre) puts it there; check "
+            "the depth files, or change data.depth_range"
+        )
+    raise DataError(
+        f"{found} with depth_scale {scale:g}; depth_scale {probable:g} was probably meant (a median of "
+        f"{median_m * scale / probable:.3g} m): set it for this data set, or change data.depth_range"
+    )
+
+
+def probable_depth_scale(median_m: float, current_scale: float, depth_range: DepthRange) -> float | None:
+    """The usual scale that puts the median depth nearest to the (geometric) middle of the range.
+
+    Returns None where the median is in the range already, or where no usual scale puts it there.
+    """
+    if depth_range.min_m <= median_m <= depth_range.max_m:
+        return None
+    middle_m = math.sqrt(depth_range.min_m * depth_range.max_m)
+    medians_m = {scale: median_m * current_scale / scale for scale in KNOWN_DEPTH_SCALES}
+    fitting = [scale for scale, m in medians_m.items() if depth_range.min_m <= m <= depth_range.max_m]
+    return min(fitting, key=lambda scale: abs(math.log(medians_m[scale] / middle_m)), default=None)
+
+
+def report_table(reports: Mapping[str, DatasetReport]) -> Group:
+    """A row for each report, and under the table the bad samples (20 of each report, then their number)."""
+    table = Table(title="data")
+    table.add_column("split")
+    for column in ("samples", "bad", "width x height: number", "min m", "median m", "max m", "valid", "in range"):
+        table.add_column(column, justify="right")
+    for name, report in reports.items():
+        has_depth = report.median_m is not None
+        table.add_row(
+            Text(name),
+            str(report.samples),
+            Text(str(len(report.bad)), style="red" if report.bad else ""),
+            "\n".join(f"{width} x {height}: {count}" for (width, height), count in report.sizes.items()) or "-",
+            *(f"{value:.3f}" if value is not None else "-" for value in (report.min_m, report.median_m, report.max_m)),
+            *(f"{share:.1%}" if has_depth else "-" for share in (report.valid_share, report.in_range_share)),
+        )
+    # Text, not markup: file names may contain brackets.
+    return Group(table, *(Text(line) for name, report in reports.items() for line in _remarks(name, report)))
+
+
+def _remarks(name: str, report: DatasetReport) -> Iterator[str]:
+    for sample in report.bad[:_BAD_SHOWN]:
+        yield f"{name}: {sample.message}"
+    if len(report.bad) > _BAD_SHOWN:
+        yield f"{name}: ... and {len(report.bad) - _BAD_SHOWN} more bad samples"
+    if report.probable_scale is not None:
+        yield f"{name}: most depths are out of range; depth_scale {report.probable_scale:g} was probably meant"
+
+
+class _Tally:
+    """Sums over samples."""
+
+    def __init__(self, depth_range: DepthRange) -> None:
+        self.depth_range = depth_range
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.medians_m: list[float] = []
+        self.min_m, self.max_m = math.inf, 0.0
+        self.pixels = self.valid = self.in_range = 0
+
+    def add(self, dataset: DepthDataset, index: int) -> None:
+        sample = dataset[index]
+        height, width = sample.image.shape[-2:]
+        self.sizes[width, height] += 1
+        self.pixels += height * width
+        depths_m = sample.depth_m[sample.valid]
+        if depths_m.numel() == 0:
+            return
+        self.valid += depths_m.numel()
+        self.in_range += int(self.depth_range.contains(depths_m).sum())
+        self.medians_m.append(depths_m.median().item())
+        self.min_m = min(self.min_m, depths_m.min().item())
+        self.max_m = max(self.max_m, depths_m.max().item())
+
+    @property
+    def median_m(self) -> float | None:
+        return statistics.median(self.medians_m) if self.medians_m else None
+
+    @property
+    def in_range_share(self) -> float:
+        return self.in_range / max(self.valid, 1)
+
+    @property
+    def is_out_of_range(self) -> bool:
+        median_m = self.median_m
+        return (
+            median_m is not None
+            and not self.depth_range.min_m <= median_m <= self.depth_range.max_m
+            and self.in_range_share < _LEAST_IN_RANGE
+        )

@@ -1,0 +1,17 @@
+"""Fixtures of the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real RGB-D sets (see docs/data.md); skips the test where it is absent."""
+    root = Path(os.environ.get("DEPTH_DISTILL_DATA", BESIDE_THE_REPOSITORY))
+    if not root.is_dir():
+        pytest.skip(f"no real RGB-D data in {root}: set DEPTH_DISTILL_DATA")
+    return root

@@ -1,0 +1,93 @@
+"""The data module: right splits, right range, right errors, reproducible batches."""
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from depth_distill.data import DepthDataModule
+from depth_distill.errors import DataError
+from depth_distill.types import DepthRange
+from tests.data.constant_depth import ConstantDepth
+
+
+def datamodule(**kwargs):
+    defaults = {
+        "train": ConstantDepth(20),
+        "val": ConstantDepth(5),
+        "image_size": (32, 32),
+        "batch_size": 4,
+        "num_workers": 0,
+    }
+    return DepthDataModule(**defaults | kwargs)
+
+
+def test_batches_have_the_promised_shapes_and_types():
+    batch = next(iter(datamodule().val_dataloader()))
+    assert batch.image.shape == (4, 3, 32, 32)
+    assert batch.image.dtype == batch.depth_m.dtype == torch.float32
+    assert batch.depth_m.shape == batch.valid.shape == (4, 1, 32, 32)
+    assert batch.valid.dtype == torch.bool
+    assert batch.sample_index.tolist() == [0, 1, 2, 3]
+
+
+def test_validation_keeps_the_uneven_last_batch_and_training_drops_it():
+    data = datamodule(train=ConstantDepth(18))
+    assert [len(batch.sample_index) for batch in data.val_dataloader()] == [4, 1]
+    assert [len(batch.sample_index) for batch in data.train_dataloader()] == [4, 4, 4, 4]
+
+
+def test_depth_outside_the_range_is_not_valid():
+    data = datamodule(val=ConstantDepth(3), depth_range=DepthRange(1.05, 1.15))  # samples are at 1.0, 1.1 and 1.2 m
+    (batch,) = data.val_dataloader()
+    assert batch.valid.flatten(1).all(1).tolist() == [False, True, False]
+
+
+def test_only_training_is_augmented():
+    data = datamodule(augment=[v2.ColorJitter(brightness=(3.0, 3.0))])
+    train = data.evaluation_view("train")[5]
+    augmented = {
+        int(b.sample_index[i]): b.image[i] for b in data.train_dataloader() for i in range(len(b.sample_index))
+    }[5]
+    assert augmented.mean() > train.image.mean()
+    torch.testing.assert_close(data.evaluation_view("val")[4].image, datamodule().evaluation_view("val")[4].image)
+
+
+def test_the_same_seed_gives_the_same_training_batches():
+    augment = [v2.ColorJitter(0.5)]
+    one, two, other = (
+        torch.cat([batch.image for batch in datamodule(seed=seed, augment=augment).train_dataloader()])
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_test_and_predict_fall_back_on_validation():
+    data = datamodule()
+    assert data.test is data.predict is data.val
+
+
+def test_calibration_is_an_even_spread_of_the_training_split():
+    data = datamodule(calibration_size=3)
+    assert torch.cat([batch.sample_index for batch in data.calibration_dataloader()]).tolist() == [0, 10, 19]
+    injected = datamodule(calibration=ConstantDepth(2))
+    assert torch.cat([batch.sample_index for batch in injected.calibration_dataloader()]).tolist() == [0, 1]
+
+
+def test_a_missing_split_is_named():
+    with pytest.raises(DataError, match=r"data\.train"):
+        datamodule(train=None).setup("fit")
+
+
+def test_a_split_smaller_than_a_batch_says_so():
+    with pytest.raises(DataError, match="3 samples.*batch of 4.*batch_size"):
+        datamodule(train=ConstantDepth(3)).setup("fit")
+
+
+def test_predict_does_not_need_the_other_splits():
+    datamodule(train=None, val=None, predict=ConstantDepth(2)).setup("predict")
+
+
+def test_depth_in_the_wrong_unit_is_caught_at_set_up():
+    with pytest.raises(DataError, match="depth_scale"):
+        datamodule(train=ConstantDepth(8, depth_m=1500.0)).setup("fit")

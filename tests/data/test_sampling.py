@@ -1,0 +1,72 @@
+"""Order and augmentation depend on seed, epoch and index alone."""
+
+import torch
+from torch.utils.data import DataLoader
+
+from depth_distill.data.sampling import EpochSampler, SampleKey, ViewDataset, view_seed
+from depth_distill.types import DepthBatch
+from tests.data.constant_depth import ConstantDepth
+
+
+def noisy_view(sample, index):
+    return DepthBatch(torch.rand(3, 2, 2), sample.depth_m, sample.valid, torch.tensor(index))
+
+
+def test_order_changes_with_the_epoch_and_returns_with_it():
+    sampler = EpochSampler(ConstantDepth(20), seed=3)
+    first = [key.index for key in sampler]
+    sampler.set_epoch(1)
+    second = [key.index for key in sampler]
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    sampler.set_epoch(0)
+    assert [key.index for key in sampler] == first
+
+
+def test_keys_carry_the_epoch():
+    sampler = EpochSampler(ConstantDepth(3))
+    sampler.set_epoch(7)
+    assert {key.epoch for key in sampler} == {7}
+
+
+def test_skipping_leaves_out_the_first_samples_once():
+    sampler = EpochSampler(ConstantDepth(20))
+    whole = list(sampler)
+    sampler.skip_next(6)
+    assert list(sampler) == whole[6:]
+    assert list(sampler) == whole
+
+
+def test_replicas_share_the_samples():
+    shares = [[key.index for key in EpochSampler(ConstantDepth(20), replicas=2, rank=rank)] for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == list(range(20))
+
+
+def test_a_view_is_the_same_for_any_number_of_workers():
+    views = ViewDataset(ConstantDepth(8), noisy_view, seed=5)
+    batches = [
+        torch.cat([batch.image for batch in DataLoader(views, batch_size=2, num_workers=workers)]) for workers in (0, 2)
+    ]
+    assert torch.equal(*batches)
+
+
+def test_a_view_differs_by_epoch_index_and_seed():
+    images = [
+        ViewDataset(ConstantDepth(8), noisy_view, seed)[SampleKey(index, epoch)].image
+        for seed, epoch, index in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    assert len({tuple(image.flatten().tolist()) for image in images}) == 4
+
+
+def test_a_view_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    ViewDataset(ConstantDepth(8), noisy_view)[0]
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_view_seeds_do_not_collide():
+    seeds = {view_seed(seed, epoch, index) for seed in range(3) for epoch in range(30) for index in range(100)}
+    assert len(seeds) == 9000
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,59 @@
+"""Run folders: named after the config, never overwritten, found again by a checkpoint."""
+
+from pathlib import Path
+
+import pytest
+
+from depth_distill import runs
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("configs/quickstart.yaml", "quickstart"),
+        ("configs/teacher/resnet18.yaml", "teacher-resnet18"),
+        ("elsewhere/mine.yaml", "mine"),
+        ("runs/teacher-resnet18/2026-01-01_00-00-00/config.yaml", "teacher-resnet18"),
+    ],
+)
+def test_a_run_is_named_after_its_config(config, name):
+    assert runs.run_name([Path(config)]) == name
+
+
+def test_two_runs_in_one_second_get_two_folders(tmp_path):
+    folders = []
+    for _ in range(3):
+        folder = runs.new_run_folder(tmp_path, "quickstart")
+        folder.mkdir(parents=True)
+        folders.append(folder)
+    assert len(set(folders)) == 3
+
+
+def test_a_checkpoint_leads_back_to_its_run(tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert runs.resumed_run_folder(str(checkpoint)) is None  # no config: not a run of ours
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+    assert runs.resumed_run_folder(str(checkpoint)) == tmp_path / "run"
+    assert runs.resumed_run_folder(None) is None
+
+
+def test_the_log_of_an_interrupted_run_is_kept(tmp_path):
+    for text in ("first", "second"):
+        (tmp_path / "metrics.csv").write_text(text)
+        runs.keep_metrics_log(tmp_path)
+    assert (tmp_path / "metrics.1.csv").read_text() == "first"
+    assert (tmp_path / "metrics.2.csv").read_text() == "second"
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_wandb_key_is_found_in_the_environment_and_in_netrc(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert not runs.has_wandb_key("https://wandb.example")
+    (tmp_path / ".netrc").write_text("machine wandb.example login user password secret\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert runs.has_wandb_key("https://wandb.example")
+    assert not runs.has_wandb_key("https://other.example")
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    assert runs.has_wandb_key("https://other.example")
