@@ -19,7 +19,7 @@ from typing_extensions import override
 import depth_distill.losses
 import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
 from depth_distill import runs
-from depth_distill.callbacks import DepthPanels, PredictionWriter, RunSummary
+from depth_distill.callbacks import DepthPanels, GracefulInterrupt, PredictionWriter, RunSummary
 from depth_distill.data import DepthDataModule, report_table, validate_dataset
 from depth_distill.errors import UserError
 from depth_distill.tables import metric_table
@@ -155,7 +155,7 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str] | None, run: bool) -> De
         seed_everything_default=0,
         parser_kwargs={"parser_mode": "omegaconf+", "prog": "depth-distill"},
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [RichProgressBar()]},
+        trainer_defaults={"callbacks": [GracefulInterrupt(), RichProgressBar()]},
         args=list(args) if args is not None else None,
         run=run,
     )

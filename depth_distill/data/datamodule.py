@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from depth_distill.data.dataset import DepthDataset
-from depth_distill.data.sampling import EpochSampler, ViewDataset
+from depth_distill.data.sampling import EpochLoader, EpochSampler, ViewDataset
 from depth_distill.data.transforms import Augment, JointResize, Normalize
 from depth_distill.data.validation import check_scale
 from depth_distill.errors import DataError
@@ -95,8 +95,17 @@ class DepthDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[DepthBatch]:
         """Shuffled and augmented, in an order that depends on (seed, epoch) alone."""
         dataset = self._dataset("train")
-        replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = EpochSampler(dataset, self.seed, replicas, rank)
+        if self.trainer is None:
+            sampler = EpochSampler(dataset, self.seed)
+        else:
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            sampler = EpochSampler(
+                dataset,
+                self.seed,
+                self.trainer.world_size,
+                self.trainer.global_rank,
+                seen=lambda: progress.current.ready * self.batch_size,
+            )
         return self._loader(ViewDataset(dataset, self._training_view, self.seed), sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[DepthBatch]:
@@ -135,7 +144,7 @@ class DepthDataModule(LightningDataModule):
         sampler: EpochSampler | None = None,
         drop_last: bool = False,
     ) -> DataLoader[DepthBatch]:
-        return DataLoader(
+        return (DataLoader if sampler is None else EpochLoader)(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,

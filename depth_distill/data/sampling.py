@@ -1,11 +1,12 @@
 """Which sample comes when, and with which random numbers: the same for any number of workers, and after a resume."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.types import DepthBatch, DepthSample
@@ -29,32 +30,43 @@ class EpochSampler(DistributedSampler[DepthSample]):
         seed: seeds the order.
         replicas: number of processes that share the data set.
         rank: this process among them.
-        drop_last: drop the samples that do not divide by ``replicas``.
+        seen: how many of this process's samples of the epoch a resumed run has seen already; asked when an epoch
+            begins.
     """
 
     def __init__(
-        self, dataset: DepthDataset, seed: int = 0, replicas: int = 1, rank: int = 0, drop_last: bool = False
+        self,
+        dataset: DepthDataset,
+        seed: int = 0,
+        replicas: int = 1,
+        rank: int = 0,
+        seen: Callable[[], int] = lambda: 0,
     ) -> None:
-        super().__init__(
-            dataset,
-            num_replicas=replicas,
-            rank=rank,
-            shuffle=True,
-            seed=seed,
-            drop_last=drop_last,  # type: ignore[arg-type]
-        )
-        self._skip = 0
-
-    def skip_next(self, samples: int) -> None:
-        """Leave out the first ``samples`` of the next epoch: a run resumed in mid-epoch has seen them."""
-        self._skip = samples
+        super().__init__(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
+        self.seen = seen
 
     def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]
         """Keys of the current epoch."""
-        skip, self._skip = self._skip, 0
-        for position, index in enumerate(super().__iter__()):
-            if position >= skip:
-                yield SampleKey(int(index), self.epoch)  # type: ignore[call-overload]
+        for index in itertools.islice(super().__iter__(), self.seen(), None):
+            yield SampleKey(int(index), self.epoch)  # type: ignore[call-overload]
+
+
+class EpochLoader(DataLoader[DepthBatch]):
+    """A loader that starts to load when its first batch is asked for, not when an iterator is made.
+
+    Lightning makes the iterator of a resumed run before it has restored the epoch that the run is in.
+    """
+
+    def __iter__(self) -> Iterator[DepthBatch]:  # type: ignore[override]
+        """Batches of the sampler's current epoch."""
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the sampler asks where to go on. With this method Lightning knows that the loader can resume."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""
 
 
 class ViewDataset(Dataset[DepthBatch]):

@@ -146,5 +146,5 @@ class DepthTask(LightningModule):
     def _log_metrics(self, stage: str, metrics: DepthMetrics) -> None:
         values = metrics.compute()
         metrics.reset()
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, rank_zero_only=False)
-        self.log(f"{stage}/abs_rel", values["abs_rel"], prog_bar=True)
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "abs_rel")

@@ -1,9 +1,10 @@
 """Order and augmentation depend on seed, epoch and index alone."""
 
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from depth_distill.data.sampling import EpochSampler, SampleKey, ViewDataset, view_seed
+from depth_distill.data.sampling import EpochLoader, EpochSampler, SampleKey, ViewDataset, view_seed
 from depth_distill.types import DepthBatch
 from tests.data.constant_depth import ConstantDepth
 
@@ -29,12 +30,23 @@ def test_keys_carry_the_epoch():
     assert {key.epoch for key in sampler} == {7}
 
 
-def test_skipping_leaves_out_the_first_samples_once():
-    sampler = EpochSampler(ConstantDepth(20))
-    whole = list(sampler)
-    sampler.skip_next(6)
-    assert list(sampler) == whole[6:]
-    assert list(sampler) == whole
+def test_a_resumed_epoch_leaves_out_what_was_seen():
+    whole = list(EpochSampler(ConstantDepth(20)))
+    assert list(EpochSampler(ConstantDepth(20), seen=lambda: 6)) == whole[6:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_takes_the_epoch_that_is_set_after_its_iterator_was_made(workers):
+    sampler = EpochSampler(ConstantDepth(4))
+    loader = EpochLoader(
+        ViewDataset(ConstantDepth(4), noisy_view), sampler=sampler, num_workers=workers, persistent_workers=workers > 0
+    )
+    batches = iter(loader)
+    sampler.set_epoch(5)
+    view = ViewDataset(ConstantDepth(4), noisy_view)
+    assert [int(b.sample_index) for b in batches] == [key.index for key in sampler]
+    first = next(iter(loader))
+    assert torch.equal(first.image[0], view[SampleKey(int(first.sample_index), 5)].image)
 
 
 def test_replicas_share_the_samples():
