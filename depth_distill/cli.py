@@ -34,6 +34,12 @@ class DepthCLI(LightningCLI):
     """LightningCLI with run folders, a CSV log, Weights & Biases by one flag, and a table at the end."""
 
     run_folder: Path
+    words: Sequence[str]
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.words = args
+        super().parse_arguments(parser, args)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -60,7 +66,7 @@ class DepthCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         resumed = runs.resumed_run_folder(self._get(self.config, "ckpt_path")) if self.subcommand == "fit" else None
         chosen = self._get(self.config, "run_dir") or resumed
-        name = runs.run_name([Path(str(file)) for file in self._get(self.config, "config") or []])
+        name = runs.run_name(runs.config_files(self.words))
         self.run_folder = Path(chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
         runs.keep_metrics_log(self.run_folder)
 
@@ -145,7 +151,7 @@ class DataCLI(DepthCLI):
         self.datamodule = self.config_init["data"]
 
 
-def build_cli(kind: type[DepthCLI], args: Sequence[str] | None, run: bool) -> DepthCLI:
+def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
     """Parse the arguments, and run the subcommand they name if ``run``."""
     return kind(
         LightningModule,
@@ -156,7 +162,7 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str] | None, run: bool) -> De
         parser_kwargs={"parser_mode": "omegaconf+", "prog": "depth-distill"},
         save_config_kwargs={"overwrite": True},
         trainer_defaults={"callbacks": [GracefulInterrupt(), RichProgressBar()]},
-        args=list(args) if args is not None else None,
+        args=list(args),
         run=run,
     )
 
@@ -182,7 +188,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["validate-data"]:
             return validate_data(words[1:])
-        build_cli(DepthCLI, args, run=True)
+        build_cli(DepthCLI, words, run=True)
     except UserError as error:
         # From a loader worker the message arrives below the worker's traceback.
         message = str(error).rsplit(f"{type(error).__name__}: ")[-1].strip()

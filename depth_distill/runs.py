@@ -12,19 +12,30 @@ CONFIG_FILE = "config.yaml"
 METRICS_LOG = "metrics.csv"
 
 
-def run_name(config_files: Sequence[Path]) -> str:
+def run_name(files: Sequence[Path]) -> str:
     """Name of a run, from its first config file.
 
     ``configs/quickstart.yaml`` is ``quickstart``, ``configs/teacher/resnet18.yaml`` is ``teacher-resnet18``, and the
     resolved config of an earlier run keeps that run's name.
     """
-    if not config_files:
+    if not files:
         return "unnamed"
-    path = config_files[0].absolute()
+    path = files[0].absolute()
     if path.name == CONFIG_FILE:
         return path.parent.parent.name or "unnamed"
     folder = path.parent.name
     return f"{folder}-{path.stem}" if path.parent.parent.name == "configs" else path.stem
+
+
+def config_files(words: Sequence[str]) -> list[Path]:
+    """The files that a command line names with ``--config`` or ``-c``."""
+    files = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-c", "--config"):
+            files.append(Path(following))
+        elif word.startswith("--config="):
+            files.append(Path(word.removeprefix("--config=")))
+    return files
 
 
 def new_run_folder(base: Path, name: str) -> Path:

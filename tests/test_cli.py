@@ -1,6 +1,8 @@
 """The command line, end to end, on configs written to a temporary folder and on those that are shipped."""
 
+import contextlib
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -31,7 +33,7 @@ SMALL = {
                 "init_args": {
                     "encoder": "mobilenetv3_small_050",
                     "decoder_channels": [16, 16, 8, 8, 8],
-                    "depth_range": "${data.depth_range}",
+                    "depth_range": {"min_m": "${data.depth_range.min_m}", "max_m": "${data.depth_range.max_m}"},
                 },
             },
             "loss": {"class_path": "CompositeLoss", "init_args": {"terms": {"silog": {"class_path": "SILogLoss"}}}},
@@ -53,13 +55,23 @@ def only(folder, pattern):
     return found
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, and what it printed; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["fit", "--config", str(folder / "small.yaml"), "--runs_dir", str(folder / "runs")]) == 0
+    return only(folder / "runs" / "small", "*"), printed.getvalue()
+
+
 @pytest.fixture
-def fitted(config, tmp_path):
-    assert main(["fit", "--config", str(config), "--runs_dir", str(tmp_path / "runs")]) == 0
-    return only(tmp_path / "runs" / "small", "*")
+def fitted(finished):
+    return finished[0]
 
 
-def test_fit_leaves_a_complete_run_folder(fitted, capsys):
+def test_fit_leaves_a_complete_run_folder(fitted):
     assert (fitted / "config.yaml").is_file()
     assert (fitted / "checkpoints" / "last.ckpt").is_file()
     assert (fitted / "pictures" / "val.png").is_file()
@@ -72,9 +84,8 @@ def test_fit_leaves_a_complete_run_folder(fitted, capsys):
     assert {"wall_s", "train_images_per_s", "versions", "seed"} <= summary.keys()
 
 
-def test_fit_ends_with_a_table_the_best_checkpoint_and_the_next_command(config, tmp_path, capsys):
-    main(["fit", "--config", str(config), "--run_dir", str(tmp_path / "run")])
-    printed = capsys.readouterr().out
+def test_fit_ends_with_a_table_the_best_checkpoint_and_the_next_command(finished):
+    _, printed = finished
     assert "abs_rel" in printed
     assert "5-15m" in printed
     assert "best checkpoint" in printed
@@ -127,18 +138,17 @@ def test_resuming_continues_in_the_same_folder_and_keeps_the_log(fitted, capsys)
     assert (fitted / "metrics.csv").is_file()
 
 
-def test_the_same_seed_gives_the_same_numbers(config, tmp_path):
-    numbers = []
-    for name in ("one", "two"):
-        main(["fit", "--config", str(config), "--run_dir", str(tmp_path / name), "--panels.every_n_epochs", "0"])
-        numbers.append(json.loads((tmp_path / name / "summary.json").read_text())["metrics"])
-    assert numbers[0] == numbers[1]
+def test_the_same_seed_gives_the_same_numbers(config, fitted, tmp_path):
+    main(["fit", "--config", str(config), "--run_dir", str(tmp_path / "again"), "--panels.every_n_epochs", "0"])
+    one, two = (json.loads((run / "summary.json").read_text())["metrics"] for run in (fitted, tmp_path / "again"))
+    assert one == two
 
 
 def test_wandb_without_a_key_works_offline(config, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert main(["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), "--wandb", "true"]) == 0
+    words = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), "--wandb", "true"]
+    assert main([*words, "--trainer.max_epochs", "1", "--panels.every_n_epochs", "0"]) == 0
     assert only(tmp_path / "run", "wandb/offline-run-*").is_dir()
 
 

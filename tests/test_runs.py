@@ -20,6 +20,12 @@ def test_a_run_is_named_after_its_config(config, name):
     assert runs.run_name([Path(config)]) == name
 
 
+def test_config_files_are_found_on_the_command_line():
+    words = ["fit", "--config", "a.yaml", "--data.root", "x", "-c", "b.yaml", "--config=c.yaml"]
+    assert runs.config_files(words) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
+    assert runs.run_name([]) == "unnamed"
+
+
 def test_two_runs_in_one_second_get_two_folders(tmp_path):
     folders = []
     for _ in range(3):

@@ -9,10 +9,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from typing_extensions import override
 
+from depth_distill import __version__
 from depth_distill.atomic import write_json
 from depth_distill.types import DepthBatch
 
-VERSIONED = ("depth-distill", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm")
+VERSIONED = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm")
 
 
 class RunSummary(Callback):
@@ -61,7 +62,7 @@ class RunSummary(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Runs after the validation of the epoch; ModelCheckpoint is always the last callback, so what is named
         # as the best checkpoint here is the best of the epochs before, and of this one from on_fit_end on.
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:
             return
         write_json(self._file(trainer), self.record(trainer))
         if self.epoch_lines if self.epoch_lines is not None else not self._console.is_terminal:
@@ -103,7 +104,7 @@ class RunSummary(Callback):
             "wall_s": round(self._wall_s_so_far(), 1),
             "train_images_per_s": round(self.images_per_s, 2),
             "seed": trainer.datamodule.seed,  # type: ignore[attr-defined]
-            "versions": {name: version(name) for name in VERSIONED},
+            "versions": {"depth-distill": __version__} | {name: version(name) for name in VERSIONED},
         }
 
     def write(self, trainer: Trainer, metrics: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
 """Depth losses as pure functions of prediction, ground truth and valid mask, all ``(B, 1, H, W)``, depth in metres.
 
-Every loss is a mean over the valid pixels of an image, then over the images that have any, so that it depends neither on
-batch size nor on resolution nor on how many pixels a sensor happened to measure. A batch without a valid pixel gives 0,
+Every loss is a mean over the valid pixels of an image, then over the images that have any: it depends neither on batch
+size nor on resolution nor on how many pixels a sensor happened to measure. A batch without a valid pixel gives 0,
 with zero gradient. What stands in an invalid pixel (0, NaN, infinity) has no effect, on the loss or on its gradient.
 """
 

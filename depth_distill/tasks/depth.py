@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor
 from torch.optim import AdamW
 from typing_extensions import override
@@ -50,6 +51,10 @@ class DepthTask(LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
+        # From the command line the hyperparameters are the config: plain data that a checkpoint can be rebuilt from.
+        # Elsewhere they would be the modules themselves, which a checkpoint must not hold.
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters(logger=False)
         self.network = network
         self.loss = loss
         self.optimizer = optimizer
@@ -71,7 +76,7 @@ class DepthTask(LightningModule):
         if datamodule.depth_range != self.network.depth_range:
             raise ConfigError(
                 f"data.depth_range is {datamodule.depth_range} but the network's is {self.network.depth_range}; "
-                "write depth_range: ${data.depth_range} in the network's block"
+                "give the network ${data.depth_range.min_m} and ${data.depth_range.max_m}, as the shipped configs do"
             )
 
     @override
