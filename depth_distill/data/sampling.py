@@ -15,7 +15,7 @@ from depth_distill.types import DepthBatch, DepthSample
 class SampleKey(NamedTuple):
     """What identifies one view of one sample: its index, and the epoch that seeds its augmentation."""
 
-    index: int
+    sample: int
     epoch: int
 
 

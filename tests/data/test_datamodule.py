@@ -89,5 +89,7 @@ def test_predict_does_not_need_the_other_splits():
 
 
 def test_depth_in_the_wrong_unit_is_caught_at_set_up():
-    with pytest.raises(DataError, match="depth_scale"):
-        datamodule(train=ConstantDepth(8, depth_m=1500.0)).setup("fit")
+    in_millimetres = ConstantDepth(8, depth_m=1500.0)
+    in_millimetres.depth_scale = 1.0
+    with pytest.raises(DataError, match="depth_scale 1000 was probably meant"):
+        datamodule(train=in_millimetres).setup("fit")

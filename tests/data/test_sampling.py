@@ -15,13 +15,13 @@ def noisy_view(sample, index):
 
 def test_order_changes_with_the_epoch_and_returns_with_it():
     sampler = EpochSampler(ConstantDepth(20), seed=3)
-    first = [key.index for key in sampler]
+    first = [key.sample for key in sampler]
     sampler.set_epoch(1)
-    second = [key.index for key in sampler]
+    second = [key.sample for key in sampler]
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second
     sampler.set_epoch(0)
-    assert [key.index for key in sampler] == first
+    assert [key.sample for key in sampler] == first
 
 
 def test_keys_carry_the_epoch():
@@ -44,13 +44,13 @@ def test_a_loader_takes_the_epoch_that_is_set_after_its_iterator_was_made(worker
     batches = iter(loader)
     sampler.set_epoch(5)
     view = ViewDataset(ConstantDepth(4), noisy_view)
-    assert [int(b.sample_index) for b in batches] == [key.index for key in sampler]
+    assert [int(b.sample_index) for b in batches] == [key.sample for key in sampler]
     first = next(iter(loader))
     assert torch.equal(first.image[0], view[SampleKey(int(first.sample_index), 5)].image)
 
 
 def test_replicas_share_the_samples():
-    shares = [[key.index for key in EpochSampler(ConstantDepth(20), replicas=2, rank=rank)] for rank in (0, 1)]
+    shares = [[key.sample for key in EpochSampler(ConstantDepth(20), replicas=2, rank=rank)] for rank in (0, 1)]
     assert sorted(shares[0] + shares[1]) == list(range(20))
 
 

@@ -11,12 +11,13 @@ from depth_distill.data.synthetic import materials as m
 from depth_distill.data.synthetic.scene import Kind, Material, Part, Vector
 
 Maker = Callable[[np.random.Generator], list[Part]]
+_BOX, _CYLINDER, _ELLIPSOID = Kind.BOX, Kind.CYLINDER, Kind.ELLIPSOID
 
 
 def box(low: Vector, high: Vector, material: Material) -> Part:
     """A box between two corners."""
     center = ((low[0] + high[0]) / 2, (low[1] + high[1]) / 2, (low[2] + high[2]) / 2)
-    return Part(Kind.BOX, center, ((high[0] - low[0]) / 2, (high[1] - low[1]) / 2, (high[2] - low[2]) / 2), material)
+    return Part(_BOX, center, ((high[0] - low[0]) / 2, (high[1] - low[1]) / 2, (high[2] - low[2]) / 2), material)
 
 
 def block(width: float, height: float, depth: float, material: Material, y: float = 0.0) -> Part:
@@ -26,12 +27,12 @@ def block(width: float, height: float, depth: float, material: Material, y: floa
 
 def pillar(radius: float, height: float, material: Material, y: float = 0.0) -> Part:
     """An upright cylinder centred on the foot."""
-    return Part(Kind.CYLINDER, (0, y + height / 2, 0), (radius, height / 2, radius), material)
+    return Part(_CYLINDER, (0, y + height / 2, 0), (radius, height / 2, radius), material)
 
 
 def ball(radius: float, y: float, material: Material) -> Part:
     """A sphere with its lowest point at ``y``."""
-    return Part(Kind.ELLIPSOID, (0, y + radius, 0), (radius, radius, radius), material)
+    return Part(_ELLIPSOID, (0, y + radius, 0), (radius, radius, radius), material)
 
 
 def carton(rng: np.random.Generator) -> list[Part]:
@@ -66,9 +67,9 @@ def table(rng: np.random.Generator) -> list[Part]:
     w, d = float(rng.uniform(1.0, 1.6)), float(rng.uniform(0.7, 0.9))
     top = m.furniture(rng)
     parts = [block(w, 0.04, d, top, 0.7)]
-    for x, z in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+    for side, end in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         foot = pillar(0.03, 0.7, top)
-        parts.append(foot._replace(center=(x * (w / 2 - 0.06), 0.35, z * (d / 2 - 0.06))))
+        parts.append(foot._replace(center=(side * (w / 2 - 0.06), 0.35, end * (d / 2 - 0.06))))
     item = ball(0.1, 0.74, m.vivid(rng)) if rng.random() < 0.5 else pillar(0.06, 0.25, m.vivid(rng), 0.74)
     x = float(rng.uniform(-0.35, 0.35)) * w
     return [*parts, item._replace(center=(x, item.center[1], 0))]
@@ -115,7 +116,7 @@ def shelf(rng: np.random.Generator) -> list[Part]:
         fill = float(rng.uniform(0.0, 1.0))
         if k < boards and fill > 0.25:
             row = box((-w / 2 + 0.04, y + 0.015, -0.1), (-w / 2 + 0.04 + fill * (w - 0.1), y + 0.28, 0.1), m.books(rng))
-            parts.append(row)
+            parts.append(row._replace(shadow=False))
     return parts
 
 
@@ -131,14 +132,14 @@ def toy_ball(rng: np.random.Generator) -> list[Part]:
 
 def lamp(rng: np.random.Generator) -> list[Part]:
     """A standard lamp of 1.6 m."""
-    shade = Part(Kind.CYLINDER, (0, 1.5, 0), (0.2, 0.14, 0.2), m.glowing(rng, float(rng.uniform(0.2, 1.2))))
+    shade = Part(_CYLINDER, (0, 1.5, 0), (0.2, 0.14, 0.2), m.glowing(rng, float(rng.uniform(0.2, 1.2))))
     return [pillar(0.15, 0.03, m.metal(rng)), pillar(0.02, 1.5, m.metal(rng)), shade]
 
 
 def plant(rng: np.random.Generator) -> list[Part]:
     """A plant in a pot."""
     h = float(rng.uniform(0.3, 0.6))
-    crown = Part(Kind.ELLIPSOID, (0, 0.3 + h, 0), (0.6 * h, h, 0.6 * h), m.foliage(rng))
+    crown = Part(_ELLIPSOID, (0, 0.3 + h, 0), (0.6 * h, h, 0.6 * h), m.foliage(rng))
     return [pillar(0.16, 0.32, m.vivid(rng)), crown]
 
 
@@ -155,23 +156,23 @@ def tree(rng: np.random.Generator) -> list[Part]:
     h, r = float(rng.uniform(1.6, 2.4)), float(rng.uniform(0.9, 1.5))
     bark = Material(m.wood(rng), noise=0.4, noise_m=0.07)
     leaves = m.foliage(rng)
-    low = Part(Kind.ELLIPSOID, (0, h + 0.5 * r, 0), (r, 0.8 * r, r), leaves)
+    low = Part(_ELLIPSOID, (0, h + 0.5 * r, 0), (r, 0.8 * r, r), leaves)
     x, z = rng.uniform(-0.4, 0.4, 2).tolist()
-    top = Part(Kind.ELLIPSOID, (x * r, h + 1.2 * r, z * r), (0.7 * r, 0.7 * r, 0.7 * r), leaves)
+    top = Part(_ELLIPSOID, (x * r, h + 1.2 * r, z * r), (0.7 * r, 0.7 * r, 0.7 * r), leaves)
     return [pillar(float(rng.uniform(0.1, 0.2)), h + 0.3 * r, bark), low, top]
 
 
 def bush(rng: np.random.Generator) -> list[Part]:
     """A bush."""
     r = float(rng.uniform(0.4, 0.8))
-    return [Part(Kind.ELLIPSOID, (0, 0.6 * r, 0), (r, 0.9 * r, r), m.foliage(rng))]
+    return [Part(_ELLIPSOID, (0, 0.6 * r, 0), (r, 0.9 * r, r), m.foliage(rng))]
 
 
 def post(rng: np.random.Generator) -> list[Part]:
     """A lamp post of 4 m, or a bollard of 90 cm."""
     if rng.random() < 0.5:
         return [pillar(0.09, 0.9, m.vivid(rng))]
-    head = Part(Kind.ELLIPSOID, (0, 4.0, 0), (0.22, 0.22, 0.22), m.glowing(rng, 0.3))
+    head = Part(_ELLIPSOID, (0, 4.0, 0), (0.22, 0.22, 0.22), m.glowing(rng, 0.3))
     return [pillar(0.06, 4, m.metal(rng)), head]
 
 
@@ -186,7 +187,7 @@ def car(rng: np.random.Generator) -> list[Part]:
     ]
     for x in (-1.3, 1.3):
         for z in (-0.82, 0.82):
-            parts.append(Part(Kind.ELLIPSOID, (x, 0.32, z), (0.32, 0.32, 0.12), tyre))
+            parts.append(Part(_ELLIPSOID, (x, 0.32, z), (0.32, 0.32, 0.12), tyre))
     return parts
 
 

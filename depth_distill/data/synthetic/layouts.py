@@ -70,7 +70,12 @@ class _Layout:
 
     def decorate(self, count: int) -> None:
         """Doors, windows and pictures: thin boxes on the walls."""
+        hung: list[tuple[float, float]] = []
         for _ in range(count):
+            x, z, yaw = self.wall_spot(0.0, 0.7)
+            if any(math.hypot(x - ox, z - oz) < 1.4 for ox, oz in hung):
+                continue
+            hung.append((x, z))
             choice, thick = self.rng.integers(3), 0.03
             if choice == 0:
                 base = m.furniture(self.rng)
@@ -85,8 +90,7 @@ class _Layout:
                 art = Material(m.color(self.rng, (0.2, 0.8), (0.2, 0.9)), noise=0.6, noise_m=0.12)
                 parts = [f.block(w + 0.08, h + 0.08, thick, m.furniture(self.rng), 1.26)]
                 parts.append(f.block(w, h, 2 * thick, art, 1.3))
-            x, z, yaw = self.wall_spot(0.0, 0.7)
-            self.parts += placed(parts, x, z, yaw)
+            self.parts += [part._replace(shadow=False) for part in placed(parts, x, z, yaw)]
 
 
 def random_scene(rng: np.random.Generator, aspect: float) -> Scene:
@@ -97,7 +101,7 @@ def random_scene(rng: np.random.Generator, aspect: float) -> Scene:
         aspect: image height over width; the camera is not pitched so far down that the ground comes too close.
     """
     choice = float(rng.random())
-    if choice < 0.40:
+    if choice < 0.35:
         return _room(rng, aspect, (2.8, 6.0), (3.0, 7.5), (2.4, 3.0))
     if choice < 0.60:
         return _room(rng, aspect, (8.0, 14.0), (10.0, 20.0), (3.2, 5.5))
@@ -120,8 +124,8 @@ def _room(
     room.yaw = math.atan2(room.between(-x, width - x) * 0.8, length - z)
     room.line_walls(f.ALONG_WALLS, int(rng.integers(2, 5)))
     room.scatter(f.INDOOR, int(rng.integers(1, 4)), 1.2, min(length, 12.0))
-    if rng.random() < 0.65:
-        room.scatter(f.INDOOR, 1, 1.1, 1.6)
+    if rng.random() < 0.8:
+        room.scatter(f.INDOOR, 2, 1.1, 1.7)
     if width > 7:  # a hall
         room.scatter((f.column,), int(rng.integers(0, 4)), 2.5, 12.0)
         room.scatter(f.INDOOR, 3, 2.5, 12.0)
@@ -135,7 +139,7 @@ def _corridor(rng: np.random.Generator, aspect: float) -> Scene:
     side = float(rng.uniform(0.8, width - 0.8))
     hall = _Layout(rng, (-side, -2.0), (width - side, float(rng.uniform(6.0, 30.0))))
     hall.yaw = hall.between(-0.25, 0.25)
-    hall.scatter(f.CORRIDOR, int(rng.integers(1, 5)), 1.3, 9.0)
+    hall.scatter(f.CORRIDOR, int(rng.integers(2, 6)), 1.2, 9.0)
     hall.decorate(int(rng.integers(3, 7)))
     shell = (m.wall(rng), m.indoor_floor(rng), m.paint(rng, 0.08))
     return _finish(hall, aspect, height, shell, _lamp_light(hall, height))
@@ -159,14 +163,14 @@ def _yard(rng: np.random.Generator, aspect: float) -> Scene:
         yard.parts += placed(house, x, z, turn)
         yard.taken += [(x + s * w * math.cos(turn), z - s * w * math.sin(turn), 0.4) for s in (-0.4, -0.2, 0, 0.2, 0.4)]
     yard.scatter(f.OUTDOOR, int(rng.integers(4, 9)), 1.6, 14.0)
-    if rng.random() < 0.65:
-        yard.scatter(f.CORRIDOR, 1, 1.1, 1.7)
+    if rng.random() < 0.8:
+        yard.scatter(f.CORRIDOR, 2, 1.1, 1.7)
     azimuth, elevation = yard.between(0, 2 * math.pi), yard.between(0.5, 1.2)
     ahead = math.cos(elevation)
     sun = (150 * ahead * math.sin(azimuth), 150 * math.sin(elevation), 150 * ahead * math.cos(azimuth))
     strength, warmth = yard.between(0.4, 2.5), yard.between(0.8, 1.0)
     blue = yard.between(0.0, 0.4)  # from overcast to clear
-    sky = (0.85 - blue, 0.9 - 0.6 * blue, 0.95)
+    sky = (1.2 - 1.4 * blue, 1.25 - 0.8 * blue, 1.3)
     ambient = (0.55, 0.6, 0.65)
     light = Light(sun, (strength, strength * (warmth + 1) / 2, strength * warmth), math.inf, ambient, sky, 60.0)
     ground = m.ground(rng)
@@ -189,13 +193,14 @@ def _finish(
 ) -> Scene:
     """Aim the camera, choose the sensor and collect everything."""
     rng = layout.rng
-    tan_half_hfov = math.tan(math.radians(float(rng.uniform(55, 72))) / 2)
-    eye = float(np.clip(rng.normal(1.35, 0.3), 0.5, 2.1))
+    tan_half_hfov = math.tan(math.radians(float(rng.uniform(58, 68))) / 2)
+    # Someone's hands or chest, rarely a robot's or a tall tripod: too wide a spread would hide the scale of a scene.
+    eye = float(np.clip(rng.normal(1.4, 0.18) if rng.random() < 0.9 else rng.uniform(0.5, 2.1), 0.5, 2.1))
     roll = float(rng.normal(0, 0.025))
     # At the lower edge, half a field of view b below the axis, the ground is eye * cos(b) / sin(pitch + b) deep.
     half_fov = math.atan(tan_half_hfov * (aspect + abs(math.tan(roll))))
     steepest = math.asin(min(eye * math.cos(half_fov) / _LOWEST_DEPTH_M, 1.0)) - half_fov
-    pitch = min(float(rng.normal(0.12, 0.09)), steepest)
+    pitch = min(float(rng.normal(0.15, 0.08)), steepest)
     camera = Camera.aimed((0.0, eye, 0.0), layout.yaw, pitch, roll, tan_half_hfov)
     balance = rng.normal(1, 0.04, 3).tolist()
     sensor = Sensor(

@@ -2,8 +2,9 @@
 
 Rays are written as ``origin + depth * direction`` with a direction of unit length *along the optical axis*, so that the
 ray parameter is the depth itself. Directions are linear in the pixel coordinates; in the frame of a solid, scaled to
-half extents of 1, each component is therefore the sum of a row and a column. Every solid is convex and crossed in one
-interval [near, far] of depths; boxes by the slab method (Kay and Kajiya, "Ray Tracing Complex Scenes", 1986).
+half extents of 1, each component is therefore the sum of a row term and a column term. Every solid is convex and
+crossed in one interval [near, far] of depths; boxes by the slab method (Kay and Kajiya, "Ray Tracing Complex Scenes",
+1986).
 """
 
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from depth_distill.data.synthetic.scene import Camera, Kind, Scene
 
 CURVED = 3
 """Value of ``Hits.axis`` on the curved side of a cylinder or ellipsoid."""
+_CYLINDER, _ELLIPSOID = int(Kind.CYLINDER), int(Kind.ELLIPSOID)  # enum look-ups are slow in the loops below
+_NOT_ZERO = np.float32(1e-20)  # for rays along an axis: keeps 0 / 0 out, and changes no other float32
 _CLOSEST_M = 0.05  # a point nearer to the camera plane cannot be projected safely
 
 
@@ -40,19 +43,21 @@ def cast(scene: Scene, height: int, width: int) -> Hits:
     """Find the first surface along the ray of each pixel."""
     camera, solids = scene.camera, scene.solids
     x, y = pixel_grid(camera, height, width)
-    directions = np.stack([_ramp(camera.rotation[k], x, y) for k in range(3)])
+    directions = np.add(*_ramps(camera.rotation, x, y))
     depth_m, axis = _shell_exit(scene, directions)
     solid = np.full((height, width), -1, np.int64)
 
-    scaled_axes = solids.axes() / solids.half[:, :, None]  # (n, 3, 3): world to unit solid
-    origins = np.einsum("nij,nj->ni", scaled_axes, camera.position - solids.center)
-    ramps = scaled_axes @ camera.rotation
+    scaled_axes = solids.scaled_axes()
+    origins = np.einsum("nij,nj->ni", scaled_axes, camera.position - solids.center).astype(np.float32)
+    rows, columns = _ramps(scaled_axes @ camera.rotation, x, y)
     windows = screen_windows(camera, solids.corners(), height, width)
     for index in np.flatnonzero((windows[:, 1] > windows[:, 0]) & (windows[:, 3] > windows[:, 2])):
         top, bottom, left, right = windows[index].tolist()
         window = (slice(top, bottom), slice(left, right))
-        local = [_ramp(ramps[index, k], x[left:right], y[top:bottom]) for k in range(3)]
-        near, far, face = _crossing(Kind(solids.kind[index]), origins[index].astype(np.float32), local)
+        local = rows[index, :, top:bottom] + columns[index, :, :, left:right]
+        kind = int(solids.kind[index])
+        entries, far = _crossing(kind, origins[index, :, None, None], local)
+        near, face = _latest(kind, entries)
         seen = near < far
         seen &= near > 0
         seen &= near < depth_m[window]
@@ -77,23 +82,24 @@ def lit(scene: Scene, hits: Hits, points: np.ndarray, normals: np.ndarray) -> np
     light, solids = np.array(scene.light.position), scene.solids
     lifted = points + normals * np.float32(0.01)  # 1 cm clear of the surface that touches the solid
     shadow = np.zeros((height, width), bool)
-    corners = solids.corners()
-    windows = screen_windows(scene.camera, _shadow_hull(scene, corners, light), height, width)
-    scaled_axes = solids.axes() / solids.half[:, :, None]
-    to_origin = np.einsum("nij,nj->ni", scaled_axes, solids.center)
-    to_light = scaled_axes @ light
-    for index in np.flatnonzero((windows[:, 1] > windows[:, 0]) & (windows[:, 3] > windows[:, 2])):
+    windows = screen_windows(scene.camera, _shadow_hull(scene, light), height, width)
+    scaled_axes = solids.scaled_axes()
+    centers = np.einsum("nij,nj->ni", scaled_axes, solids.center).astype(np.float32)
+    lights = (scaled_axes @ light).astype(np.float32) - centers
+    scaled_axes = scaled_axes.astype(np.float32)
+    in_view = (windows[:, 1] > windows[:, 0]) & (windows[:, 3] > windows[:, 2])
+    for index in np.flatnonzero(in_view & solids.shadow):
         top, bottom, left, right = windows[index].tolist()
         window = (slice(top, bottom), slice(left, right))
-        local = [_dot(scaled_axes[index, k], lifted[(slice(None), *window)]) for k in range(3)]
-        ends = [np.float32(to_light[index, k]) - local[k] for k in range(3)]
-        starts = [local[k] - np.float32(to_origin[index, k]) for k in range(3)]
-        near, far, _ = _crossing(Kind(solids.kind[index]), starts, ends)
+        starts = scaled_axes[index] @ lifted[:, top:bottom, left:right].reshape(3, -1)
+        starts -= centers[index, :, None]
+        entries, far = _crossing(int(solids.kind[index]), starts, lights[index, :, None] - starts)
+        near = entries.max(0)
         blocked = near < far
         blocked &= near < 1
         blocked &= far > 0
-        blocked &= hits.solid[window] != index
-        shadow[window] |= blocked
+        blocked &= (hits.solid[window] != index).reshape(-1)
+        shadow[window] |= blocked.reshape(bottom - top, right - left)
     return np.subtract(1, shadow, dtype=np.float32)
 
 
@@ -116,37 +122,29 @@ def screen_windows(camera: Camera, points: np.ndarray, height: int, width: int) 
     return windows.astype(np.int64)
 
 
-def _shadow_hull(scene: Scene, corners: np.ndarray, light: np.ndarray) -> np.ndarray:
+def _shadow_hull(scene: Scene, light: np.ndarray) -> np.ndarray:
     """The solids' corners and where the light through them leaves the shell (at most 30 m on)."""
+    corners = scene.solids.corners()
     away = corners - light
     with np.errstate(divide="ignore", invalid="ignore"):
         exits = np.fmax((scene.low - corners) / away, (scene.high - corners) / away).min(-1)
-    longest = 30 / np.linalg.norm(away, axis=-1)
-    reach = np.clip(exits, 0, longest)
+    reach = np.clip(exits, 0, 30 / np.linalg.norm(away, axis=-1))
     return np.concatenate([corners, corners + away * reach[..., None]], axis=1)
 
 
-def _ramp(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """``weights . (x, y, 1)`` at every pixel of the window."""
-    return np.add.outer((weights[1] * y + weights[2]).astype(np.float32), (weights[0] * x).astype(np.float32))
-
-
-def _dot(weights: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    a, b, c = weights.astype(np.float32)
-    total = a * vectors[0]
-    if b:
-        total += b * vectors[1]
-    if c:
-        total += c * vectors[2]
-    return total
+def _ramps(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``weights @ (x, y, 1)`` at every pixel as a sum of rows ``(..., 3, H, 1)`` and columns ``(..., 3, 1, W)``."""
+    rows = weights[..., 1, None] * y + weights[..., 2, None]
+    columns = weights[..., 0, None] * x
+    return rows[..., None].astype(np.float32), columns[..., None, :].astype(np.float32)
 
 
 def _shell_exit(scene: Scene, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth at which each ray leaves the shell (``inf`` through an open side), and the axis it leaves across."""
+    below = (scene.low - scene.camera.position).astype(np.float32)[:, None, None]
+    above = (scene.high - scene.camera.position).astype(np.float32)[:, None, None]
     with np.errstate(divide="ignore", over="ignore"):
         inverse = 1 / directions
-        below = (scene.low - scene.camera.position).astype(np.float32)[:, None, None]
-        above = (scene.high - scene.camera.position).astype(np.float32)[:, None, None]
         exits = np.maximum(below * inverse, above * inverse)
     depth_m = np.minimum(exits[0], exits[1])
     axis = (exits[1] < exits[0]).astype(np.int64)
@@ -154,61 +152,67 @@ def _shell_exit(scene: Scene, directions: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.minimum(depth_m, exits[2], out=depth_m), axis
 
 
-def _crossing(
-    kind: Kind, origin: np.ndarray | list[np.ndarray], direction: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | int]:
-    """Ray parameters where a unit solid is entered and left (entered >= left: missed), and the axis of the entry."""
-    if kind == Kind.ELLIPSOID:
+def _crossing(kind: int, origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where rays enter and leave a unit solid: the intersection of intervals, all of which a ray must be in.
+
+    Args:
+        kind: the shape, a ``Kind``.
+        origin: ``(3, ...)`` in the frame of the solid, scaled to half extents of 1.
+        direction: ``(3, ...)`` in the same frame.
+
+    Returns:
+        Ray parameters ``(k, ...)`` of the entries into the k intervals, and ``(...)`` of the first exit. The solid is
+        hit where the last entry comes before the first exit.
+    """
+    if kind == _ELLIPSOID:
         near, far = _round_interval(origin, direction)
-        return near, far, CURVED
-    near, far = _slab(origin[1], direction[1])
-    if kind == Kind.CYLINDER:
-        near_side, far_side = _round_interval(origin[::2], direction[::2])
-        face = np.where(near_side > near, CURVED, 1)
-        return np.maximum(near, near_side, out=near), np.minimum(far, far_side, out=far), face
-    near_x, far_x = _slab(origin[0], direction[0])
-    near_z, far_z = _slab(origin[2], direction[2])
-    face = (near > near_x).astype(np.int64)
-    np.maximum(near, near_x, out=near)
-    np.copyto(face, 2, where=near_z > near)
-    np.maximum(near, near_z, out=near)
-    np.minimum(far, far_x, out=far)
-    return near, np.minimum(far, far_z, out=far), face
+        return near[None], far
+    if kind == _CYLINDER:
+        entries, exits = _slabs(origin[1], direction[1])
+        near, far = _round_interval(origin[::2], direction[::2])
+        return np.stack([entries, near]), np.minimum(far, exits, out=far)
+    entries, exits = _slabs(origin, direction)
+    return entries, exits.min(0)
 
 
-def _slab(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a ray is between -1 and 1 along one axis."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = 1 / direction
-        middle = origin * inverse
-        np.abs(inverse, out=inverse)
-        far = inverse - middle
-        middle += inverse
-    return np.negative(middle, out=middle), far
+def _latest(kind: int, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray | int]:
+    """The last of the entries from ``_crossing``, and the axis of the face it is on."""
+    if kind == _ELLIPSOID:
+        return entries[0], CURVED
+    near = np.maximum(entries[0], entries[1])
+    if kind == _CYLINDER:
+        return near, np.where(entries[1] > entries[0], CURVED, 1)
+    face = (entries[1] > entries[0]).astype(np.int64)
+    np.copyto(face, 2, where=entries[2] > near)
+    return np.maximum(near, entries[2], out=near), face
 
 
-def _round_interval(
-    origin: np.ndarray | list[np.ndarray], direction: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def _slabs(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where a ray is between -1 and 1 along each axis."""
+    inverse = 1 / (direction + _NOT_ZERO)
+    middle = origin * inverse
+    np.abs(inverse, out=inverse)
+    exits = inverse - middle
+    middle += inverse
+    return np.negative(middle, out=middle), exits
+
+
+def _round_interval(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where a ray is inside the unit circle or sphere.
 
     The distance of the ray from the centre is taken at its closest point, which keeps float32 exact enough for small
     far solids (Haines et al., "Precision Improvements for Ray/Sphere Intersection", Ray Tracing Gems, 2019, ch. 7).
     """
-    square = direction[0] * direction[0]
-    along = origin[0] * direction[0]
-    for o, d in zip(origin[1:], direction[1:], strict=True):
-        square += d * d
-        along += o * d
-    closest = np.divide(along, square, out=along)
+    square = (direction * direction).sum(0)
+    square += _NOT_ZERO
+    closest = (origin * direction).sum(0)
+    closest /= square
     np.negative(closest, out=closest)
-    room = np.ones_like(square)
-    for o, d in zip(origin, direction, strict=True):
-        offset = closest * d
-        offset += o
-        offset *= offset
-        room -= offset
-    missed = room <= 0
-    room[missed] = 0
-    half = np.sqrt(np.divide(room, square, out=room), out=room)
-    return closest - half, closest + half
+    offset = closest * direction
+    offset += origin
+    offset *= offset
+    room = 1 - offset.sum(0)
+    np.maximum(room, 0, out=room)  # a miss becomes an empty interval
+    room /= square
+    np.sqrt(room, out=room)
+    return closest - room, closest + room

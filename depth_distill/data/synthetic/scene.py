@@ -125,6 +125,8 @@ class Part(NamedTuple):
     half: Vector
     material: Material
     yaw: float = 0.0
+    shadow: bool = True
+    """Whether it casts a shadow; not worth the time for what lies flat against something."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ class Solids:
     """``(n, 3)`` half extents in metres, along the solid's own axes."""
     yaw: np.ndarray
     """``(n,)`` radians to the right, about the upright axis."""
+    shadow: np.ndarray
+    """``(n,)`` bool: casts a shadow."""
 
     def axes(self) -> np.ndarray:
         """``(n, 3, 3)``: rows are the solids' own axes in the world."""
@@ -148,6 +152,10 @@ class Solids:
         axes[:, 1, 1] = 1
         axes[:, 2, 0], axes[:, 2, 2] = sin, cos
         return axes
+
+    def scaled_axes(self) -> np.ndarray:
+        """``(n, 3, 3)``: from world directions to the frame of each solid, scaled to half extents of 1."""
+        return self.axes() / self.half[:, :, None]
 
     def corners(self) -> np.ndarray:
         """``(n, 8, 3)``: the corners of the boxes that the solids fill, in the world."""
@@ -186,17 +194,19 @@ def build_scene(
         np.array([part.center for part in parts], np.float64).reshape(-1, 3),
         np.array([part.half for part in parts], np.float64).reshape(-1, 3),
         np.array([part.yaw for part in parts], np.float64),
+        np.array([part.shadow for part in parts], bool),
     )
     rows = [material.row() for material in (*shell, *(part.material for part in parts))]
     materials = np.array(rows, np.float32).T.copy()
     return Scene(camera, np.array(low, np.float64), np.array(high, np.float64), solids, materials, light, sensor)
 
 
-def placed(parts: list[Part], x: float, z: float, yaw: float, y: float = 0.0) -> list[Part]:
-    """Move an object to ``(x, y, z)`` and turn it by ``yaw`` radians to the right."""
+def placed(parts: list[Part], x: float, z: float, yaw: float) -> list[Part]:
+    """Move an object to ``(x, z)`` on the ground and turn it by ``yaw`` radians to the right."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     moved = []
-    for kind, (px, py, pz), half, material, part_yaw in parts:
-        center = (x + cos * px + sin * pz, y + py, z - sin * px + cos * pz)
-        moved.append(Part(kind, center, half, material, part_yaw + yaw))
+    for part in parts:
+        px, py, pz = part.center
+        center = (x + cos * px + sin * pz, py, z - sin * px + cos * pz)
+        moved.append(part._replace(center=center, yaw=part.yaw + yaw))
     return moved

@@ -188,7 +188,7 @@ def _add_sky(color: np.ndarray, light: Light, hits: Hits, depth_m: np.ndarray, l
     if len(open_side[0]):
         height = np.abs(hits.directions[1][open_side]) / lengths[open_side]
         whiteness = np.maximum(0.5 - height, 0)
-        color[(slice(None), *open_side)] = sky[:, :, 0] + (sky.max() * 1.1 - sky[:, :, 0]) * whiteness
+        color[:, open_side[0], open_side[1]] = sky[:, :, 0] + (sky.max() * 1.1 - sky[:, :, 0]) * whiteness
 
 
 def _expose(color: np.ndarray, scene: Scene, noise: np.random.Generator) -> np.ndarray:
