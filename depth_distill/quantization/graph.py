@@ -29,3 +29,12 @@ def trace(model: nn.Module) -> fx.GraphModule:
     model = copy.deepcopy(model).eval()
     graph = NetworkTracer().trace(model)
     return fx.GraphModule(model, graph, type(model).__name__)
+
+
+def calls_by_module(graph_module: fx.GraphModule) -> dict[str, list[fx.Node]]:
+    """The nodes that call each module, in graph order: more than one where a module is used twice."""
+    calls: dict[str, list[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    return calls
