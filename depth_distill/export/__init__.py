@@ -1,0 +1,1 @@
+"""From a network to files that tool chains read. Only this package imports ONNX."""

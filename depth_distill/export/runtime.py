@@ -1,0 +1,48 @@
+"""ONNX files as networks: the same evaluation code scores a checkpoint and a file."""
+
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.float_onnx import INPUT_NAME
+
+
+class OnnxNetwork:
+    """Runs an ONNX file on the CPU: images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``, one image at a time.
+
+    Args:
+        path: a file with the input ``image``, static batch 1.
+        optimize: let ONNX Runtime fuse operators, which turns QDQ pairs into integer arithmetic.
+        threads: threads of ONNX Runtime; 0 is one a core.
+
+    Raises:
+        ConfigError: no such file, or one that ONNX Runtime refuses, or, when called, images of another size.
+    """
+
+    def __init__(self, path: Path, optimize: bool = True, threads: int = 0) -> None:
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class
+            raise ConfigError(f"ONNX Runtime cannot load {path}: {error}") from error
+        self.path = path
+        self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[-2:])
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Codes of normalized images, on the CPU."""
+        if tuple(image.shape[-2:]) != self.image_size:
+            raise ConfigError(
+                f"{self.path} takes images of {self.image_size[0]} x {self.image_size[1]} (H x W), "
+                f"received {image.shape[-2]} x {image.shape[-1]}"
+            )
+        runs = (self.session.run(None, {INPUT_NAME: each[None].float().cpu().numpy()})[0] for each in image)
+        return torch.cat([torch.from_numpy(codes) for codes in runs])

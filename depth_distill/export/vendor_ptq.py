@@ -1,0 +1,72 @@
+"""What a tool chain makes of the float file by itself, stood in for by ONNX Runtime's quantizer."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from torch import Tensor
+
+from depth_distill.atomic import atomic_path
+from depth_distill.errors import DataError
+from depth_distill.export.float_onnx import INPUT_NAME
+
+
+def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path) -> Path:
+    """ONNX Runtime's ``quantize_static``: QDQ, min/max, one scale a tensor, uint8 activations, int8 weights.
+
+    This is the reference number of the whole project: it owes nothing to this package's fake quantization.
+
+    Args:
+        float_onnx: a file from ``export_float``.
+        batches: normalized calibration images ``(B, 3, H, W)``, each batch read once.
+        path: where to; the file is whole or not there.
+
+    Raises:
+        DataError: no calibration images.
+    """
+    reader = _Reader(batches)
+    with atomic_path(path) as temporary:
+        # It advises a pre-processing step that does nothing for a folded network with static shapes.
+        root, level = logging.getLogger(), logging.getLogger().level
+        root.setLevel(logging.ERROR)
+        try:
+            quantize_static(
+                float_onnx,
+                temporary,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                per_channel=False,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        except ValueError as error:
+            if not reader.count:
+                raise DataError("the calibration set is empty: expected at least one image") from error
+            raise
+        finally:
+            root.setLevel(level)
+    return path
+
+
+class _Reader(CalibrationDataReader):
+    """One image at a time, as the file has a static batch of 1."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self.count = 0
+        self.images: Iterator[Tensor] = (image for batch in batches for image in batch)
+
+    def get_next(self) -> dict[str, Any] | None:
+        image = next(self.images, None)
+        if image is None:
+            return None
+        self.count += 1
+        return {INPUT_NAME: image[None].float().cpu().numpy()}
