@@ -29,7 +29,7 @@ def time_loader(cli: DepthCLI, epochs: int) -> float:
     next(iter(loader))  # starts the workers
     started = time.perf_counter()
     for epoch in range(epochs):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         for _ in loader:
             pass
     return time.perf_counter() - started
@@ -44,7 +44,7 @@ def time_bare_loop(cli: DepthCLI, epochs: int) -> float:
     next(iter(loader))
     started = time.perf_counter()
     for epoch in range(epochs):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)
         for batch in loader:
             loss = task.loss(task(batch.image), batch.depth_m, batch.valid)["total"]
             optimizer.zero_grad()

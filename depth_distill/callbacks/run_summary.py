@@ -62,7 +62,7 @@ class RunSummary(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Runs after the validation of the epoch; ModelCheckpoint is always the last callback, so what is named
         # as the best checkpoint here is the best of the epochs before, and of this one from on_fit_end on.
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         write_json(self._file(trainer), self.record(trainer))
         if self.epoch_lines if self.epoch_lines is not None else not self._console.is_terminal:

@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import timm
 from torch import nn
@@ -32,7 +33,7 @@ def build_encoder(name: str, pretrained: bool = False, weights: Path | str | Non
     if weights is not None and not Path(weights).is_file():
         raise ConfigError(f"encoder weights {weights} do not exist")
 
-    overlay = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
+    overlay: dict[str, Any] = {} if weights is None else {"pretrained_cfg_overlay": {"file": str(weights)}}
     try:
         encoder = timm.create_model(name, features_only=True, pretrained=pretrained or weights is not None, **overlay)
     except (AttributeError, NotImplementedError, IndexError) as error:

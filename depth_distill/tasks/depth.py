@@ -62,9 +62,8 @@ class DepthTask(LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
-        metrics = DepthMetrics(network.depth_range, bands_m)
-        self.val_metrics = metrics
-        self.test_metrics = metrics.clone()
+        self.val_metrics = DepthMetrics(network.depth_range, bands_m)
+        self.test_metrics = DepthMetrics(network.depth_range, bands_m)
 
     @override
     def setup(self, stage: str) -> None:
@@ -127,7 +126,7 @@ class DepthTask(LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         """The injected optimizer, and its scheduler if there is one."""
-        optimizer = self.optimizer(self._parameter_groups())  # type: ignore[arg-type]
+        optimizer = self.optimizer(self._parameter_groups())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
