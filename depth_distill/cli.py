@@ -1,32 +1,45 @@
 """The command line: ``python -m depth_distill {fit,validate,test,predict,validate-data} --config FILE``."""
 
 import os
+import re
 import sys
+import warnings
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 from typing_extensions import override
 
 import depth_distill.losses
 import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
 from depth_distill import runs
-from depth_distill.callbacks import DepthPanels, GracefulInterrupt, PredictionWriter, RunSummary
+from depth_distill.callbacks import DepthPanels, GracefulInterrupt, PredictionWriter, RunCheckpoint, RunSummary
+from depth_distill.config_errors import explain
 from depth_distill.data import DepthDataModule, report_table, validate_dataset
-from depth_distill.errors import UserError
+from depth_distill.errors import ConfigError, UserError
 from depth_distill.tables import metric_table
 from depth_distill.tasks import DepthTask  # noqa: F401
 
 # ${data.root} names a key of the file it stands in, whatever subcommand the file is given to.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+# Warnings that a person can do nothing about: a resumed run keeps its log and checkpoints, and the callbacks that a
+# checkpoint has the state of are not needed to evaluate it; the last is between Lightning and torch.
+BESIDE_THE_POINT = (
+    "Experiment logs directory .* exists",
+    "Checkpoint directory .* exists",
+    "Be aware that when using `ckpt_path`, callbacks",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
 
 
@@ -38,8 +51,14 @@ class DepthCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Not the method of LightningCLI, which warns of arguments that do not come from sys.argv itself.
         self.words = args
-        super().parse_arguments(parser, args)
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            command = getattr(self, "_subcommand_parsers", {}).get(next(iter(args), ""), parser)
+            options = re.findall(r"--([\w.]+)", command.format_usage())
+            raise ConfigError(explain(str(error), options, runs.config_files(args))) from error
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -51,7 +70,7 @@ class DepthCLI(LightningCLI):
         parser.add_lightning_class_args(RunSummary, "summary")
         parser.add_lightning_class_args(DepthPanels, "panels")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/abs_rel",
@@ -64,7 +83,16 @@ class DepthCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        resumed = runs.resumed_run_folder(self._get(self.config, "ckpt_path")) if self.subcommand == "fit" else None
+        checkpoint = self._get(self.config, "ckpt_path")
+        if self.subcommand in ("validate", "test", "predict"):
+            if checkpoint is None:
+                raise ConfigError(
+                    f"{self.subcommand} needs --ckpt_path: without a checkpoint the network is not trained"
+                )
+            # Which checkpoint was the best so far matters to a run that goes on, and to no other.
+            warnings.filterwarnings("ignore", "The dirpath has changed")
+        runs.require_checkpoint(checkpoint)
+        resumed = runs.resumed_run_folder(checkpoint) if self.subcommand == "fit" else None
         chosen = self._get(self.config, "run_dir") or resumed
         name = runs.run_name(runs.config_files(self.words))
         self.run_folder = Path(chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
@@ -72,6 +100,7 @@ class DepthCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.trainer_defaults["callbacks"] = [GracefulInterrupt(), *self._progress_bar()]
         return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
 
     def _loggers(self) -> list[Logger] | bool:
@@ -105,7 +134,7 @@ class DepthCLI(LightningCLI):
         evaluator = Trainer(
             logger=False,
             default_root_dir=self.run_folder,
-            callbacks=[self._callback(DepthPanels), RichProgressBar()],
+            callbacks=[self._callback(DepthPanels), *self._progress_bar()],
             enable_model_summary=False,
             **{key: config[key] for key in EVALUATION_KEYS} | {"devices": 1, "strategy": "auto"},
         )
@@ -134,12 +163,22 @@ class DepthCLI(LightningCLI):
         values = {name.removeprefix(f"{stage}/"): value for name, value in metrics.items()}
         Console().print(metric_table(title, values))
 
+    def _progress_bar(self) -> list[Callback]:
+        return [] if self._get(self.config, "trainer").enable_progress_bar is False else [RichProgressBar()]
+
     def _callback(self, kind: type) -> Any:
         return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
 
 
 class DataCLI(DepthCLI):
-    """The same options without a subcommand; only the data module is built."""
+    """The same options without a subcommand: data module and task are built, and no trainer."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        # The resolved config of a run has these options of ``fit``.
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Ignored.")
+        parser.add_argument("--weights_only", type=bool | None, default=None, help="Ignored.")
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -147,8 +186,10 @@ class DataCLI(DepthCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        self.config_init = self.parser.instantiate_classes(self.config)
-        self.datamodule = self.config_init["data"]
+        # Called instantiate from jsonargparse 4.49 on, which warns of the old name.
+        instantiate = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
+        self.config_init = instantiate(self.config)
+        self.datamodule, self.model = self.config_init["data"], self.config_init.get("model")
 
 
 def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
@@ -159,16 +200,15 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
         subclass_mode_model=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": "depth-distill"},
+        parser_kwargs={"parser_mode": "omegaconf+", "prog": "depth-distill", "exit_on_error": False},
         save_config_kwargs={"overwrite": True},
-        trainer_defaults={"callbacks": [GracefulInterrupt(), RichProgressBar()]},
         args=list(args),
         run=run,
     )
 
 
 def validate_data(args: Sequence[str]) -> int:
-    """Read every sample of every split of a config; print counts, ranges and the bad files. 1 if any is bad."""
+    """Read every sample of every split of a config; print counts, ranges and the bad files. 1 if fit would fail."""
     datamodule = build_cli(DataCLI, args, run=False).datamodule
     splits = {name: getattr(datamodule, name) for name in ("train", "val", "test", "predict", "calibration")}
     unique = {name: data for i, (name, data) in enumerate(splits.items()) if data not in list(splits.values())[:i]}
@@ -179,19 +219,31 @@ def validate_data(args: Sequence[str]) -> int:
                 step = partial(progress.advance, progress.add_task(name, total=len(dataset)))
                 reports[name] = validate_dataset(dataset, datamodule.depth_range, step)
     Console().print(report_table(reports))
-    return int(any(report.bad for report in reports.values()))
+    return int(not all(report.usable for report in reports.values()))
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     words = list(sys.argv[1:] if args is None else args)
+    for message in BESIDE_THE_POINT:
+        warnings.filterwarnings("ignore", message)
     try:
         if words[:1] == ["validate-data"]:
             return validate_data(words[1:])
         build_cli(DepthCLI, words, run=True)
-    except UserError as error:
+    except ValueError as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
         # From a loader worker the message arrives below the worker's traceback.
-        message = str(error).rsplit(f"{type(error).__name__}: ")[-1].strip()
-        Console(stderr=True).print(f"[red]error:[/red] {message}", soft_wrap=True, highlight=False)
+        message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
+        Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
         return 2
     return 0
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The error that a person can mend: jsonargparse raises its own from it where it builds what a config names."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,12 +1,14 @@
 """Pictures of depth: panels that put image, ground truth, prediction and error side by side, in metres."""
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -15,7 +17,9 @@ from depth_distill.atomic import atomic_path
 
 DEPTH_COLORS = "turbo_r"  # near is warm, far is cold
 ERROR_COLORS = "magma"
-NO_DEPTH_GREY = 0.35
+NO_DEPTH_GREY = 0.6
+_TITLE_LENGTH = 40  # characters of 9 points that fit above a cell of 3 inches
+_SPARSE_SHARE = 0.25  # a depth map with fewer valid pixels than this is drawn with thicker points
 
 
 class PanelRow(NamedTuple):
@@ -35,7 +39,8 @@ class PanelRow(NamedTuple):
 def depth_panel(rows: Sequence[PanelRow]) -> Figure:
     """A figure with one row an image: image, ground truth, prediction, absolute error, each with a bar in metres.
 
-    Ground truth and prediction of a row share one colour scale. Pixels without ground truth are grey.
+    Ground truth and prediction of a row share one colour scale, in steps of equal ratio. Pixels without ground truth
+    are grey; points of a sparse map, such as a LiDAR scan, are drawn up to 5 pixels wide.
     """
     columns = 4 if any(row.depth_m is not None for row in rows) else 2
     height, width = rows[0].image.shape[-2:]
@@ -66,29 +71,53 @@ def save_depth_png(depth_m: Tensor, path: Path, depth_scale: float = 1000.0) -> 
 def _draw_row(row: PanelRow, axes: list[Axes]) -> None:
     image, prediction_m = _array(row.image).transpose(1, 2, 0), _array(row.prediction_m)[0]
     axes[0].imshow(image)
-    axes[0].set_title(row.title, fontsize=9)
+    axes[0].set_title(_shortened(row.title), fontsize=9, parse_math=False)
     for ax in axes:
         ax.set_axis_off()
     if row.depth_m is None or row.valid is None or not bool(row.valid.any()):
-        near, far = np.percentile(prediction_m, (1, 99))
-        _draw_map(axes[-1] if len(axes) == 2 else axes[2], prediction_m, (near, far), DEPTH_COLORS, "prediction [m]")
+        _draw_map(axes[-1] if len(axes) == 2 else axes[2], prediction_m, _depth_scale(prediction_m), "prediction [m]")
         return
     depth_m = np.where(_array(row.valid)[0], _array(row.depth_m)[0], np.nan)
     error_m = np.abs(prediction_m - depth_m)
-    near, far = np.nanpercentile(depth_m, (1, 99))
     abs_rel = np.nanmean(error_m / depth_m)
-    _draw_map(axes[1], depth_m, (near, far), DEPTH_COLORS, "ground truth [m]")
-    _draw_map(axes[2], prediction_m, (near, far), DEPTH_COLORS, "prediction [m]")
+    _draw_map(axes[1], _thickened(depth_m), _depth_scale(depth_m), "ground truth [m]")
+    _draw_map(axes[2], prediction_m, _depth_scale(depth_m), "prediction [m]")
     worst = max(float(np.nanpercentile(error_m, 99)), 1e-3)
-    _draw_map(axes[3], error_m, (0.0, worst), ERROR_COLORS, f"error [m], abs_rel {abs_rel:.3f}")
+    _draw_map(axes[3], _thickened(error_m), Normalize(0.0, worst), f"error [m], abs_rel {abs_rel:.3f}")
 
 
-def _draw_map(ax: Axes, values: np.ndarray, limits: tuple[float, float], colors: str, title: str) -> None:
-    colormap = colormaps[colors].with_extremes(bad=(NO_DEPTH_GREY,) * 3)
-    drawn = ax.imshow(values, cmap=colormap, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+def _depth_scale(depth_m: np.ndarray) -> LogNorm:
+    near, far = np.nanpercentile(depth_m, (1, 99))
+    return LogNorm(near, max(far, 1.05 * near))  # one depth everywhere still gets a bar
+
+
+def _draw_map(ax: Axes, values: np.ndarray, scale: Normalize, title: str) -> None:
+    is_depth = isinstance(scale, LogNorm)
+    colormap = colormaps[DEPTH_COLORS if is_depth else ERROR_COLORS].with_extremes(bad=(NO_DEPTH_GREY,) * 3)
+    drawn = ax.imshow(values, cmap=colormap, norm=scale, interpolation="nearest")
     ax.set_title(title, fontsize=9)
     if ax.figure is not None:
-        ax.figure.colorbar(drawn, ax=ax, fraction=0.035, pad=0.02).ax.tick_params(labelsize=7)
+        # A logarithmic axis would label powers of ten only, of which there may be none between 2 m and 8 m.
+        ticks = scale.inverse(np.linspace(0, 1, 5)) if is_depth else None
+        bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.035, pad=0.02, ticks=ticks, format="%.3g")
+        bar.ax.tick_params(labelsize=7)
+        bar.minorticks_off()
+
+
+def _thickened(values: np.ndarray) -> np.ndarray:
+    """Spread what is not NaN to NaN neighbours, at most twice, while little of the map is covered."""
+    height, width = values.shape
+    for _ in range(2):
+        if np.isfinite(values).mean() >= _SPARSE_SHARE:
+            break
+        padded = np.pad(values, 1, constant_values=np.nan)
+        for y, x in product(range(3), repeat=2):
+            values = np.where(np.isnan(values), padded[y : y + height, x : x + width], values)
+    return values
+
+
+def _shortened(title: str) -> str:
+    return title if len(title) <= _TITLE_LENGTH else f"...{title[3 - _TITLE_LENGTH :]}"
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from depth_distill.errors import ConfigError
+
 CONFIG_FILE = "config.yaml"
 METRICS_LOG = "metrics.csv"
 
@@ -30,7 +32,7 @@ def run_name(files: Sequence[Path]) -> str:
 def config_files(words: Sequence[str]) -> list[Path]:
     """The files that a command line names with ``--config`` or ``-c``."""
     files = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if word in ("-c", "--config"):
             files.append(Path(following))
         elif word.startswith("--config="):
@@ -53,6 +55,19 @@ def resumed_run_folder(checkpoint: str | None) -> Path | None:
         return None
     folder = Path(checkpoint).absolute().parent
     return folder.parent if folder.name == "checkpoints" and (folder.parent / CONFIG_FILE).is_file() else None
+
+
+def require_checkpoint(checkpoint: str | None) -> None:
+    """Check that a checkpoint is there, if one is given.
+
+    Raises:
+        ConfigError: it is not; the message lists those that are.
+    """
+    if checkpoint is None or not checkpoint.endswith(".ckpt") or Path(checkpoint).exists():
+        return
+    folder = Path(checkpoint).parent
+    present = ", ".join(sorted(path.name for path in folder.glob("*.ckpt"))) or "none"
+    raise ConfigError(f"{checkpoint}: no such checkpoint; in {folder} there is {present}")
 
 
 def keep_metrics_log(folder: Path) -> None:

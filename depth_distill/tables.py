@@ -1,5 +1,6 @@
 """Tables of metrics for the terminal."""
 
+import math
 from collections.abc import Mapping
 
 from rich.table import Table
@@ -8,7 +9,7 @@ from depth_distill.metrics import METRIC_NAMES
 
 
 def metric_table(title: str, metrics: Mapping[str, float]) -> Table:
-    """One row a metric, one column for all depths and one for each band.
+    """One row a metric, one column for all depths and one for each band; a dash where no image has such pixels.
 
     Args:
         title: what was evaluated, and the protocol.
@@ -21,5 +22,9 @@ def metric_table(title: str, metrics: Mapping[str, float]) -> Table:
         table.add_column(band, justify="right")
     for name in METRIC_NAMES:
         keys = [name, *(f"{name}_{band}" for band in bands)]
-        table.add_row(name, *(f"{metrics[key]:.4f}" if key in metrics else "-" for key in keys))
+        table.add_row(name, *(_cell(metrics.get(key, math.nan)) for key in keys))
     return table
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"

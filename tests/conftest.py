@@ -15,3 +15,11 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real RGB-D data in {root}: set DEPTH_DISTILL_DATA")
     return root
+
+
+@pytest.fixture(scope="session")
+def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last checkpoint of a small finished run (see tests/trained_run.py); tests that change it take a copy."""
+    from tests.trained_run import fit
+
+    return fit(tmp_path_factory.mktemp("trained"))

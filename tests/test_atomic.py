@@ -1,6 +1,7 @@
 """A file is whole or it is not there."""
 
 import json
+import math
 
 import pytest
 
@@ -34,3 +35,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
 def test_json_round_trip(tmp_path):
     write_json(tmp_path / "a.json", {"abs_rel": 0.03})
     assert json.loads((tmp_path / "a.json").read_text()) == {"abs_rel": 0.03}
+
+
+def test_what_json_has_no_number_for_is_null(tmp_path):
+    write_json(tmp_path / "a.json", {"bands": [1.5, math.nan, (math.inf, 2)], "name": "a"})
+    written = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)  # called on NaN and Infinity
+    assert written == {"bands": [1.5, None, [None, 2]], "name": "a"}

@@ -152,6 +152,14 @@ def test_wandb_without_a_key_works_offline(config, tmp_path, monkeypatch):
     assert only(tmp_path / "run", "wandb/offline-run-*").is_dir()
 
 
+def test_the_progress_bar_can_be_switched_off(config, tmp_path, capsys):
+    words = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), "--trainer.max_epochs", "1"]
+    assert main([*words, "--trainer.enable_progress_bar", "false", "--panels.every_n_epochs", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "Epoch 0/0" not in printed
+    assert "best checkpoint" in printed
+
+
 def test_validate_data_reports_every_split(config, capsys):
     assert main(["validate-data", "--config", str(config)]) == 0
     printed = capsys.readouterr().out

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from depth_distill import runs
+from depth_distill.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,7 @@ def test_a_run_is_named_after_its_config(config, name):
 def test_config_files_are_found_on_the_command_line():
     words = ["fit", "--config", "a.yaml", "--data.root", "x", "-c", "b.yaml", "--config=c.yaml"]
     assert runs.config_files(words) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
+    assert runs.config_files([]) == []
     assert runs.run_name([]) == "unnamed"
 
 
@@ -42,6 +44,14 @@ def test_a_checkpoint_leads_back_to_its_run(tmp_path):
     (tmp_path / "run" / "config.yaml").touch()
     assert runs.resumed_run_folder(str(checkpoint)) == tmp_path / "run"
     assert runs.resumed_run_folder(None) is None
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    (tmp_path / "last.ckpt").touch()
+    for good in (None, "last", str(tmp_path / "last.ckpt")):  # "last" is looked up by Lightning
+        runs.require_checkpoint(good)
+    with pytest.raises(ConfigError, match=r"best\.ckpt: no such checkpoint; in .* there is last\.ckpt"):
+        runs.require_checkpoint(str(tmp_path / "best.ckpt"))
 
 
 def test_the_log_of_an_interrupted_run_is_kept(tmp_path):

@@ -14,7 +14,7 @@ class GracefulInterrupt(Callback):
     """Let the batch in progress finish before Ctrl-C takes effect; a second Ctrl-C stops at once.
 
     Stopping between batches is what makes the resumed run exact: in the middle of one, running statistics would have
-    been updated without the weights. The checkpoint is written by ``ModelCheckpoint(save_on_exception=True)``. During
+    been updated without the weights. The checkpoint is written by ``RunCheckpoint(save_on_exception=True)``. During
     validation the interrupt waits for its end, because averaged weights may be in place of the trained ones.
     """
 

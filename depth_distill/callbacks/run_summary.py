@@ -99,7 +99,7 @@ class RunSummary(Callback):
             "metrics": {name: round(value, 6) for name, value in sorted(metrics.items())},
             "protocol": trainer.lightning_module.val_metrics.protocol,  # type: ignore[union-attr]
             "best_checkpoint": getattr(checkpoint, "best_model_path", "") or None,
-            "epochs": trainer.current_epoch,
+            "epochs": trainer.fit_loop.epoch_progress.current.processed,
             "steps": trainer.global_step,
             "wall_s": round(self._wall_s_so_far(), 1),
             "train_images_per_s": round(self.images_per_s, 2),

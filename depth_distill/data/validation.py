@@ -50,8 +50,15 @@ class DatasetReport:
     in_range_share: float
     """Pixels in the depth range among valid pixels."""
     bad: Sequence[BadSample]
+    out_of_range: bool
+    """Whether the median and most depths are outside the depth range, as after reading them in the wrong unit."""
     probable_scale: float | None
-    """The depth_scale that was probably meant; None if the one in use is plausible."""
+    """The depth_scale that was probably meant; None if the one in use is plausible, or no usual one is."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether ``fit`` can be expected to take the data."""
+        return not self.bad and not self.out_of_range
 
 
 def validate_dataset(
@@ -92,6 +99,7 @@ def validate_dataset(
         valid_share=tally.valid / max(tally.pixels, 1),
         in_range_share=tally.in_range_share,
         bad=tuple(bad),
+        out_of_range=tally.is_out_of_range,
         probable_scale=probable_depth_scale(median_m, scale, depth_range)
         if tally.is_out_of_range and median_m is not None and scale is not None
         else None,
@@ -151,16 +159,16 @@ def probable_depth_scale(median_m: float, current_scale: float, depth_range: Dep
 def report_table(reports: Mapping[str, DatasetReport]) -> Group:
     """A row for each report, and under the table the bad samples (20 of each report, then their number)."""
     table = Table(title="data")
-    table.add_column("split")
-    for column in ("samples", "bad", "width x height: number", "min m", "median m", "max m", "valid", "in range"):
-        table.add_column(column, justify="right")
+    table.add_column("split", no_wrap=True)
+    for column in ("samples", "bad", "width x\nheight", "min m", "median\nm", "max m", "valid", "in\nrange"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, report in reports.items():
         has_depth = report.median_m is not None
         table.add_row(
             Text(name),
             str(report.samples),
             Text(str(len(report.bad)), style="red" if report.bad else ""),
-            "\n".join(f"{width} x {height}: {count}" for (width, height), count in report.sizes.items()) or "-",
+            "\n".join(_sizes(report)) or "-",
             *(f"{value:.3f}" if value is not None else "-" for value in (report.min_m, report.median_m, report.max_m)),
             *(f"{share:.1%}" if has_depth else "-" for share in (report.valid_share, report.in_range_share)),
         )
@@ -168,13 +176,22 @@ def report_table(reports: Mapping[str, DatasetReport]) -> Group:
     return Group(table, *(Text(line) for name, report in reports.items() for line in _remarks(name, report)))
 
 
+def _sizes(report: DatasetReport) -> Iterator[str]:
+    for (width, height), count in report.sizes.items():
+        yield f"{width} x {height}"
+        if len(report.sizes) > 1:
+            yield f"({count})"  # on a line of its own, so that the table fits a terminal of 80 columns
+
+
 def _remarks(name: str, report: DatasetReport) -> Iterator[str]:
     for sample in report.bad[:_BAD_SHOWN]:
         yield f"{name}: {sample.message}"
     if len(report.bad) > _BAD_SHOWN:
         yield f"{name}: ... and {len(report.bad) - _BAD_SHOWN} more bad samples"
-    if report.probable_scale is not None:
-        yield f"{name}: most depths are out of range; depth_scale {report.probable_scale:g} was probably meant"
+    if report.out_of_range:
+        scale = report.probable_scale
+        cure = f"depth_scale {scale:g} was probably meant" if scale else "check the files, or change data.depth_range"
+        yield f"{name}: most depths are out of range; {cure}"
 
 
 class _Tally:

@@ -19,7 +19,7 @@ from depth_distill.errors import DataError
 from depth_distill.export.float_onnx import INPUT_NAME
 
 
-def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path) -> Path:
+def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_channel: bool = False) -> Path:
     """ONNX Runtime's ``quantize_static``: QDQ, min/max, one scale a tensor, uint8 activations, int8 weights.
 
     This is the reference number of the whole project: it owes nothing to this package's fake quantization.
@@ -28,6 +28,7 @@ def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path) -> Path:
         float_onnx: a file from ``export_float``.
         batches: normalized calibration images ``(B, 3, H, W)``, each batch read once.
         path: where to; the file is whole or not there.
+        per_channel: one scale an output channel for weights, for reference: what most current NPUs take.
 
     Raises:
         DataError: no calibration images.
@@ -43,7 +44,7 @@ def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path) -> Path:
                 temporary,
                 reader,
                 quant_format=QuantFormat.QDQ,
-                per_channel=False,
+                per_channel=per_channel,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,

@@ -65,14 +65,18 @@ class DepthMetrics(Metric):
             valid: ``(B, 1, H, W)`` bool.
             index: ``(B,)`` position of each sample in its data set; without it, no image is taken for another.
         """
+        self.rows.append(self.measure(prediction_m, target_m, valid))
+        self.indices.append(torch.full((len(target_m),), -1, device=target_m.device) if index is None else index)
+
+    def measure(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
+        """Metrics of each image, ``(B, len(names))`` float64, without adding them; arguments as of :meth:`update`."""
         valid = valid & self.depth_range.contains(target_m)
-        prediction_m = prediction_m.clamp(self.depth_range.min_m, self.depth_range.max_m)
-        rows = [depth_metrics_per_image(prediction_m, target_m, valid)]
+        sets = [valid]
         for near, far in self.bands_m:
             below = target_m <= far if (near, far) == self.bands_m[-1] else target_m < far
-            rows.append(depth_metrics_per_image(prediction_m, target_m, valid & (target_m >= near) & below))
-        self.rows.append(torch.cat(rows, dim=1))
-        self.indices.append(torch.full((len(target_m),), -1, device=target_m.device) if index is None else index)
+            sets.append(valid & (target_m >= near) & below)
+        prediction_m = prediction_m.clamp(self.depth_range.min_m, self.depth_range.max_m)
+        return depth_metrics_per_image(prediction_m, target_m, torch.cat(sets, dim=1))
 
     def per_image(self) -> tuple[Tensor, Tensor]:
         """Indices ``(N,)`` and metrics ``(N, len(names))`` of each image, once, ordered by index."""

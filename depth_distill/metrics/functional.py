@@ -1,5 +1,7 @@
 """Depth metrics of single images, as the field defines them (Eigen et al. 2014; KITTI and NYU benchmarks)."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ METRIC_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delt
 
 
 def depth_metrics_per_image(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-    """Metrics of each image over its valid pixels.
+    """Metrics of each image over its valid pixels, or over several sets of pixels at once.
 
     With ``p`` prediction, ``t`` ground truth, ``d = ln p - ln t``: abs_rel ``mean |p - t| / t``; sq_rel
     ``mean (p - t)^2 / t`` [m]; rmse ``sqrt mean (p - t)^2`` [m]; rmse_log ``sqrt mean d^2``; log10
@@ -18,31 +20,27 @@ def depth_metrics_per_image(prediction_m: Tensor, target_m: Tensor, valid: Tenso
     Args:
         prediction_m: ``(B, 1, H, W)`` metres, positive.
         target_m: ``(B, 1, H, W)`` metres, positive where valid.
-        valid: ``(B, 1, H, W)`` bool.
+        valid: ``(B, K, H, W)`` bool: K sets of pixels of each image, such as depth bands.
 
     Returns:
-        ``(B, 9)`` float64 in the order of ``METRIC_NAMES``; NaN for an image without a valid pixel.
+        ``(B, 9 K)`` float64, set after set, each in the order of ``METRIC_NAMES``; NaN for a set without a pixel.
+        Errors are infinite where the prediction is NaN at a pixel of any set: NaN would be left out of averages.
     """
-    p, t = (torch.where(valid, x, 1.0).flatten(1).double() for x in (prediction_m, target_m))
-    mask = valid.flatten(1)
-    count = mask.sum(dim=1)
-
-    def mean(x: Tensor) -> Tensor:
-        return torch.where(mask, x, 0.0).sum(dim=1) / count  # 0 / 0 is the NaN that is promised
-
+    used = valid.any(dim=1, keepdim=True)
+    p, t = (torch.where(used, x, 1.0).flatten(1).double() for x in (prediction_m, target_m))
     error, log_error = p - t, p.log() - t.log()
+    square, square_log = error.square(), log_error.square()
     ratio = torch.maximum(p / t, t / p)
-    mean_square_log = mean(log_error.square())
-    return torch.stack(
-        [
-            mean(error.abs() / t),
-            mean(error.square() / t),
-            mean(error.square()).sqrt(),
-            mean_square_log.sqrt(),
-            mean(log_error.abs()) / torch.tensor(10.0, dtype=p.dtype).log(),
-            # Rounding can leave a perfect image a hair below zero; NaN stays NaN.
-            100 * (mean_square_log - mean(log_error).square()).clamp(min=0).sqrt(),
-            *(mean((ratio < 1.25**k).double()) for k in (1, 2, 3)),
-        ],
-        dim=1,
-    )
+    terms = [error.abs() / t, square / t, square, square_log, log_error.abs(), log_error]
+    terms += [(ratio < 1.25**k).double() for k in (1, 2, 3)]
+    # One product sums every term over every set: the terms cost more than the sums.
+    sets = valid.flatten(2).double()
+    counts = sets.sum(dim=-1, keepdim=True)
+    means = sets @ torch.stack(terms, dim=-1) / counts  # 0 / 0 is the NaN that is promised
+    abs_rel, sq_rel, mean_square, mean_square_log, abs_log, mean_log, *deltas = means.unbind(dim=-1)
+    # Rounding can leave a perfect image a hair below zero; NaN stays NaN.
+    silog = 100 * (mean_square_log - mean_log.square()).clamp(min=0).sqrt()
+    log10 = abs_log / math.log(10)
+    metrics = [abs_rel, sq_rel, mean_square.sqrt(), mean_square_log.sqrt(), log10, silog, *deltas]
+    rows = torch.stack(metrics, dim=-1)
+    return torch.where(rows.isnan() & (counts > 0), math.inf, rows).flatten(1)

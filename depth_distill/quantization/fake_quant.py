@@ -59,6 +59,7 @@ class FakeQuantizer(nn.Module):
     not part of the state:
 
     * ``enabled``: False passes the tensor through.
+    * ``in_half``: True rounds to IEEE half precision instead, as a layer that is left in FP16 does.
     * ``tracking``: the range follows each tensor seen: for weights exactly (the tool chain will look at the final
       weights, too), for activations as a moving average with ``momentum``, in training mode only.
 
@@ -96,6 +97,7 @@ class FakeQuantizer(nn.Module):
         self.channel_dim = channel_dim
         self.learnable = learnable
         self.enabled = True
+        self.in_half = False
         self.tracking = kind == "weight" and not learnable
         self.momentum = 0.01
         self.has_range = False
@@ -118,6 +120,17 @@ class FakeQuantizer(nn.Module):
             self.zero_point.copy_(zero_point)
         self.has_range = True
 
+    def use_format(self, tensor_format: TensorFormat) -> None:
+        """Round to another format of the same granularity, in the same range."""
+        self.tensor_format = tensor_format
+        if self.has_range:
+            self.set_range(self.low.clone(), self.high.clone())
+
+    @property
+    def rounds_to_integers(self) -> bool:
+        """Whether what leaves it is on the grid of a scale."""
+        return self.enabled and self.has_range and not self.in_half
+
     def range_of(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Minimum and maximum of a tensor: of all of it, or of each channel."""
         values = values.detach()
@@ -136,6 +149,8 @@ class FakeQuantizer(nn.Module):
         """The values on the grid of the format, in the dtype they came in."""
         if not self.enabled:
             return values
+        if self.in_half:
+            return values.half().to(values.dtype)
         if self.tracking and (self.kind == "weight" or self.training):
             self._track(values)
         if not self.has_range:
@@ -154,7 +169,8 @@ class FakeQuantizer(nn.Module):
         tensor_format = self.tensor_format
         words = [self.site, tensor_format.dtype, tensor_format.granularity]
         words += [word for word in ("symmetric", "power_of_two") if getattr(tensor_format, word)]
-        words += [word for word in ("learnable", "tracking") if getattr(self, word)] + ["off"] * (not self.enabled)
+        words += [word for word in ("learnable", "tracking", "in_half") if getattr(self, word)]
+        words += ["off"] * (not self.enabled)
         return ", ".join(words)
 
     def _track(self, values: Tensor) -> None:

@@ -148,12 +148,12 @@ def set_enabled(
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Give every quantizer its switches back when the block ends."""
-    before = [(quantizer, quantizer.enabled, quantizer.tracking) for quantizer in quantizers(model).values()]
+    before = [(each, each.enabled, each.in_half, each.tracking) for each in quantizers(model).values()]
     try:
         yield
     finally:
-        for quantizer, enabled, tracking in before:
-            quantizer.enabled, quantizer.tracking = enabled, tracking
+        for quantizer, enabled, half, tracking in before:
+            quantizer.enabled, quantizer.in_half, quantizer.tracking = enabled, half, tracking
 
 
 def requantize_moves(quantized: fx.GraphModule) -> fx.GraphModule:

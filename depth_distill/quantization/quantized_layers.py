@@ -25,7 +25,7 @@ class QuantizedLayer(nn.Module):
         """Weight and bias, on their grids where their quantizers are on, with straight-through gradients."""
         weight = self.weight_quantizer(self.weight)
         both = (*self.inputs, self.weight_quantizer)
-        if self.bias is None or not self.inputs or not all(each.enabled and each.has_range for each in both):
+        if self.bias is None or not self.inputs or not all(each.rounds_to_integers for each in both):
             return weight, self.bias
         step = both[0].constants()[0] * both[1].constants()[0]
         codes = (self.bias.detach() / step).round()

@@ -1,7 +1,7 @@
 """A network as bad for per-tensor quantization as one likes, that computes the same."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ from torch import fx
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.channel_groups import PINNED, channel_groups
 from depth_distill.quantization.rescale import rescale
+
+_LARGEST_SIGMA = 4.0
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,42 @@ def stress(graph_module: fx.GraphModule, sigma: float, seed: int = 0) -> Stresse
     scales = torch.exp(sigma * noise)
     scales[PINNED] = 1.0
     return StressedNetwork(rescale(graph_module, groups, scales), scaled, pinned, groups.pinned)
+
+
+def find_sigma(
+    graph_module: fx.GraphModule,
+    loss_ratio: Callable[[fx.GraphModule], float],
+    wanted: float,
+    seed: int = 0,
+    tolerance: float = 0.05,
+    max_trials: int = 12,
+) -> float:
+    """The sigma whose stressed network loses as much by quantization as is wanted, by bisection.
+
+    Args:
+        graph_module: a traced network without batch norm.
+        loss_ratio: error of a network after quantization, over that before; grows with sigma, if not everywhere.
+        wanted: the ratio to reach.
+        seed: of the random scales, the same for every sigma.
+        tolerance: relative distance from ``wanted`` that ends the search.
+        max_trials: evaluations of ``loss_ratio``; the nearest of them is returned if none is near enough.
+
+    Raises:
+        ConfigError: no sigma up to 4 loses as much, or see :func:`stress`.
+    """
+    low, high = 0.0, _LARGEST_SIGMA
+    best, nearest = math.nan, math.inf
+    for _ in range(max_trials):
+        sigma = (low + high) / 2
+        ratio = loss_ratio(stress(graph_module, sigma, seed).graph_module)
+        distance = abs(math.log(ratio / wanted))
+        if distance < nearest:
+            best, nearest = sigma, distance
+        if distance <= math.log1p(tolerance):
+            break
+        low, high = (sigma, high) if ratio < wanted else (low, sigma)
+    if high == _LARGEST_SIGMA and nearest > math.log1p(tolerance):
+        raise ConfigError(
+            f"no sigma up to {_LARGEST_SIGMA:g} makes quantization lose {wanted:g} times, nearest {best:g}"
+        )
+    return best

@@ -9,7 +9,13 @@ from rich.console import Console
 from depth_distill.data.image_folder import ImageFolder
 from depth_distill.data.ncdb import NcdbDepth
 from depth_distill.data.rgbd_folder import RgbdFolder
-from depth_distill.data.validation import check_scale, probable_depth_scale, report_table, validate_dataset
+from depth_distill.data.validation import (
+    DatasetReport,
+    check_scale,
+    probable_depth_scale,
+    report_table,
+    validate_dataset,
+)
 from depth_distill.errors import DataError
 from depth_distill.types import DepthRange
 from tests.data.constant_depth import ConstantDepth
@@ -27,8 +33,8 @@ def folder(root, values, **kwargs):
     return RgbdFolder(root, **kwargs)
 
 
-def rendered(reports):
-    console = Console(width=400)
+def rendered(reports, width=400):
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(report_table(reports))
     return capture.get()
@@ -44,6 +50,7 @@ def test_report_of_good_data(tmp_path):
     assert report.in_range_share == pytest.approx(2 / 3)
     assert report.bad == ()
     assert report.probable_scale is None
+    assert report.usable
 
 
 def test_all_bad_samples_are_found(tmp_path):
@@ -82,7 +89,7 @@ def test_images_without_depth(tmp_path):
     assert report.median_m is None
     assert report.bad == ()
     check_scale(ImageFolder(tmp_path), RANGE)
-    assert "8 x 2: 1" in rendered({"predict": report})
+    assert "8 x 2" in rendered({"predict": report})
 
 
 @pytest.mark.parametrize(
@@ -129,6 +136,18 @@ def test_check_scale_without_a_fitting_unit(tmp_path):
         check_scale(folder(tmp_path, [60000], depth_scale=1.0), DepthRange(0.1, 0.2))
 
 
+def test_report_of_depth_in_another_unit(tmp_path):
+    wrong = validate_dataset(folder(tmp_path / "a", [2000] * 3, depth_scale=1.0), RANGE)
+    assert not wrong.usable
+    assert "train: most depths are out of range; depth_scale 1000 was probably meant" in rendered({"train": wrong})
+    in_metres = validate_dataset(folder(tmp_path / "b", [2] * 3, depth_scale=100.0), RANGE)
+    assert not in_metres.usable
+    assert "val: most depths are out of range; depth_scale 1 was probably meant" in rendered({"val": in_metres})
+    shallow = validate_dataset(ConstantDepth(3, depth_m=0.1), RANGE)
+    assert not shallow.usable
+    assert "most depths are out of range; check the files, or change data.depth_range" in rendered({"val": shallow})
+
+
 def test_check_scale_of_data_in_metres():
     with pytest.raises(DataError, match=r"ConstantDepth\[0\] and others: .* 40 m .*; change data\.depth_range"):
         check_scale(ConstantDepth(3, depth_m=40.0), RANGE)
@@ -161,11 +180,18 @@ def test_table(tmp_path):
     for i in range(25):
         (tmp_path / "b [1]" / "depth" / f"{i:02d}.png").unlink()
     text = rendered({"train": good, "val": validate_dataset(bad, RANGE)})
-    assert "6 x 4: 2" in text
+    assert "6 x 4" in text
     assert "100.0%" in text
     assert text.count("no such file") == 20
     assert "val: ... and 5 more bad samples" in text
     assert "b [1]" in text  # not taken for markup
+
+
+def test_table_fits_80_columns():
+    report = DatasetReport(76000, {(256, 192): 75000, (640, 480): 1000}, 0.801, 1.829, 83.975, 0.889, 1.0, (), False, None)
+    lines = rendered({"train": report}, width=80).splitlines()[-5:-1]
+    assert all(word in lines[0] for word in ("train", "76000", "256 x 192", "1.829", "83.975", "88.9%", "100.0%"))
+    assert [line.strip(" │") for line in lines[1:]] == ["(75000)", "640 x 480", "(1000)"]
 
 
 def test_medians_are_of_valid_pixels_only():

@@ -38,3 +38,9 @@ def test_no_calibration_images(float_file, tmp_path):
     with pytest.raises(DataError, match="calibration set is empty"):
         vendor_ptq(float_file[1], [], tmp_path / "vendor.onnx")
     assert not (tmp_path / "vendor.onnx").exists()
+
+
+def test_per_channel_gives_each_output_channel_a_scale(float_file, tmp_path):
+    vendor_ptq(float_file[1], [smooth_images(2, SIZE)], tmp_path / "vendor.onnx", per_channel=True)
+    model = onnx.load(tmp_path / "vendor.onnx")
+    assert (4,) in {tuple(each.dims) for each in model.graph.initializer if each.name.endswith("_scale")}

@@ -1,5 +1,7 @@
 """DepthMetrics: the protocol, bands, uneven batches, repeated samples, two processes."""
 
+import math
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -92,6 +94,35 @@ def test_reset_forgets():
     assert bool(metrics.compute()["abs_rel"].isnan())
     metrics.update(*maps(7), torch.arange(7))
     same(metrics.compute(), whole())
+
+
+def test_measure_gives_the_rows_of_update_and_adds_none():
+    metrics = DepthMetrics(RANGE)
+    rows = metrics.measure(*maps(7))
+    assert len(metrics.rows) == 0
+    metrics.update(*maps(7), torch.arange(7))
+    torch.testing.assert_close(metrics.per_image()[1], rows, rtol=0, atol=0, equal_nan=True)
+    assert rows.shape == (7, len(metrics.names))
+    assert rows.dtype == torch.float64
+
+
+def test_measure_caps_and_splits_by_band():
+    target_m = torch.tensor([0.4, 1.0, 3.0, 20.0]).view(1, 1, 1, 4)
+    prediction_m = torch.tensor([9.0, 1.1, 99.0, 9.0]).view(1, 1, 1, 4)
+    metrics = DepthMetrics(RANGE)
+    row = dict(zip(metrics.names, metrics.measure(prediction_m, target_m, target_m > 0)[0].tolist(), strict=True))
+    assert row["abs_rel_0.5-2m"] == pytest.approx(0.1)
+    assert row["abs_rel_2-5m"] == pytest.approx(4.0)  # 99 m counts as 15 m
+    assert row["abs_rel"] == pytest.approx(2.05)  # 0.4 m and 20 m lie outside of the range
+    assert math.isnan(row["abs_rel_5-15m"])
+
+
+def test_a_network_that_breaks_on_one_image_does_not_score_well():
+    prediction_m, target_m, valid = maps(3)
+    prediction_m[1] = float("nan")
+    metrics = DepthMetrics(RANGE)
+    metrics.update(prediction_m, target_m, valid)
+    assert metrics.compute()["abs_rel"].item() == math.inf
 
 
 def test_names_are_metrics_then_bands():

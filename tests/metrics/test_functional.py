@@ -71,3 +71,33 @@ def test_a_perfect_prediction():
     rows = depth_metrics_per_image(target_m, target_m, valid)
     assert bool((rows[:, :6] == 0).all())
     assert bool((rows[:, 6:] == 1).all())
+
+
+def test_several_sets_of_pixels_are_those_of_each_alone():
+    prediction_m, target_m, valid = maps()
+    near, nothing = valid & (target_m < 5), torch.zeros_like(valid)
+    rows = depth_metrics_per_image(prediction_m, target_m, torch.cat([valid, near, nothing], dim=1))
+    assert rows.shape == (4, 3 * len(METRIC_NAMES))
+    for each, found in zip((valid, near, nothing), rows.split(len(METRIC_NAMES), dim=1), strict=True):
+        alone = depth_metrics_per_image(prediction_m, target_m, each)
+        torch.testing.assert_close(found, alone, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def test_sets_may_overlap_and_a_pixel_of_one_may_be_bad_for_none():
+    prediction_m, target_m, valid = maps()
+    expected = depth_metrics_per_image(prediction_m, target_m, torch.cat([valid, valid], dim=1))
+    filled = torch.where(valid, target_m, float("nan"))
+    assert torch.equal(depth_metrics_per_image(prediction_m, filled, torch.cat([valid, valid], dim=1)), expected)
+
+
+def test_an_image_whose_prediction_is_nan_is_infinitely_wrong():
+    prediction_m, target_m, valid = maps()
+    expected = depth_metrics_per_image(prediction_m, target_m, valid)
+    prediction_m[1][valid[1]] = torch.cat([torch.tensor([float("nan")]), prediction_m[1][valid[1]][1:]])
+    rows = depth_metrics_per_image(prediction_m, target_m, valid)
+    assert bool((rows[1, :6] == float("inf")).all())  # NaN would be left out of the average over images
+    assert bool((rows[1, 6:] <= expected[1, 6:]).all())  # one pixel more is not within 1.25^k
+    assert torch.equal(rows[[0, 2, 3]], expected[[0, 2, 3]])
+    prediction_m, target_m, valid = maps()
+    prediction_m[~valid] = float("nan")
+    assert torch.equal(depth_metrics_per_image(prediction_m, target_m, valid), expected)

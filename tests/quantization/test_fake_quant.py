@@ -233,3 +233,100 @@ def test_a_deep_copy_is_independent():
     copied = copy.deepcopy(made)
     copied.set_range(-9, 9)
     assert made.high.item() == 3.0
+
+
+def test_half_precision_by_hand():
+    made = quantizer()
+    made.in_half = True
+    values = torch.tensor([2049.0, 1 / 3, 2.0**-26, 65504.0, 65520.0, -1e5])
+    # 11 significant bits; below 2^-25 nothing is left; beyond 65504 by half a step, infinity.
+    expected = [2048.0, 1365 / 4096, 0.0, 65504.0, float("inf"), float("-inf")]
+    assert made(values).tolist() == expected
+    assert made(values).dtype == torch.float32
+    assert made(values.double()).dtype == torch.float64
+
+
+def test_half_precision_needs_no_range_and_yields_to_the_switch():
+    made = FakeQuantizer("site", "activation", UINT8)
+    made.in_half = True
+    values = torch.randn(10)
+    assert torch.equal(made(values), values.half().float())
+    made.enabled = False
+    assert made(values) is values
+
+
+def test_gradients_pass_through_half_precision():
+    made = quantizer()
+    made.in_half = True
+    values = torch.tensor([0.1, 100.0], requires_grad=True)
+    made(values).sum().backward()
+    assert values.grad.tolist() == [1.0, 1.0]  # 100 lies outside of the integer range, which does not matter here
+
+
+def test_back_from_half_precision_it_is_what_it_was():
+    made, values = quantizer(), torch.randn(100)
+    before = made(values)
+    made.in_half = True
+    made(values)
+    made.in_half = False
+    assert torch.equal(made(values), before)
+
+
+def test_which_quantizers_leave_integers():
+    made = FakeQuantizer("site", "activation", UINT8)
+    assert not made.rounds_to_integers  # without a range
+    made.set_range(-1.0, 1.0)
+    assert made.rounds_to_integers
+    made.in_half = True
+    assert not made.rounds_to_integers
+    made.in_half, made.enabled = False, False
+    assert not made.rounds_to_integers
+
+
+@pytest.mark.parametrize("which", ["input", "weight"])
+def test_a_bias_beside_half_precision_is_not_rounded(which):
+    conv = torch.nn.Conv2d(1, 1, 1)
+    conv.__class__ = QuantizedConv2d
+    conv.weight_quantizer = FakeQuantizer("w", "weight", INT8)
+    torch.nn.init.constant_(conv.weight, 127 / 8)
+    torch.nn.init.constant_(conv.bias, 0.3)
+    conv.inputs = (quantizer(INT8, 0.0, 127 / 4),)
+    {"input": conv.inputs[0], "weight": conv.weight_quantizer}[which].in_half = True
+    assert conv(torch.zeros(1, 1, 1, 1)).item() == pytest.approx(0.3)
+
+
+def test_another_format_keeps_the_range():
+    made = quantizer(UINT8, -1.0, 3.0)
+    values = torch.linspace(-1, 3, 1001)
+    coarse = (made(values) - values).abs().max().item()
+    made.use_format(TensorFormat("uint16", symmetric=False))
+    assert (made.low, made.high) == (-1.0, 3.0)
+    assert made.scale.item() == pytest.approx(4 / 65535)
+    assert made.zero_point.item() == 16384  # 1 / (4 / 65535) = 16383.75
+    fine = (made(values) - values).abs().max().item()
+    assert coarse == pytest.approx(4 / 255 / 2, rel=0.05)  # half a step
+    assert fine == pytest.approx(4 / 65535 / 2, rel=0.05)
+
+
+def test_another_format_for_a_scale_a_channel():
+    weight = torch.stack([torch.linspace(-1, 1, 9), torch.linspace(-100, 100, 9)]).view(2, 1, 3, 3)
+    made = FakeQuantizer("w", "weight", TensorFormat("int8", True, "per_channel"), channels=2)
+    made(weight)
+    made.use_format(TensorFormat("int16", True, "per_channel"))
+    torch.testing.assert_close(made.scale, torch.tensor([1 / 32767, 100 / 32767]))
+    torch.testing.assert_close(made(weight), weight, rtol=1 / 32767, atol=1e-6)
+
+
+def test_another_format_does_not_invent_a_range():
+    made = FakeQuantizer("site", "activation", UINT8)
+    made.use_format(TensorFormat("uint16", symmetric=False))
+    assert not made.has_range
+    made.set_range(0.0, 1.0)
+    assert made.scale.item() == pytest.approx(1 / 65535)
+
+
+def test_what_it_prints_tells_half_precision():
+    made = quantizer()
+    assert "in_half" not in repr(made)
+    made.in_half = True
+    assert "uint8, per_tensor, in_half" in repr(made)

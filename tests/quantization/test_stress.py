@@ -6,7 +6,7 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph import trace
-from depth_distill.quantization.stress import stress
+from depth_distill.quantization.stress import find_sigma, stress
 from tests.quantization.networks import (
     assert_same_function,
     assert_untouched,
@@ -66,3 +66,20 @@ def test_a_network_without_a_free_channel_is_refused_with_the_reasons():
 def test_sigma_must_be_positive(sigma):
     with pytest.raises(ConfigError, match="sigma must be a positive number"):
         stress(trace(nn.Conv2d(3, 3, 1)), sigma)
+
+
+def test_the_sigma_of_a_wanted_loss_is_found():
+    """Judged by the spread of a layer's weights, which grows with sigma as quantization error does."""
+    network = folded_depth_net("resnet18")
+
+    def ratio(graph_module):
+        weight = graph_module.get_submodule("encoder.layer1.0.conv1").weight
+        return float(weight.detach().abs().amax((1, 2, 3)).log().std().exp())
+
+    sigma = find_sigma(network, ratio, wanted=3.0, tolerance=0.05)
+    assert ratio(stress(network, sigma).graph_module) == pytest.approx(3.0, rel=0.05)
+
+
+def test_a_loss_out_of_reach_says_so():
+    with pytest.raises(ConfigError, match="no sigma up to 4 makes quantization lose 100 times"):
+        find_sigma(folded_depth_net("resnet18"), lambda network: 1.5, wanted=100, max_trials=3)

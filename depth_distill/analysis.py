@@ -1,0 +1,110 @@
+"""What the analysis tools start from: a trained network, quantized for a target, and what to score it on."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, fx
+
+from depth_distill import trained
+from depth_distill.atomic import write_json
+from depth_distill.errors import user_error
+from depth_distill.evaluation import Evaluator
+from depth_distill.pictures import save_figure
+from depth_distill.quantization.equalize import equalize
+from depth_distill.quantization.fold import fold
+from depth_distill.quantization.graph import trace
+from depth_distill.quantization.ptq import quantize_post_training
+from depth_distill.quantization.stress import stress
+from depth_distill.quantization.target import NpuTarget, load_target
+
+_PAGE_WIDTH = 160  # characters: a file or a pipe has no width, and 80 would cut the names of layers
+
+
+@dataclass(frozen=True)
+class QuantizedRun:
+    """A trained network before and after quantization.
+
+    Attributes:
+        graph_module: the float network, folded, stressed and equalized as asked.
+        quantized: the same for the target, calibrated.
+        target: the target.
+        evaluator: the validation split; drift is from ``graph_module``.
+        calibration: batches of calibration images.
+        title: checkpoint, target and preparation, for tables and pictures.
+    """
+
+    graph_module: fx.GraphModule
+    quantized: fx.GraphModule
+    target: NpuTarget
+    evaluator: Evaluator
+    calibration: list[Tensor]
+    title: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of :func:`quantize_run`. Options that the parser does not know override the config, as in ``fit``."""
+    trained.add_arguments(parser)
+    parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
+    parser.add_argument("--equalize", action="store_true", help="equalize before quantizing")
+    parser.add_argument("--stress", type=float, metavar="SIGMA", help="spread channel ranges first, function unchanged")
+    parser.add_argument("--images", type=int, help="validate on about this many images; all if not given")
+    parser.add_argument(
+        "--calibration-images", type=int, default=64, help="of the training split, where the config names no others"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON file and the picture")
+
+
+def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> QuantizedRun:
+    """Load, fold, stress, equalize and quantize as the options say.
+
+    Raises:
+        ConfigError: see the steps.
+        DataError: see the steps.
+    """
+    target = load_target(options.target)
+    run = trained.load_trained(options.checkpoint, options.config, overrides)
+    graph_module = fold(trace(run.network))
+    title = f"{options.checkpoint.absolute().parent.parent.name}, {target.name}"
+    if options.stress is not None:
+        graph_module = stress(graph_module, options.stress).graph_module
+        title += f", stressed by {options.stress:g}"
+    if options.equalize:
+        equalization = equalize(graph_module)
+        Console().print(equalization.report.table())
+        graph_module = equalization.graph_module
+        title += ", equalized"
+    calibration = run.calibration_images(options.calibration_images)
+    quantized = quantize_post_training(graph_module, target, calibration)
+    evaluator = run.evaluator(options.images, reference=graph_module)
+    return QuantizedRun(graph_module, quantized, target, evaluator, calibration, title)
+
+
+def report(out: Path, name: str, values: dict[str, object], table: Table, figure: Figure) -> None:
+    """Print the table, and write ``<name>.json`` and ``<name>.png`` into the folder."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _PAGE_WIDTH)
+    console.print(table)
+    write_json(out / f"{name}.json", values)
+    save_figure(figure, out / f"{name}.png")
+    console.print(f"written  {out / name}.json, {out / name}.png", soft_wrap=True, highlight=False)
+
+
+def exit_code(run: Callable[[], None]) -> int:
+    """Run a tool's work: 0, or 2 with a message where it is the user's to mend."""
+    try:
+        run()
+    except ValueError as error:
+        cause = user_error(error)
+        if cause is None:
+            raise
+        # From a loader worker the message arrives below the worker's traceback.
+        message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
+        Console(stderr=True).print(f"error: {message}", soft_wrap=True, highlight=False, markup=False)
+        return 2
+    return 0

@@ -1,0 +1,64 @@
+"""Pictures of analyses: bars and curves of numbers that the tables hold too."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_ALONE, _OTHER, _FLOAT, _INTEGER = "#2f6f9f", "#d08c2f", "#3a923a", "#b03a3a"
+
+
+def paired_bars(
+    names: Sequence[str],
+    left: tuple[str, Sequence[float]],
+    right: tuple[str, Sequence[float]],
+    title: str,
+    lines: Sequence[tuple[str, float]] = (),
+) -> Figure:
+    """Two panels of horizontal bars side by side, one row a name, the first name on top.
+
+    Args:
+        names: of the rows.
+        left: axis label and values of the left panel.
+        right: axis label and values of the right panel.
+        title: of the figure.
+        lines: labelled vertical lines in both panels: float first, then integer.
+    """
+    figure = Figure(figsize=(11, 1.6 + 0.22 * len(names)), layout="constrained")
+    figure.suptitle(title)
+    one, two = figure.subplots(1, 2, sharey=True)
+    for ax, (label, values), color in ((one, left, _ALONE), (two, right, _OTHER)):
+        ax.barh(range(len(names)), values, color=color)
+        ax.axvline(0, color="black", linewidth=0.6)
+        ax.set_xlabel(label)
+        ax.grid(axis="x", alpha=0.3)
+        ax.set_axisbelow(True)
+        for (name, value), shade in zip(lines, (_FLOAT, _INTEGER), strict=False):
+            ax.axvline(value, color=shade, linestyle="--", linewidth=1.2, label=f"{name} {value:.4f}")
+    one.set_yticks(range(len(names)), names, fontsize=7)
+    one.set_ylim(len(names) - 0.5, -0.5)
+    if lines:
+        one.legend(fontsize=8)
+    return figure
+
+
+def size_curve(
+    points: Sequence[tuple[float, float]],
+    chosen: tuple[float, float],
+    title: str,
+    float_abs_rel: float,
+    target_abs_rel: float,
+) -> Figure:
+    """abs_rel against megabytes, with the float network and the target as lines and the chosen point marked."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    ax: Axes = figure.subplots()
+    ax.step(*zip(*points, strict=True), where="post", color=_ALONE, marker="o", markersize=4, label="best of its size")
+    ax.plot(*chosen, marker="*", markersize=15, color=_INTEGER, linestyle="", label="chosen")
+    ax.axhline(float_abs_rel, color=_FLOAT, linestyle="--", label=f"FP32 {float_abs_rel:.4f}")
+    ax.axhline(target_abs_rel, color=_OTHER, linestyle=":", label=f"target {target_abs_rel:.4f}")
+    ax.set_xlabel("weights and biases [MB]")
+    ax.set_ylabel("abs_rel")
+    ax.set_title(title)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return figure

@@ -1,0 +1,101 @@
+"""Score a network, whatever runs it: one loop and one metric for checkpoints, quantized graphs and ONNX files."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from depth_distill.errors import DataError
+from depth_distill.metrics import DepthMetrics
+from depth_distill.models import DepthCodec
+from depth_distill.types import DepthBatch
+
+Network = Callable[[Tensor], Tensor]
+"""Normalized images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``."""
+
+DRIFT_NAMES = ("drift_mm", "drift_p99_mm", "drift_rel")
+"""Mean and 99th percentile of ``|d - d_float|`` in mm, and mean of ``|d - d_float| / d_float``, over all pixels."""
+
+
+class Evaluator:
+    """A labelled split in memory, and what a network is scored by on it.
+
+    ``evaluator(network)`` gives the metrics of :class:`~depth_distill.metrics.DepthMetrics` and, where there is a
+    reference, the drift from it: how far depth moved, also where nothing was measured. Both are taken per image and
+    then averaged.
+
+    Args:
+        batches: the split.
+        codec: what the codes mean.
+        bands_m: depth bands that the metrics are also computed in.
+        reference: a float network whose depth drift is measured from.
+
+    Raises:
+        DataError: no images.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[DepthBatch],
+        codec: DepthCodec,
+        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        reference: Network | None = None,
+    ) -> None:
+        self.batches = tuple(batches)
+        if not self.batches:
+            raise DataError("the split to evaluate on is empty: expected at least one image")
+        self.codec = codec
+        self.metrics = DepthMetrics(codec.depth_range, bands_m)
+        self.images = tuple(batch.image for batch in self.batches)
+        self.reference_m: tuple[Tensor, ...] | None = None
+        if reference is not None:
+            with torch.inference_mode():
+                self.reference_m = tuple(codec.decode(reference(image).float()) for image in self.images)
+
+    @property
+    def protocol(self) -> str:
+        """How the numbers were made, for titles and records."""
+        return self.metrics.protocol
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns of :meth:`measure`."""
+        return self.metrics.names + (DRIFT_NAMES if self.reference_m is not None else ())
+
+    def __call__(self, network: Network, description: str | None = None) -> dict[str, float]:
+        """Metrics of a network.
+
+        Args:
+            network: images to codes; a module must be in evaluation mode.
+            description: of the progress bar; none is shown without it.
+        """
+        positions = track(range(len(self.images)), description or "", transient=True, disable=description is None)
+        with torch.inference_mode():
+            rows = [self.measure(position, network(self.images[position])) for position in positions]
+        return self.summarize(torch.cat(rows))
+
+    def measure(self, position: int, codes: Tensor) -> Tensor:
+        """Metrics of each image of a batch, ``(B, len(names))`` float64.
+
+        Args:
+            position: number of the batch.
+            codes: what the network made of ``images[position]``.
+        """
+        batch = self.batches[position]
+        depth_m = self.codec.decode(codes.float())
+        rows = self.metrics.measure(depth_m, batch.depth_m, batch.valid)
+        if self.reference_m is None:
+            return rows
+        reference_m = self.reference_m[position].flatten(1).double()
+        # A NaN would be left out of the average over images.
+        drift_m = (depth_m.flatten(1) - reference_m).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+        # The value that 1 % of the pixels exceed.
+        p99_m = drift_m.kthvalue(max(1, round(0.99 * drift_m.shape[1])), dim=1).values
+        drifts = [1000 * drift_m.mean(1), 1000 * p99_m, (drift_m / reference_m).mean(1)]
+        return torch.cat([rows, torch.stack(drifts, dim=1)], dim=1)
+
+    def summarize(self, rows: Tensor) -> dict[str, float]:
+        """Means over images, by name; NaN where no image has ground truth (or none in the band)."""
+        return dict(zip(self.names, rows.nanmean(dim=0).tolist(), strict=True))

@@ -1,0 +1,26 @@
+"""How far a runtime's codes are from those of fake quantization."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from depth_distill.evaluation import Network
+
+
+def share_within_one_step(network: Network, other: Network, images: Iterable[Tensor], step: float) -> float:
+    """Share of output codes, in [0, 1], that differ by one quantization step at most.
+
+    Args:
+        network: one network.
+        other: the other.
+        images: batches of normalized images ``(B, 3, H, W)``.
+        step: scale of the output quantizer.
+    """
+    near, count = 0, 0
+    with torch.inference_mode():
+        for batch in images:
+            distance = (network(batch) - other(batch)).abs()
+            near += int((distance <= 1.01 * step).sum())  # 1 % for float rounding
+            count += distance.numel()
+    return near / count

@@ -1,0 +1,54 @@
+"""RunCheckpoint: the best, the last, and nothing that passes for the best when a run is cut short."""
+
+import pytest
+from pytorch_lightning import Callback
+
+from depth_distill.callbacks import RunCheckpoint
+from tests.callbacks.small_run import datamodule, task, trainer
+
+
+class FailAt(Callback):
+    """Raise after a step, as a bad file would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise ValueError("my_data/rgb/0001.jpg: no such file")
+
+
+def checkpoints(folder):
+    return RunCheckpoint(
+        folder,
+        filename="epoch{epoch:03d}-abs_rel{val/abs_rel:.4f}",
+        monitor="val/abs_rel",
+        auto_insert_metric_name=False,
+        save_last=True,
+        save_on_exception=True,
+    )
+
+
+@pytest.mark.parametrize(("step", "best"), [(2, []), (6, ["epoch000-abs_rel"])])
+def test_a_run_that_is_cut_short_leaves_what_validation_chose_and_the_last(tmp_path, caplog, step, best):
+    run = trainer(tmp_path, FailAt(step), checkpoints(tmp_path), epochs=3, enable_checkpointing=True)
+    with pytest.raises(ValueError, match="no such file"), caplog.at_level("INFO"):
+        run.fit(task(), datamodule())
+    names = sorted(path.name for path in tmp_path.glob("*.ckpt"))
+    assert [name[: len("epoch000-abs_rel")] for name in names[:-1]] == best
+    assert names[-1] == "last.ckpt"
+    assert not any("0.0000" in name for name in names)
+    resumed = trainer(tmp_path, epochs=3)
+    resumed.fit(task(), datamodule(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert resumed.global_step == 12
+
+
+def test_a_finished_run_keeps_the_best_and_the_last(tmp_path):
+    keeper = checkpoints(tmp_path)
+    run = trainer(tmp_path, keeper, epochs=3, enable_checkpointing=True)
+    run.fit(task(), datamodule())
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [
+        keeper.best_model_path.rsplit("/")[-1],
+        "last.ckpt",
+    ]
+    assert f"abs_rel{keeper.best_model_score:.4f}.ckpt" in keeper.best_model_path

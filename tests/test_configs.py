@@ -1,0 +1,119 @@
+"""Every data block that is shipped reads the real format it is for, and trains."""
+
+import csv
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from depth_distill.cli import DataCLI, build_cli, main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+BLOCKS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+NETWORK = "--model.init_args.network.init_args."
+
+
+def link(folder, **targets):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, target in targets.items():
+        (folder / name).symlink_to(target)
+    return folder
+
+
+def tum(data_root, folder):
+    sequence = data_root / "formats" / "tum"
+    return link(folder, train=sequence, val=sequence)
+
+
+def ncdb(data_root, folder):
+    source = data_root / "formats" / "ncdb"
+    split = source / "splits" / "combined_val.json"
+    link(folder / "splits", **{"combined_train.json": split, "combined_val.json": split})
+    return link(folder, synced_data=source / "synced_data")
+
+
+def nyuv2_labeled(folder):
+    """The published file has 2.8 GiB: two flat frames in its layout."""
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = np.full((2, 3, 640, 480), 128, np.uint8)
+        file["depths"] = np.full((2, 640, 480), 2.5, np.float32)
+    for split, frames in (("train", [0]), ("val", [1])):
+        (folder / f"{split}.json").write_text(json.dumps(frames))
+    return folder
+
+
+REAL = {
+    "kitchen": (lambda data_root, folder: data_root / "kitchen", (0.8, 3.5)),
+    "nyuv2": (lambda data_root, folder: data_root / "nyuv2", (0.7, 10.0)),
+    "kitti": (lambda data_root, folder: data_root / "formats" / "kitti", (10.0, 16.0)),
+    "tum": (tum, (1.0, 2.0)),
+    "ncdb": (ncdb, (6.0, 10.0)),
+}
+"""How to get a data root of the block's layout, and where the median of the first validation frame lies, in metres."""
+
+
+def check(name, root, median_range_m, folder):
+    block = CONFIGS / "data" / f"{name}.yaml"
+    words = ["--config", str(CONFIGS / "teacher" / "resnet18.yaml"), "--data", str(block), "--data.root", str(root)]
+    words += ["--data.num_workers", "0", "--data.batch_size", "1"]
+    datamodule = build_cli(DataCLI, words, run=False).datamodule
+    datamodule.setup("fit")
+    for loader in (datamodule.train_dataloader(), datamodule.val_dataloader()):
+        batch = next(iter(loader))
+        size = yaml.safe_load(block.read_text()).get("image_size", [96, 128])
+        assert batch.image.shape == (1, 3, *size)
+        assert batch.depth_m.shape == batch.valid.shape == (1, 1, *size)
+    low_m, high_m = median_range_m
+    assert low_m < batch.depth_m[batch.valid].median() < high_m  # of the last loader, which does not zoom
+    small = [f"{NETWORK}encoder", "mobilenetv3_small_050", f"{NETWORK}decoder_channels", "[16,16,8,8,8]"]
+    trial = ["--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--run_dir", str(folder / "run")]
+    assert main(["fit", *words, *small, *trial]) == 0
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", [name for name in BLOCKS if name != "nyuv2_labeled"])
+def test_a_shipped_data_block_on_real_files(name, data_root, tmp_path):
+    build, median_range_m = REAL[name]
+    check(name, build(data_root, tmp_path / "data"), median_range_m, tmp_path)
+
+
+def test_the_shipped_block_of_the_matlab_file(tmp_path):
+    check("nyuv2_labeled", nyuv2_labeled(tmp_path), (2.49, 2.51), tmp_path)
+
+
+@pytest.mark.real_data
+def test_the_data_check_on_a_part_of_the_kitchen(data_root, tmp_path, monkeypatch, capsys):
+    kitchen = data_root / "kitchen"
+    root = link(tmp_path / "my_data", rgb=kitchen / "rgb", depth=kitchen / "depth")
+    for split in ("train", "val"):
+        with (kitchen / f"{split}.csv").open() as file:
+            rows = list(csv.reader(file))
+        (root / f"{split}.csv").write_text("\n".join(",".join(row) for row in rows[:6]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    words = ["validate-data", "--config", str(CONFIGS / "teacher" / "resnet18.yaml"), "--data.root", "my_data"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("256 x 192") == 2
+    assert printed.count("100.0%") == 2  # in the depth range
+    assert main([*words, "--data.val.init_args.depth_scale", "1"]) == 1
+    assert "val: most depths are out of range; depth_scale 1000 was probably meant" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "depth_scale"), [("kitti", 256), ("ncdb", 256), ("tum", 5000), ("kitchen", 1000)])
+def test_a_data_block_keeps_its_unit_after_a_config_with_another(name, depth_scale, tmp_path):
+    config = yaml.safe_load((CONFIGS / "teacher" / "resnet18.yaml").read_text())
+    config["data"]["train"]["init_args"]["depth_scale"] = config["data"]["val"]["init_args"]["depth_scale"] = 1234
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    block = str(CONFIGS / "data" / f"{name}.yaml")
+    words = ["--config", str(tmp_path / "mine.yaml"), "--data", block, "--data.root", "my_data"]
+    datamodule = build_cli(DataCLI, words, run=False).datamodule
+    assert datamodule.train.depth_scale == datamodule.val.depth_scale == depth_scale
+
+
+def test_a_data_set_named_in_the_place_of_the_teachers_has_its_own_unit():
+    words = ["--config", str(CONFIGS / "teacher" / "resnet18.yaml"), "--data.root", "my_data"]
+    words += ["--data.train", "KittiDepth", "--data.train.init_args.root", "my_data"]
+    assert build_cli(DataCLI, words, run=False).datamodule.train.depth_scale == 256

@@ -1,0 +1,128 @@
+"""load_trained: the network and the data of a run, as validate sees them, or a message that says what is wrong."""
+
+import argparse
+import json
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from depth_distill.data.synthetic import SyntheticDepth
+from depth_distill.errors import ConfigError
+from depth_distill.tasks import DepthTask
+from depth_distill.trained import add_arguments, load_trained
+
+ENCODER = "--model.init_args.network.init_args.encoder"
+
+
+@pytest.fixture
+def checkpoint(trained_checkpoint):
+    return trained_checkpoint
+
+
+@pytest.fixture
+def copied(trained_checkpoint, tmp_path):
+    """The checkpoint of a copy of the run, to be damaged."""
+    shutil.copytree(trained_checkpoint.parents[1], tmp_path / "run")
+    return tmp_path / "run" / "checkpoints" / trained_checkpoint.name
+
+
+def test_the_network_is_that_of_the_checkpoint(checkpoint):
+    trained = load_trained(checkpoint)
+    task = DepthTask.load_from_checkpoint(checkpoint, weights_only=True, map_location="cpu").eval()
+    image = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        assert torch.equal(trained.network(image), task.network(image))
+    assert not trained.network.training
+    assert trained.checkpoint == checkpoint
+
+
+def test_the_score_is_that_of_the_run(checkpoint):
+    summary = json.loads((checkpoint.parents[1] / "summary.json").read_text())
+    trained = load_trained(checkpoint.parent / summary["best_checkpoint"].rsplit("/")[-1])
+    found = trained.evaluator()(trained.network)
+    # Training keeps images in channels-last memory, where convolutions add in another order.
+    assert found["abs_rel"] == pytest.approx(summary["metrics"]["val/abs_rel"], rel=1e-4)
+
+
+def test_a_part_of_the_split_is_spread_over_its_batches(checkpoint):
+    trained = load_trained(checkpoint)  # five images, two a batch
+    first = {
+        count: [int(batch.sample_index[0]) for batch in trained.evaluator(count).batches] for count in (None, 1, 4, 99)
+    }
+    assert first == {None: [0, 2, 4], 1: [0], 4: [0, 4], 99: [0, 2, 4]}
+
+
+def test_calibration_images_are_spread_over_the_training_split(checkpoint):
+    trained = load_trained(checkpoint)
+    found = trained.calibration_images(4)
+    assert [len(batch) for batch in found] == [2, 2]
+    view = trained.datamodule.evaluation_view("train")
+    assert torch.equal(torch.cat(found), torch.stack([view[index].image for index in (0, 2, 5, 7)]))
+    assert sum(len(batch) for batch in trained.calibration_images(99)) == 8
+
+
+def test_a_calibration_set_of_the_config_is_used_whole(checkpoint):
+    overrides = ["--data.calibration", "SyntheticDepth", "--data.calibration.length", "3"]
+    trained = load_trained(checkpoint, overrides=[*overrides, "--data.calibration.size", "[32,64]"])
+    assert sum(len(batch) for batch in trained.calibration_images(2)) == 3
+
+
+def test_options_change_the_config(checkpoint):
+    trained = load_trained(checkpoint, overrides=["--data.batch_size", "5", "--data.val.init_args.seed", "7"])
+    (batch,) = trained.evaluator().batches
+    expected = SyntheticDepth(5, (32, 64), seed=7)[0].depth_m
+    torch.testing.assert_close(batch.depth_m[0], expected)
+
+
+def test_another_config_may_be_named(checkpoint, tmp_path):
+    moved = tmp_path / "moved.ckpt"
+    shutil.copy(checkpoint, moved)
+    with pytest.raises(ConfigError, match=r"moved\.ckpt does not lie in a run folder with a config\.yaml"):
+        load_trained(moved)
+    assert load_trained(moved, checkpoint.parents[1] / "config.yaml").checkpoint == moved
+
+
+def test_a_missing_checkpoint_names_those_that_are_there(checkpoint):
+    with pytest.raises(ConfigError, match=r"lst\.ckpt: no such checkpoint; .* there is epoch000.*last\.ckpt"):
+        load_trained(checkpoint.with_name("lst.ckpt"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "no weights"])
+def test_a_damaged_checkpoint(copied, damage):
+    if damage == "cut":
+        copied.write_bytes(copied.read_bytes()[: copied.stat().st_size // 2])
+    elif damage == "text":
+        copied.write_text("hello")
+    else:
+        torch.save({"epoch": 1}, copied)
+    with pytest.raises(ConfigError, match=r"last\.ckpt cannot be read as a checkpoint \(.*\): is it truncated\?"):
+        load_trained(copied)
+
+
+def test_a_checkpoint_of_another_network(checkpoint):
+    with pytest.raises(ConfigError, match=r"last\.ckpt is of another network than .*config\.yaml describes: Missing"):
+        load_trained(checkpoint, overrides=[ENCODER, "mobilenetv3_small_050"])
+    with pytest.raises(ConfigError, match=r"another network than .*config\.yaml describes: size mismatch"):
+        load_trained(checkpoint, overrides=["--model.init_args.network.init_args.decoder_channels", "[16,8,8,8,8]"])
+
+
+def test_a_config_without_a_depth_net(checkpoint, tmp_path):
+    config = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text())
+    del config["model"]
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=r"data\.yaml describes no task with a DepthNet"):
+        load_trained(checkpoint, tmp_path / "data.yaml")
+
+
+def test_an_image_size_that_does_not_fit(checkpoint):
+    with pytest.raises(ConfigError, match="image size 48 x 64"):
+        load_trained(checkpoint, overrides=["--data.image_size", "[48,64]"])
+
+
+def test_options_of_a_tool():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options, rest = parser.parse_known_args(["--checkpoint", "a.ckpt", "--data.root", "somewhere"])
+    assert (options.checkpoint.name, options.config, rest) == ("a.ckpt", None, ["--data.root", "somewhere"])
