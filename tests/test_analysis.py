@@ -17,15 +17,20 @@ from depth_distill.quantization.insert import quantizers
 ENCODER = "--model.init_args.network.init_args.encoder"
 
 
-@pytest.fixture
-def prepare(trained_checkpoint, tmp_path):
+@pytest.fixture(scope="module")
+def prepare(trained_checkpoint):
     def run(*words):
         parser = argparse.ArgumentParser()
         analysis.add_arguments(parser)
-        words = ["--checkpoint", str(trained_checkpoint), "--calibration-images", "4", "--out", str(tmp_path), *words]
+        words = ["--checkpoint", str(trained_checkpoint), "--calibration-images", "4", "--out", "unused", *words]
         return analysis.quantize_run(*parser.parse_known_args(words))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def stressed(prepare):
+    return prepare("--stress", "1.5")
 
 
 def test_a_run_is_folded_quantized_and_scored_against_its_float_network(prepare):
@@ -40,8 +45,8 @@ def test_a_run_is_folded_quantized_and_scored_against_its_float_network(prepare)
     assert run.evaluator(run.quantized)["drift_mm"] > 0
 
 
-def test_stress_hurts_the_integers_and_not_the_function(prepare):
-    plain, stressed = prepare(), prepare("--stress", "1.5")
+def test_stress_hurts_the_integers_and_not_the_function(prepare, stressed):
+    plain = prepare()
     assert stressed.title == "small, per-tensor-minmax, stressed by 1.5"
     exact = plain.evaluator(plain.graph_module)["abs_rel"]
     assert plain.evaluator(stressed.graph_module)["abs_rel"] == pytest.approx(exact, rel=1e-4)
@@ -49,8 +54,8 @@ def test_stress_hurts_the_integers_and_not_the_function(prepare):
     assert drifts[1] > 1.5 * drifts[0]
 
 
-def test_equalization_is_shown_and_takes_stress_back(prepare, capsys):
-    stressed, equalized = prepare("--stress", "1.5"), prepare("--stress", "1.5", "--equalize")
+def test_equalization_is_shown_and_takes_stress_back(prepare, stressed, capsys):
+    equalized = prepare("--stress", "1.5", "--equalize")
     assert equalized.title == "small, per-tensor-minmax, stressed by 1.5, equalized"
     assert "decoder.blocks" in capsys.readouterr().out
     drifts = [run.evaluator(run.quantized)["drift_mm"] for run in (stressed, equalized)]

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,13 +130,14 @@ def test_a_checkpoint_loads_without_the_command_line(fitted):
     assert task.network.predict_depth(torch.zeros(1, 3, 32, 64)).shape == (1, 1, 32, 64)
 
 
-def test_resuming_continues_in_the_same_folder_and_keeps_the_log(fitted, capsys):
-    last = fitted / "checkpoints" / "last.ckpt"
-    code = main(["fit", "--config", str(fitted / "config.yaml"), "--ckpt_path", str(last), "--trainer.max_epochs", "3"])
+def test_resuming_continues_in_the_same_folder_and_keeps_the_log(fitted, tmp_path):
+    run = shutil.copytree(fitted, tmp_path / "run")
+    last = run / "checkpoints" / "last.ckpt"
+    code = main(["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(last), "--trainer.max_epochs", "3"])
     assert code == 0
-    assert json.loads((fitted / "summary.json").read_text())["epochs"] == 3
-    assert (fitted / "metrics.1.csv").is_file()
-    assert (fitted / "metrics.csv").is_file()
+    assert json.loads((run / "summary.json").read_text())["epochs"] == 3
+    assert (run / "metrics.1.csv").is_file()
+    assert (run / "metrics.csv").is_file()
 
 
 def test_the_same_seed_gives_the_same_numbers(config, fitted, tmp_path):

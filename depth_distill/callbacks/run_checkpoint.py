@@ -17,4 +17,5 @@ class RunCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.save_last and self._should_save_on_exception(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if self.last_model_path:
             rank_zero_info(f"saved {self.last_model_path}; to go on from there, give it to fit as --ckpt_path")

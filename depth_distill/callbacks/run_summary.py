@@ -46,6 +46,11 @@ class RunSummary(Callback):
         self._fit_started = time.monotonic()
 
     @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed in the middle of an epoch does not start that epoch again.
+        self._epoch_started = time.monotonic()
+
+    @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_started = time.monotonic()
 
@@ -99,7 +104,8 @@ class RunSummary(Callback):
             "metrics": {name: round(value, 6) for name, value in sorted(metrics.items())},
             "protocol": trainer.lightning_module.val_metrics.protocol,  # type: ignore[union-attr]
             "best_checkpoint": getattr(checkpoint, "best_model_path", "") or None,
-            "epochs": trainer.fit_loop.epoch_progress.current.processed,
+            # current_epoch lags behind until fit ends; .ready would, after a resume in the middle of an epoch.
+            "epochs": trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
             "steps": trainer.global_step,
             "wall_s": round(self._wall_s_so_far(), 1),
             "train_images_per_s": round(self.images_per_s, 2),

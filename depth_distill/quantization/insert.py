@@ -101,6 +101,30 @@ def fake_quantize(
     return quantized
 
 
+def float_network(quantized: fx.GraphModule) -> fx.GraphModule:
+    """A copy without quantizers: what a tool chain that quantizes by itself is given.
+
+    Modules, names, weights and biases are those of ``quantized`` as they are now, so that what a pass did to them
+    (bias correction, adaptive rounding, training) reaches the file.
+    """
+    plain = copy.deepcopy(quantized)
+    modules = dict(plain.named_modules())
+    for node in list(plain.graph.nodes):
+        if node.op == "call_module" and isinstance(modules[str(node.target)], FakeQuantizer):
+            node.replace_all_uses_with(node.args[0])
+            plain.graph.erase_node(node)
+    float_types = {quantized_type: float_type for float_type, quantized_type in QUANTIZED_LAYERS.items()}
+    for module in modules.values():
+        if isinstance(module, QuantizedLayer):
+            delattr(module, _WEIGHT)
+            module.__dict__.pop("inputs", None)
+            module.__class__ = float_types[type(module)]  # type: ignore[assignment]
+    plain.delete_all_unused_submodules()
+    plain.graph.lint()
+    plain.recompile()
+    return plain
+
+
 def quantizers(model: nn.Module) -> dict[str, FakeQuantizer]:
     """The quantizers inside a model by the name of their site."""
     return {module.site: module for module in model.modules() if isinstance(module, FakeQuantizer)}

@@ -40,8 +40,7 @@ class Replay:
             if isinstance(module, FakeQuantizer):
                 self._nodes.setdefault(module.site, []).append(node)
             elif isinstance(module, QuantizedLayer):
-                for each in (module.weight_quantizer, *module.inputs):  # the bias follows the input's scale
-                    self._nodes.setdefault(each.site, []).append(node)
+                self._nodes.setdefault(module.weight_quantizer.site, []).append(node)
 
     def switch_on(self, sites: Collection[str]) -> None:
         """Switch these quantizers on, and all others off."""

@@ -1,7 +1,7 @@
 """A network, data and a trainer that fit in seconds: what the callbacks are tested on."""
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.optim import AdamW
 
 from depth_distill.data import DepthDataModule
@@ -11,6 +11,17 @@ from depth_distill.tasks import DepthTask
 from tests.data.constant_depth import ConstantDepth
 
 STEPS_AN_EPOCH = 4
+
+
+class FailAt(Callback):
+    """Raise after a step, as a bad file would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            raise ValueError("my_data/rgb/0001.jpg: no such file")
 
 
 def task():

@@ -2,12 +2,13 @@
 
 import json
 import math
+import time
 
 import pytest
 import torch
 
 from depth_distill.callbacks import RunCheckpoint, RunSummary
-from tests.callbacks.small_run import datamodule, task, trainer
+from tests.callbacks.small_run import FailAt, datamodule, task, trainer
 
 
 def summary_file(folder):
@@ -48,14 +49,19 @@ def test_it_is_written_after_every_epoch_and_names_the_best_checkpoint(tmp_path)
     assert records[1]["best_checkpoint"].endswith("epoch=0-step=4.ckpt")
 
 
-def test_times_and_counts_go_on_after_a_resume(tmp_path):
-    checkpoint = RunCheckpoint(tmp_path, save_last=True)
+@pytest.mark.parametrize("step", [4, 6], ids=["after an epoch", "in mid-epoch"])
+def test_times_and_counts_go_on_after_a_resume(tmp_path, step):
+    checkpoint = RunCheckpoint(tmp_path, save_last=True, save_on_exception=True)
     first = RunSummary(epoch_lines=False)
-    trainer(tmp_path, first, checkpoint, enable_checkpointing=True).fit(task(), datamodule())
+    with pytest.raises(ValueError, match="no such file"):
+        trainer(tmp_path, first, FailAt(step), checkpoint, epochs=3, enable_checkpointing=True).fit(
+            task(), datamodule()
+        )
     second = RunSummary(epoch_lines=False)
     run = trainer(tmp_path, second, epochs=3)
+    started = time.monotonic()
     run.fit(task(), datamodule(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert second.train_s > first.train_s
+    assert first.train_s < second.train_s < first.train_s + time.monotonic() - started
     assert second.images_per_s * second.train_s == pytest.approx(3 * 16)
     assert summary_file(tmp_path)["epochs"] == 3
     assert summary_file(tmp_path)["wall_s"] >= round(first.train_s, 1)

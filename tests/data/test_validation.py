@@ -188,7 +188,9 @@ def test_table(tmp_path):
 
 
 def test_table_fits_80_columns():
-    report = DatasetReport(76000, {(256, 192): 75000, (640, 480): 1000}, 0.801, 1.829, 83.975, 0.889, 1.0, (), False, None)
+    report = DatasetReport(
+        76000, {(256, 192): 75000, (640, 480): 1000}, 0.801, 1.829, 83.975, 0.889, 1.0, (), False, None
+    )
     lines = rendered({"train": report}, width=80).splitlines()[-5:-1]
     assert all(word in lines[0] for word in ("train", "76000", "256 x 192", "1.829", "83.975", "88.9%", "100.0%"))
     assert [line.strip(" │") for line in lines[1:]] == ["(75000)", "640 x 480", "(1000)"]

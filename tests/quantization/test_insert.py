@@ -13,6 +13,7 @@ from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
 from depth_distill.quantization.insert import (
     fake_quantize,
+    float_network,
     placement,
     quantizers,
     requantize_moves,
@@ -290,3 +291,22 @@ def test_every_convolution_of_a_depth_net_is_rounded_once(encoder):
     for node in graph_module.graph.nodes:
         if node.target in (torch.cat,):
             assert node.name in rounded
+
+
+def test_the_float_network_is_the_one_that_was_quantized():
+    network = trace(Net())
+    quantized = fake_quantize(network, TARGET)
+    plain = float_network(quantized)
+    image = torch.randn(2, 3, 8, 8)
+    assert torch.equal(plain(image), network(image))
+    assert plain.state_dict().keys() == network.state_dict().keys()
+    assert not quantizers(plain)
+    assert {type(module) for module in plain.modules() if hasattr(module, "weight")} == {nn.Conv2d}
+    assert quantizers(quantized)
+
+
+def test_the_float_network_has_the_weights_as_they_are_now():
+    quantized = fake_quantize(trace(Net()), TARGET)
+    with torch.no_grad():
+        quantized.get_submodule("head").bias.add_(0.25)
+    assert torch.equal(float_network(quantized).get_submodule("head").bias, quantized.get_submodule("head").bias)
