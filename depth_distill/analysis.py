@@ -15,7 +15,7 @@ from depth_distill.atomic import write_json
 from depth_distill.errors import user_error
 from depth_distill.evaluation import Evaluator
 from depth_distill.pictures import save_figure
-from depth_distill.quantization.equalize import equalize
+from depth_distill.quantization.equalize import channel_ranges, equalize
 from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
 from depth_distill.quantization.ptq import quantize_post_training
@@ -70,15 +70,15 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
     run = trained.load_trained(options.checkpoint, options.config, overrides)
     graph_module = fold(trace(run.network))
     title = f"{options.checkpoint.absolute().parent.parent.name}, {target.name}"
+    calibration = run.calibration_images(options.calibration_images)
     if options.stress is not None:
         graph_module = stress(graph_module, options.stress).graph_module
         title += f", stressed by {options.stress:g}"
     if options.equalize:
-        equalization = equalize(graph_module)
+        equalization = equalize(graph_module, channel_ranges(graph_module, calibration))
         Console().print(equalization.report.table())
         graph_module = equalization.graph_module
         title += ", equalized"
-    calibration = run.calibration_images(options.calibration_images)
     quantized = quantize_post_training(graph_module, target, calibration)
     evaluator = run.evaluator(options.images, reference=graph_module)
     return QuantizedRun(graph_module, quantized, target, evaluator, calibration, title)

@@ -19,11 +19,11 @@ from depth_distill.runs import CONFIG_FILE, require_checkpoint, resumed_run_fold
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network in evaluation mode, and the data module of its run."""
+    """A network in evaluation mode, the data module of its run, and the depth bands of its metrics."""
 
     network: DepthNet
     datamodule: DepthDataModule
-    checkpoint: Path
+    bands_m: Sequence[tuple[float, float]]
 
     def calibration_images(self, count: int | None = None) -> list[Tensor]:
         """Batches of calibration images, ``(B, 3, H, W)``.
@@ -42,7 +42,7 @@ class TrainedNetwork:
         if images is not None:
             count = max(1, min(len(batches), round(images / self.datamodule.batch_size)))
             batches = [batches[round(i * (len(batches) - 1) / max(count - 1, 1))] for i in range(count)]
-        return Evaluator(batches, self.network.codec, reference=reference)
+        return Evaluator(batches, self.network.codec, self.bands_m, reference)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,13 +70,14 @@ def load_trained(checkpoint: Path, config: Path | None = None, overrides: Sequen
         raise ConfigError(f"{checkpoint} does not lie in a run folder with a {CONFIG_FILE}: give its config as well")
     config = config or Path(str(folder)) / CONFIG_FILE
     cli = build_cli(DataCLI, ["--config", str(config), *overrides], run=False)
-    network: Any = getattr(cli.model, "network", None)
-    if not isinstance(network, DepthNet):
+    task: Any = cli.model
+    if not isinstance(getattr(task, "network", None), DepthNet):
         raise ConfigError(f"{config} describes no task with a DepthNet as its network")
+    network = task.network
     _load(network, checkpoint, config)
     network.check_image_size(*cli.datamodule.image_size)
     cli.datamodule.setup("validate")
-    return TrainedNetwork(network.eval(), cli.datamodule, checkpoint)
+    return TrainedNetwork(network.eval(), cli.datamodule, task.val_metrics.bands_m)
 
 
 def _load(network: DepthNet, checkpoint: Path, config: Path) -> None:

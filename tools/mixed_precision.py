@@ -16,6 +16,7 @@ from rich.console import Console
 
 from depth_distill import analysis
 from depth_distill.charts import size_curve
+from depth_distill.errors import ConfigError
 from depth_distill.quantization.mixed_precision import (
     MixedNetwork,
     check_wide_format,
@@ -40,6 +41,8 @@ def main(args: Sequence[str] | None = None) -> int:
     console = Console()
 
     def work() -> None:
+        if not options.target_abs_rel > 0:
+            raise ConfigError(f"--target-abs-rel must be positive, received {options.target_abs_rel}")
         check_wide_format(load_target(options.target), options.wide)  # before any work
         run = analysis.quantize_run(options, overrides)
         unfinished = options.out / "unfinished"

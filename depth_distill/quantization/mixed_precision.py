@@ -161,6 +161,9 @@ def search_mixed_precision(
     (``increase``), until the target is reached; then each chosen layer, the one that gained least first, is put back
     to INT8 if the target still holds. The network is calibrated and evaluated anew after every change.
 
+    The curve also has the first 1, 2, 4, 8, ... and all layers of that order. Where FP32 itself misses the target, no
+    set is searched.
+
     This is a greedy search: smaller sets may exist that no single exchange leads to.
 
     Args:
@@ -193,7 +196,9 @@ def search_mixed_precision(
 
     ranked = [each.name for each in sorted(sensitivity.layers, key=lambda each: (-each.relief, -each.increase))]
     found = assess([])
-    for count in range(1, len(ranked) + 1):
+    # Where FP32 itself misses the target, no layer helps.
+    in_reach = len(ranked) if sensitivity.float_metrics["abs_rel"] <= target_abs_rel else 0
+    for count in range(1, in_reach + 1):
         if found.abs_rel <= target_abs_rel:
             break
         found = assess(ranked[:count])
@@ -205,6 +210,8 @@ def search_mixed_precision(
     else:
         found = min(seen.values(), key=lambda each: each.abs_rel)
     every = [each.name for each in operators if each.is_layer]
+    for count in [2**power for power in range(len(every).bit_length())] + [len(every)]:
+        assess(ranked[:count])  # the curve beyond what was searched
     return MixedPrecision(
         wide,
         target_abs_rel,

@@ -65,7 +65,7 @@ def find_sigma(
     loss_ratio: Callable[[fx.GraphModule], float],
     wanted: float,
     seed: int = 0,
-    tolerance: float = 0.05,
+    tolerance: float = 0.02,
     max_trials: int = 12,
 ) -> float:
     """The sigma whose stressed network loses as much by quantization as is wanted, by bisection.
