@@ -1,7 +1,7 @@
 """What the analysis tools start from: a trained network, quantized for a target, and what to score it on."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from torch import Tensor, fx
 
 from depth_distill import trained
 from depth_distill.atomic import write_json
-from depth_distill.errors import user_error
 from depth_distill.evaluation import Evaluator
 from depth_distill.pictures import save_figure
 from depth_distill.quantization.equalize import channel_ranges, equalize
@@ -93,18 +92,3 @@ def report(out: Path, name: str, values: dict[str, object], table: Table, figure
     write_json(out / f"{name}.json", values)
     save_figure(figure, out / f"{name}.png")
     console.print(f"written  {out / name}.json, {out / name}.png", soft_wrap=True, highlight=False)
-
-
-def exit_code(run: Callable[[], None]) -> int:
-    """Run a tool's work: 0, or 2 with a message where it is the user's to mend."""
-    try:
-        run()
-    except ValueError as error:
-        cause = user_error(error)
-        if cause is None:
-            raise
-        # From a loader worker the message arrives below the worker's traceback.
-        message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
-        Console(stderr=True).print(f"error: {message}", soft_wrap=True, highlight=False, markup=False)
-        return 2
-    return 0

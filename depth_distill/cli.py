@@ -5,7 +5,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -227,10 +227,13 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     for message in BESIDE_THE_POINT:
         warnings.filterwarnings("ignore", message)
+    return exit_code(lambda: _run(words))
+
+
+def exit_code(run: Callable[[], int | None]) -> int:
+    """What ``run`` returns, 0 for None; or 2, with a message, where it fails by something that a person can mend."""
     try:
-        if words[:1] == ["validate-data"]:
-            return validate_data(words[1:])
-        build_cli(DepthCLI, words, run=True)
+        return run() or 0
     except ValueError as error:
         cause = _user_error(error)
         if cause is None:
@@ -239,11 +242,17 @@ def main(args: Sequence[str] | None = None) -> int:
         message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
         Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
         return 2
-    return 0
+
+
+def _run(words: Sequence[str]) -> int | None:
+    if words[:1] == ["validate-data"]:
+        return validate_data(words[1:])
+    build_cli(DepthCLI, words, run=True)
+    return None
 
 
 def _user_error(error: BaseException | None) -> UserError | None:
-    """The error that a person can mend: jsonargparse raises its own from it where it builds what a config names."""
+    """Jsonargparse raises an error of its own from ours where it builds what a config names."""
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__ or error.__context__
     return error

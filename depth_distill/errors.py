@@ -14,10 +14,3 @@ class DataError(UserError):
 
 class ConfigError(UserError):
     """A configuration that cannot work."""
-
-
-def user_error(error: BaseException | None) -> UserError | None:
-    """The error that a person can mend: jsonargparse raises its own from it where it builds what a config names."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error

@@ -1,4 +1,4 @@
-"""quantize_run prepares what its options say, report writes what it is given, exit_code tells whose fault it is."""
+"""quantize_run prepares what its options say, report writes what it is given."""
 
 import argparse
 import json
@@ -11,7 +11,8 @@ from rich.table import Table
 from torch import nn
 
 from depth_distill import analysis
-from depth_distill.errors import ConfigError, DataError
+from depth_distill.cli import exit_code
+from depth_distill.errors import ConfigError
 from depth_distill.quantization.insert import quantizers
 
 ENCODER = "--model.init_args.network.init_args.encoder"
@@ -90,50 +91,6 @@ def test_a_report_is_printed_and_written(tmp_path, capsys):
     assert f"written  {tmp_path / 'new' / 'found'}.json, {tmp_path / 'new' / 'found'}.png" in printed
 
 
-def test_success_is_zero():
-    assert analysis.exit_code(lambda: None) == 0
-
-
-@pytest.mark.parametrize("kind", [ConfigError, DataError])
-def test_what_a_person_can_mend_is_a_message_and_two(kind, capsys):
-    def work():
-        raise kind("depth/0001.png: [bold] is missing")
-
-    assert analysis.exit_code(work) == 2
-    assert capsys.readouterr().err == "error: depth/0001.png: [bold] is missing\n"
-
-
-def test_behind_other_errors_it_is_found_too(capsys):
-    def work():
-        try:
-            raise ConfigError("the cause")
-        except ConfigError as error:
-            raise ValueError("what jsonargparse makes of it") from error
-
-    assert analysis.exit_code(work) == 2
-    assert capsys.readouterr().err == "error: the cause\n"
-
-
-def test_a_message_from_a_loader_worker_comes_without_its_traceback(capsys):
-    def work():
-        raise DataError(
-            "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-            '  File "reading.py"\ndepth_distill.errors.DataError: rgb/0001.png is missing\n'
-        )
-
-    assert analysis.exit_code(work) == 2
-    assert capsys.readouterr().err == "error: rgb/0001.png is missing\n"
-
-
-@pytest.mark.parametrize("error", [ValueError("ours"), RuntimeError("torch's")])
-def test_what_is_our_fault_is_raised(error):
-    def work():
-        raise error
-
-    with pytest.raises(type(error), match=str(error)):
-        analysis.exit_code(work)
-
-
 def test_a_config_that_cannot_be_built_is_the_persons_to_mend(prepare, capsys):
-    assert analysis.exit_code(lambda: prepare(ENCODER, "resnet81")) == 2
+    assert exit_code(lambda: prepare(ENCODER, "resnet81")) == 2
     assert capsys.readouterr().err.startswith("error: timm has no encoder 'resnet81'; the nearest names are")

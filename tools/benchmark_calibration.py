@@ -20,8 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from depth_distill import analysis
 from depth_distill.atomic import write_json
+from depth_distill.cli import exit_code
 from depth_distill.export.float_onnx import export_float
 from depth_distill.export.vendor_ptq import vendor_ptq
 from depth_distill.quantization.calibrate import calibrate
@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--worker", choices=TOOLS, help=argparse.SUPPRESS)
     options, overrides = parser.parse_known_args(args)
     if options.worker:
-        return analysis.exit_code(lambda: _measure(options, overrides))
+        return exit_code(lambda: _measure(options, overrides))
 
     table = Table(title="Peak resident memory of a process that calibrates [MB]")
     table.add_column("")

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from depth_distill import analysis
 from depth_distill.atomic import write_json
+from depth_distill.cli import exit_code
 from depth_distill.evaluation import Evaluator
 from depth_distill.quantization.insert import quantizers
 from depth_distill.quantization.operators import npu_operators
@@ -29,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     analysis.add_arguments(parser)
     options, overrides = parser.parse_known_args(args)
-    return analysis.exit_code(lambda: _work(options, overrides))
+    return exit_code(lambda: _work(options, overrides))
 
 
 def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:

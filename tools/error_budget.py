@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from depth_distill import analysis
 from depth_distill.charts import paired_bars
+from depth_distill.cli import exit_code
 from depth_distill.quantization.error_budget import error_budget
 
 
@@ -34,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
         values = {"title": run.title, "protocol": run.evaluator.protocol, **budget.to_dict()}
         analysis.report(options.out, "error_budget", values, budget.table(title), figure)
 
-    return analysis.exit_code(work)
+    return exit_code(work)
 
 
 if __name__ == "__main__":

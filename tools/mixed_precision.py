@@ -16,6 +16,7 @@ from rich.console import Console
 
 from depth_distill import analysis
 from depth_distill.charts import size_curve
+from depth_distill.cli import exit_code
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.mixed_precision import (
     MixedNetwork,
@@ -87,7 +88,7 @@ def main(args: Sequence[str] | None = None) -> int:
         analysis.report(options.out, "mixed_precision", values, found.table(title), figure)
         shutil.rmtree(unfinished)
 
-    return analysis.exit_code(work)
+    return exit_code(work)
 
 
 if __name__ == "__main__":

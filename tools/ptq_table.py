@@ -25,8 +25,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, fx
 
-from depth_distill import analysis
 from depth_distill.atomic import atomic_path, write_json
+from depth_distill.cli import exit_code
 from depth_distill.export.float_onnx import export_float
 from depth_distill.export.parity import share_within_one_step
 from depth_distill.export.qdq import export_qdq
@@ -169,7 +169,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--reconstruction-images", type=int, default=64, help="for bias correction and rounding")
     parser.add_argument("--out", type=Path, required=True, help="folder for JSON, Markdown and picture")
     options, overrides = parser.parse_known_args(args)
-    return analysis.exit_code(lambda: _work(options, overrides, Console()))
+    return exit_code(lambda: _work(options, overrides, Console()))
 
 
 def _work(options: argparse.Namespace, overrides: Sequence[str], console: Console) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from depth_distill import analysis
 from depth_distill.charts import paired_bars
+from depth_distill.cli import exit_code
 from depth_distill.quantization.sensitivity import FastSensitivity, fast_sensitivity, sensitivity
 
 
@@ -31,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> int:
         run = analysis.quantize_run(options, overrides)
         (_fast if options.fast else _exact)(run, options.out)
 
-    return analysis.exit_code(work)
+    return exit_code(work)
 
 
 def _exact(run: analysis.QuantizedRun, out: Path) -> None:

@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from typing_extensions import override
@@ -110,6 +111,7 @@ class RunSummary(Callback):
             "wall_s": round(self._wall_s_so_far(), 1),
             "train_images_per_s": round(self.images_per_s, 2),
             "seed": trainer.datamodule.seed,  # type: ignore[attr-defined]
+            "threads": torch.get_num_threads(),  # sums are split among them, so the last digits depend on it
             "versions": {"depth-distill": __version__} | {name: version(name) for name in VERSIONED},
         }
 

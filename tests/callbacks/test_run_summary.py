@@ -25,6 +25,7 @@ def test_the_record_of_a_run(tmp_path):
     assert record["protocol"] == "per-image mean, depth 0.5-15 m"
     assert record["best_checkpoint"] is None  # nothing keeps checkpoints here
     assert record["metrics"]["val/abs_rel"] == pytest.approx(run.callback_metrics["val/abs_rel"].item(), abs=1e-6)
+    assert record["threads"] == torch.get_num_threads()
     assert record["versions"]["torch"] == torch.__version__.split("+")[0]
     assert 0 < summary.train_s < record["wall_s"] + 0.1  # wall time is rounded to 0.1 s
     assert summary.images_per_s * summary.train_s == pytest.approx(2 * 16)
