@@ -161,8 +161,7 @@ def search_mixed_precision(
     (``increase``), until the target is reached; then each chosen layer, the one that gained least first, is put back
     to INT8 if the target still holds. The network is calibrated and evaluated anew after every change.
 
-    The curve also has the first 1, 2, 4, 8, ... and all layers of that order. Where FP32 itself misses the target, no
-    set is searched.
+    The curve also has the first 1, 2, 4, 8, ... and all layers of that order.
 
     This is a greedy search: smaller sets may exist that no single exchange leads to.
 
@@ -196,9 +195,7 @@ def search_mixed_precision(
 
     ranked = [each.name for each in sorted(sensitivity.layers, key=lambda each: (-each.relief, -each.increase))]
     found = assess([])
-    # Where FP32 itself misses the target, no layer helps.
-    in_reach = len(ranked) if sensitivity.float_metrics["abs_rel"] <= target_abs_rel else 0
-    for count in range(1, in_reach + 1):
+    for count in range(1, len(ranked) + 1):
         if found.abs_rel <= target_abs_rel:
             break
         found = assess(ranked[:count])

@@ -1,9 +1,11 @@
 """Adaptive rounding: weights on the same grid, layers nearer to the float ones, and nothing else changes."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from depth_distill.errors import ConfigError
@@ -56,11 +58,13 @@ class Single(nn.Module):
         return self.activation(self.layer(x))
 
 
-def images(channels=3, size=16, batch=16, seed=1):
-    """Channels are correlated, as in any trained network: independent ones leave nothing to gain from rounding."""
+def images(channels=3, batch=16, seed=1):
+    """16 x 16, with channels and neighbours correlated as in photographs: white noise leaves little to gain."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(channels, channels, generator=torch.Generator().manual_seed(0)) + 1
-    return torch.einsum("ij,bjhw->bihw", mixing, torch.randn(batch, channels, size, size, generator=generator))
+    smooth = F.interpolate(torch.randn(batch, channels, 4, 4, generator=generator), scale_factor=4, mode="bilinear")
+    noise = torch.randn(batch, channels, 16, 16, generator=generator)
+    return torch.einsum("ij,bjhw->bihw", mixing, smooth + 0.1 * noise)
 
 
 def target_with(bits="int8", granularity="per_tensor", power_of_two=False):
@@ -109,7 +113,7 @@ def error(reference, network, values):
 def test_weights_are_on_their_grid_and_the_scales_do_not_move(granularity):
     graph_module = trace(Net())
     quantized = quantize_post_training(graph_module, target_with(granularity=granularity), [images()], progress=False)
-    rounded = adaround(graph_module, quantized, [images()], iterations=100, progress=False)
+    rounded = adaround(graph_module, quantized, [images()], iterations=30, progress=False)
     assert_on_the_same_grid(rounded, quantized)
     assert set(quantized_layers(rounded)) == set(LAYERS)
 
@@ -180,37 +184,41 @@ def test_errors_that_the_activation_hides_do_not_count(activation):
     assert error(graph_module, rounded, images(8, seed=2)) < error(graph_module, quantized, images(8, seed=2))
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "mobilenetv2_100"])
-def test_it_helps_a_depth_network(encoder):
-    graph_module = folded_depth_net(encoder).float()
+def test_it_helps_a_depth_network():
+    graph_module = copy.deepcopy(folded_depth_net("mobilenetv2_100")).float()
     batches = list(image(batch=8).float().split(4))
     quantized = weights_only(graph_module)
-    rounded = adaround(graph_module, quantized, batches, iterations=30, progress=False)
+    rounded = adaround(graph_module, quantized, batches, iterations=20, progress=False)
     assert sqnr_db(graph_module, rounded, batches[0]) > sqnr_db(graph_module, quantized, batches[0]) + 1
 
 
 def test_a_tool_chain_that_quantizes_the_float_file_keeps_the_roundings():
     graph_module = trace(Net())
     quantized = quantize_post_training(graph_module, TARGET, [images()], progress=False)
-    rounded = adaround(graph_module, quantized, [images()], iterations=100, progress=False)
+    rounded = adaround(graph_module, quantized, [images()], iterations=30, progress=False)
     again = quantize_post_training(float_network(rounded), TARGET, [images()], progress=False)
     set_enabled(again, False, kinds=["input", "activation", "output"])
     assert torch.equal(float_outputs(again, images()), float_outputs(float_network(rounded), images()))
 
 
 def test_it_makes_up_for_the_error_of_the_layers_before():
-    graph_module = trace(Net())
-    quantized = quantize_post_training(graph_module, TARGET, [images()], progress=False)
-    rounded = adaround(graph_module, quantized, images().split(8), progress=False)
+    """The quantized network's first layer is 2 % off, which rounding of the second can take back."""
+    torch.manual_seed(0)
+    graph_module = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)))
+    quantized = weights_only(graph_module)
+    with torch.no_grad():
+        for parameter in quantized.get_submodule("0").parameters(recurse=False):
+            parameter.mul_(1.02)
+    rounded = adaround(graph_module, quantized, [images()], progress=False)
     unseen = images(seed=2)
-    assert error(graph_module, rounded, unseen) < 0.9 * error(graph_module, quantized, unseen)
+    assert error(graph_module, rounded, unseen) < 0.5 * error(graph_module, quantized, unseen)
 
 
 def test_the_seed_decides():
     graph_module = trace(Net())
     quantized = quantize_post_training(graph_module, TARGET, [images()], progress=False)
     states = [
-        state_of(adaround(graph_module, quantized, [images()], iterations=40, seed=seed, progress=False))
+        state_of(adaround(graph_module, quantized, [images()], iterations=10, seed=seed, progress=False))
         for seed in (0, 0, 1)
     ]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
