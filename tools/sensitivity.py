@@ -61,7 +61,7 @@ def _fast(run: analysis.QuantizedRun, out: Path) -> None:
 
 
 def _fast_table(title: str, found: FastSensitivity) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, min_width=78)
     table.add_column("layer")
     table.add_column("SQNR [dB]", justify="right")
     for name, value in found.sqnr_db.items():

@@ -158,7 +158,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, s
         assert torch.equal(expected, actual), name
 
 
-def test_no_weight_is_lost_to_nan_when_a_batch_has_no_depth(tmp_path):
+def test_no_weight_is_lost_to_nan_when_a_batch_has_no_depth(tmp_path, monkeypatch):
+    monkeypatch.setattr("depth_distill.data.datamodule.check_scale", lambda *_: None)  # it refuses data like this
     fitted = task()
     trainer(tmp_path, epochs=1).fit(fitted, datamodule(train=ConstantDepth(8, depth_m=20.0), val=ConstantDepth(2)))
     assert all(math.isfinite(value.sum().item()) for value in fitted.state_dict().values())
