@@ -26,8 +26,8 @@ demo: $(STAMP) ## Train a small depth network on the built-in scenes (about 4 mi
 	$(BIN)/python -m depth_distill fit --config configs/quickstart.yaml --runs_dir $(RUNS)
 
 .PHONY: test
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run the tests, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .PHONY: lint
 lint: $(STAMP) ## ruff, mypy and the import contracts

@@ -54,4 +54,4 @@ def test_what_the_target_cannot_do_is_refused_before_any_work(run, tmp_path, cap
 
 def test_a_target_accuracy_that_makes_no_sense(run, capsys):
     assert run("--target-abs-rel", "0") == 2
-    assert "target_abs_rel must be positive, received 0.0" in capsys.readouterr().err
+    assert "target-abs-rel must be positive, received 0.0" in capsys.readouterr().err
