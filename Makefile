@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## Train a small depth network on the built-in scenes (about 4 minutes on 2 cores)
+demo: $(STAMP) ## Train a small depth network on the built-in scenes (4 to 10 minutes on 2 cores)
 	$(BIN)/python -m depth_distill fit --config configs/quickstart.yaml --runs_dir $(RUNS)
 
 .PHONY: test
