@@ -7,6 +7,7 @@ from depth_distill.losses.supervised import (
     L1Loss,
     LogL1Loss,
     MSELoss,
+    RelativeL1Loss,
     ScaleShiftInvariantLoss,
     SILogLoss,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "L1Loss",
     "LogL1Loss",
     "MSELoss",
+    "RelativeL1Loss",
     "SILogLoss",
     "ScaleShiftInvariantLoss",
 ]

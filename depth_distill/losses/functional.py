@@ -30,6 +30,12 @@ def log_l1(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
     return _image_mean(_log_error(prediction_m, target_m, valid).abs(), valid)
 
 
+def relative_l1(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
+    """Mean absolute error over depth, ``mean |p - t| / t``: the metric abs_rel itself, but for its depth cap."""
+    target_m = _filled(target_m, valid).clamp(min=_TINY)
+    return _image_mean((prediction_m - target_m).abs() / target_m, valid)
+
+
 def silog(prediction_m: Tensor, target_m: Tensor, valid: Tensor, variance_focus: float = 0.85) -> Tensor:
     """Scale-invariant log error, ``sqrt(mean d^2 - f (mean d)^2)`` with ``d = ln p - ln t``.
 

@@ -31,6 +31,14 @@ class LogL1Loss(nn.Module):
         return F.log_l1(prediction_m, target_m, valid)
 
 
+class RelativeL1Loss(nn.Module):
+    """:func:`~depth_distill.losses.functional.relative_l1`."""
+
+    def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
+        """A pure number."""
+        return F.relative_l1(prediction_m, target_m, valid)
+
+
 class SILogLoss(nn.Module):
     """:func:`~depth_distill.losses.functional.silog`."""
 

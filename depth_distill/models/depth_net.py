@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from depth_distill.errors import ConfigError
+from depth_distill.models.code_network import CodeNetwork
 from depth_distill.models.codecs import DepthCodec
 from depth_distill.models.decoder import Activation, Norm, UNetDecoder
 from depth_distill.models.encoder import build_encoder, feature_channels, feature_strides
@@ -13,8 +13,8 @@ from depth_distill.models.heads import HeadFactory, SingleHead
 from depth_distill.types import DepthRange
 
 
-class DepthNet(nn.Module):
-    """Monocular metric depth: an image in, codes out. What leaves ``forward`` is what leaves the NPU.
+class DepthNet(CodeNetwork):
+    """A :class:`~depth_distill.models.code_network.CodeNetwork` built from a timm encoder.
 
     ``torch.fx`` can trace it: there is no control flow on tensors between the image and the codes.
 
@@ -59,25 +59,3 @@ class DepthNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
         return self.head(self.decoder(self.encoder(image)))
-
-    def predict_depth(self, image: Tensor) -> Tensor:
-        """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``.
-
-        Raises:
-            ConfigError: height or width is not a multiple of the encoder's stride.
-        """
-        self.check_image_size(*image.shape[-2:])
-        return self.codec.decode(self(image).float())
-
-    def check_image_size(self, height: int, width: int) -> None:
-        """Refuse a size that the pyramid cannot be rebuilt from.
-
-        Raises:
-            ConfigError: height or width is not a multiple of the encoder's stride.
-        """
-        if height % self.stride or width % self.stride:
-            fits = [max(self.stride, round(side / self.stride) * self.stride) for side in (height, width)]
-            raise ConfigError(
-                f"image size {height} x {width} (H x W) does not fit this network: both must be multiples of its "
-                f"stride {self.stride}; the nearest size that fits is {fits[0]} x {fits[1]}"
-            )

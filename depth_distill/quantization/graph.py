@@ -23,9 +23,14 @@ class NetworkTracer(fx.Tracer):
 def trace(model: nn.Module) -> fx.GraphModule:
     """A graph of a copy of ``model`` in evaluation mode; the names of its leaf modules survive.
 
+    A graph is copied as it is, and so is that of a module which keeps one as ``graph``.
+
     Raises:
         torch.fx.proxy.TraceError: the network has control flow that depends on tensors.
     """
+    held = model if isinstance(model, fx.GraphModule) else getattr(model, "graph", None)
+    if isinstance(held, fx.GraphModule):
+        return copy.deepcopy(held).eval()
     model = copy.deepcopy(model).eval()
     graph = NetworkTracer().trace(model)
     return fx.GraphModule(model, graph, type(model).__name__)

@@ -1,6 +1,7 @@
 """LightningModules: what is trained, and on what loss."""
 
 from depth_distill.tasks.depth import DepthTask
+from depth_distill.tasks.metric_depth import MetricDepthTask
 from depth_distill.tasks.schedules import WarmupCosineLR
 
-__all__ = ["DepthTask", "WarmupCosineLR"]
+__all__ = ["DepthTask", "MetricDepthTask", "WarmupCosineLR"]

@@ -13,6 +13,7 @@ LOSSES = {
     "l1": F.masked_l1,
     "mse": F.masked_mse,
     "log_l1": F.log_l1,
+    "relative_l1": F.relative_l1,
     "silog": F.silog,
     "berhu": F.berhu,
     "gradient_log": F.gradient_matching,
@@ -44,6 +45,10 @@ def test_l1_and_mse_by_hand():
 
 def test_log_l1_by_hand():
     assert F.log_l1(*pair([1.0, 4.0], [2.0, 2.0])).item() == pytest.approx(math.log(2))
+
+
+def test_relative_l1_by_hand():
+    assert F.relative_l1(*pair([1.0, 5.0], [2.0, 4.0])).item() == pytest.approx((0.5 + 0.25) / 2)
 
 
 def test_silog_by_hand():

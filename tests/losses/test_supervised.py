@@ -13,6 +13,7 @@ from tests.losses.test_functional import maps
         (losses.L1Loss(), F.masked_l1(*maps())),
         (losses.MSELoss(), F.masked_mse(*maps())),
         (losses.LogL1Loss(), F.log_l1(*maps())),
+        (losses.RelativeL1Loss(), F.relative_l1(*maps())),
         (losses.SILogLoss(variance_focus=0.5), F.silog(*maps(), variance_focus=0.5)),
         (losses.BerHuLoss(threshold=0.4), F.berhu(*maps(), threshold=0.4)),
         (losses.GradientMatchingLoss(2, "linear"), F.gradient_matching(*maps(), scales=2, space="linear")),

@@ -1,0 +1,78 @@
+"""What every network is, whatever it is made of: an image in, codes out, and a codec that reads them."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, fx, nn
+
+from depth_distill.errors import ConfigError
+from depth_distill.models.codecs import DepthCodec
+from depth_distill.types import DepthRange
+
+
+class CodeNetwork(nn.Module, ABC):
+    """Monocular metric depth: an image in, codes out. What leaves ``forward`` is what leaves the NPU.
+
+    Attributes:
+        depth_range: nearest and farthest depth, spanned by the codes.
+        stride: what image height and width must be a multiple of.
+    """
+
+    depth_range: DepthRange
+    stride: int
+
+    @property
+    @abstractmethod
+    def codec(self) -> DepthCodec:
+        """What turns this network's codes into metres."""
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
+
+    def predict_depth(self, image: Tensor) -> Tensor:
+        """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``.
+
+        Raises:
+            ConfigError: height or width is not a multiple of the stride.
+        """
+        self.check_image_size(*image.shape[-2:])
+        return self.codec.decode(self(image).float())
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Refuse a size that the pyramid cannot be rebuilt from.
+
+        Raises:
+            ConfigError: height or width is not a multiple of the stride.
+        """
+        if height % self.stride or width % self.stride:
+            fits = [max(self.stride, round(side / self.stride) * self.stride) for side in (height, width)]
+            raise ConfigError(
+                f"image size {height} x {width} (H x W) does not fit this network: both must be multiples of its "
+                f"stride {self.stride}; the nearest size that fits is {fits[0]} x {fits[1]}"
+            )
+
+
+class GraphNetwork(CodeNetwork):
+    """A network as a graph, which the passes of ``quantization`` have edited.
+
+    Args:
+        graph: image to codes.
+        source: the network that the graph was traced from; its codec, depth range and stride are taken over.
+    """
+
+    def __init__(self, graph: fx.GraphModule, source: CodeNetwork) -> None:
+        super().__init__()
+        self.graph = graph
+        self.depth_range = source.depth_range
+        self.stride = source.stride
+        self._codec = source.codec
+
+    @property
+    def codec(self) -> DepthCodec:
+        """What turns this network's codes into metres."""
+        return self._codec
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
+        codes: Tensor = self.graph(image)
+        return codes

@@ -1,0 +1,152 @@
+"""What every task shares: data checks, evaluation in metres, optimizer. Tasks add what is minimized."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
+from torch import Tensor
+from torch.optim import AdamW
+from typing_extensions import override
+
+from depth_distill.errors import ConfigError
+from depth_distill.metrics import DepthMetrics
+from depth_distill.models import CodeNetwork
+from depth_distill.tasks.schedules import LRSchedulerFactory
+from depth_distill.types import DepthBatch
+
+
+class MetricDepthTask(LightningModule):
+    """Evaluate a :class:`~depth_distill.models.CodeNetwork` and optimize it; subclasses say what is learned.
+
+    Validation, test and prediction run in float32 also where training uses mixed precision.
+
+    Logs every metric of :class:`~depth_distill.metrics.DepthMetrics` as ``val/<metric>`` or ``test/<metric>``, and
+    ``val/loss`` where the subclass has a loss for it.
+
+    Args:
+        network: image to codes; its codec defines the depth range of the metrics.
+        optimizer: called with the parameters.
+        lr_scheduler: called with the optimizer and the total number of steps; stepped once per optimizer step.
+        bands_m: depth bands that the metrics are also computed in.
+        decay_norm_and_bias: whether weight decay applies to biases and normalization parameters too.
+        channels_last: keep weights and images in channels-last memory, which convolutions run faster in.
+
+    Raises:
+        ConfigError: at set-up, where the network and the data disagree on depth range or image size.
+    """
+
+    def __init__(
+        self,
+        network: CodeNetwork,
+        optimizer: OptimizerCallable = AdamW,
+        lr_scheduler: LRSchedulerFactory | None = None,
+        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        decay_norm_and_bias: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        # From the command line the hyperparameters are the config: plain data that a checkpoint can be rebuilt from.
+        # Elsewhere they would be the modules themselves, which a checkpoint must not hold.
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters(logger=False)
+        self.network: CodeNetwork = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.memory_format)
+        self.val_metrics = DepthMetrics(network.depth_range, bands_m)
+        self.test_metrics = DepthMetrics(network.depth_range, bands_m)
+
+    def validation_loss(self, depth_m: Tensor, batch: DepthBatch) -> Tensor | None:
+        """What is logged as ``val/loss``, of depth predicted in full precision; None where there is no such number."""
+        return None
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Refuse data that does not fit the network before the first step does."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None:
+            return
+        self.network.check_image_size(*datamodule.image_size)
+        if datamodule.depth_range != self.network.depth_range:
+            raise ConfigError(
+                f"data.depth_range is {datamodule.depth_range} but the network's is {self.network.depth_range}; "
+                "give the network ${data.depth_range.min_m} and ${data.depth_range.max_m}, as the shipped configs do"
+            )
+
+    @override
+    def forward(self, image: Tensor) -> Tensor:
+        """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``."""
+        self.network.check_image_size(*image.shape[-2:])
+        return self.network.codec.decode(self.codes(image))
+
+    def codes(self, image: Tensor) -> Tensor:
+        """What the network ends in, ``(B, C, H, W)`` float32."""
+        codes: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
+        return codes.float()
+
+    @override
+    def validation_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
+        """Predicted depth in metres, for callbacks that draw it."""
+        depth_m = self._in_full_precision(batch.image)
+        loss = self.validation_loss(depth_m, batch)
+        if loss is not None:
+            self.log("val/loss", loss, batch_size=len(batch.image), sync_dist=True)
+        self.val_metrics.update(depth_m, batch.depth_m, batch.valid, batch.sample_index)
+        return depth_m
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole split."""
+        self._log_metrics("val", self.val_metrics)
+
+    @override
+    def test_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
+        """Predicted depth in metres, for callbacks that draw it."""
+        depth_m = self._in_full_precision(batch.image)
+        self.test_metrics.update(depth_m, batch.depth_m, batch.valid, batch.sample_index)
+        return depth_m
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the whole split."""
+        self._log_metrics("test", self.test_metrics)
+
+    @override
+    def predict_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
+        """Predicted depth in metres."""
+        return self._in_full_precision(batch.image)
+
+    @override
+    def configure_optimizers(self) -> Any:
+        """The injected optimizer, and its scheduler if there is one."""
+        optimizer = self.optimizer(self._parameter_groups())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _in_full_precision(self, image: Tensor) -> Tensor:
+        """Evaluate in float32 whatever the training precision: the float baseline is what all else is compared to."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self(image)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if self.decay_norm_and_bias:
+            return [{"params": parameters}]
+        # Norm scales and all biases are vectors; decaying them shrinks the function, not its complexity.
+        return [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def _log_metrics(self, stage: str, metrics: DepthMetrics) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        for name, value in values.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "abs_rel")
