@@ -1,6 +1,16 @@
 """What training minimizes."""
 
 from depth_distill.losses.composite import CompositeLoss
+from depth_distill.losses.feature_terms import (
+    AttentionTransfer,
+    ChannelWiseKL,
+    FeatureCosine,
+    FeatureMSE,
+    FeatureNormalizedMSE,
+    FeatureStatistics,
+    FeatureStatisticsKL,
+    FitNetsHint,
+)
 from depth_distill.losses.supervised import (
     BerHuLoss,
     GradientMatchingLoss,
@@ -13,8 +23,16 @@ from depth_distill.losses.supervised import (
 )
 
 __all__ = [
+    "AttentionTransfer",
     "BerHuLoss",
+    "ChannelWiseKL",
     "CompositeLoss",
+    "FeatureCosine",
+    "FeatureMSE",
+    "FeatureNormalizedMSE",
+    "FeatureStatistics",
+    "FeatureStatisticsKL",
+    "FitNetsHint",
     "GradientMatchingLoss",
     "L1Loss",
     "LogL1Loss",
