@@ -11,6 +11,7 @@ from depth_distill.losses.feature_terms import (
     FeatureStatisticsKL,
     FitNetsHint,
 )
+from depth_distill.losses.regularizers import ChannelRangePenalty, KurtosisPenalty
 from depth_distill.losses.supervised import (
     BerHuLoss,
     GradientMatchingLoss,
@@ -25,6 +26,7 @@ from depth_distill.losses.supervised import (
 __all__ = [
     "AttentionTransfer",
     "BerHuLoss",
+    "ChannelRangePenalty",
     "ChannelWiseKL",
     "CompositeLoss",
     "FeatureCosine",
@@ -34,6 +36,7 @@ __all__ = [
     "FeatureStatisticsKL",
     "FitNetsHint",
     "GradientMatchingLoss",
+    "KurtosisPenalty",
     "L1Loss",
     "LogL1Loss",
     "MSELoss",
