@@ -1,5 +1,6 @@
 """What training minimizes."""
 
+from depth_distill.losses.balance import FixedWeights, UncertaintyWeights
 from depth_distill.losses.composite import CompositeLoss
 from depth_distill.losses.feature_terms import (
     AttentionTransfer,
@@ -35,6 +36,7 @@ __all__ = [
     "FeatureStatistics",
     "FeatureStatisticsKL",
     "FitNetsHint",
+    "FixedWeights",
     "GradientMatchingLoss",
     "KurtosisPenalty",
     "L1Loss",
@@ -43,4 +45,5 @@ __all__ = [
     "RelativeL1Loss",
     "SILogLoss",
     "ScaleShiftInvariantLoss",
+    "UncertaintyWeights",
 ]
