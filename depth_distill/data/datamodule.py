@@ -12,7 +12,7 @@ from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.sampling import EpochLoader, EpochSampler, ViewDataset
 from depth_distill.data.transforms import Augment, JointResize, Normalize
 from depth_distill.data.validation import check_scale
-from depth_distill.errors import DataError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRange, DepthSample
 
 
@@ -37,6 +37,11 @@ class DepthDataModule(LightningDataModule):
         batch_size: images a step and process.
         num_workers: loader processes.
         seed: seeds order and augmentation.
+        views: how many differently augmented views of a sample there are, taken in turn epoch by epoch; a new one
+            every epoch if not given. With a few of them a teacher's answers can be cached.
+
+    Raises:
+        ConfigError: ``views`` below 1.
     """
 
     def __init__(
@@ -56,7 +61,10 @@ class DepthDataModule(LightningDataModule):
         batch_size: int = 16,
         num_workers: int = 2,
         seed: int = 0,
+        views: int | None = None,
     ) -> None:
+        if views is not None and views < 1:
+            raise ConfigError(f"data.views: received {views}, expected at least 1")
         super().__init__()
         self.root = root
         self.train = train
@@ -73,6 +81,7 @@ class DepthDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.views = views
 
     def setup(self, stage: str) -> None:
         """Check what the stage will read: the split exists, is not empty, and its depth unit is plausible.
@@ -96,7 +105,7 @@ class DepthDataModule(LightningDataModule):
         """Shuffled and augmented, in an order that depends on (seed, epoch) alone."""
         dataset = self._dataset("train")
         if self.trainer is None:
-            sampler = EpochSampler(dataset, self.seed)
+            sampler = EpochSampler(dataset, self.seed, views=self.views)
         else:
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
             sampler = EpochSampler(
@@ -105,6 +114,7 @@ class DepthDataModule(LightningDataModule):
                 self.trainer.world_size,
                 self.trainer.global_rank,
                 seen=lambda: progress.current.ready * self.batch_size,
+                views=self.views,
             )
         return self._loader(ViewDataset(dataset, self._training_view, self.seed), sampler=sampler, drop_last=True)
 

@@ -32,6 +32,7 @@ class EpochSampler(DistributedSampler[DepthSample]):
         rank: this process among them.
         seen: how many of this process's samples of the epoch a resumed run has seen already; asked when an epoch
             begins.
+        views: number of views of a sample that the epochs take in turn; None gives each epoch its own.
     """
 
     def __init__(
@@ -41,14 +42,17 @@ class EpochSampler(DistributedSampler[DepthSample]):
         replicas: int = 1,
         rank: int = 0,
         seen: Callable[[], int] = lambda: 0,
+        views: int | None = None,
     ) -> None:
         super().__init__(dataset, num_replicas=replicas, rank=rank, shuffle=True, seed=seed)
         self.seen = seen
+        self.views = views
 
     def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]
         """Keys of the current epoch."""
+        epoch = self.epoch if self.views is None else self.epoch % self.views
         for index in itertools.islice(super().__iter__(), self.seen(), None):
-            yield SampleKey(int(index), self.epoch)  # type: ignore[call-overload]
+            yield SampleKey(int(index), epoch)  # type: ignore[call-overload]
 
 
 class EpochLoader(DataLoader[DepthBatch]):

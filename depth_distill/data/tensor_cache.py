@@ -1,0 +1,130 @@
+"""Tensors on disk, one row a key, memory-mapped: filled once, read many times, by several processes."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from depth_distill.errors import DataError
+
+_HEADER = "header.json"
+_FILLED = "filled.bin"
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is kept of one tensor of each row."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As NumPy calls it: ``float32``, ``float16``."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes a row."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+class TensorCache:
+    """Named tensors by row number, in a folder of memory-mapped files.
+
+    A row's flag is written after its tensors, and the rows of different processes do not overlap in memory, so
+    several may read and write at once, and one may be killed at any time; two that write the same row write the same
+    values. A computer that loses power may leave flags without tensors: delete the folder then. Files are sparse:
+    disk is used by the rows that were written.
+
+    Args:
+        folder: made if it does not exist; several processes may make it at once.
+        key: what the values depend on. A folder of another key is refused.
+        rows: number of rows.
+        fields: shape and type of each tensor.
+
+    Raises:
+        DataError: the folder belongs to another key or layout, or the disk has no room for what is missing.
+    """
+
+    def __init__(self, folder: Path, key: str, rows: int, fields: Mapping[str, Field]) -> None:
+        self.folder = folder
+        self.rows = rows
+        self.fields = dict(fields)
+        header = {
+            "key": key,
+            "rows": rows,
+            "fields": {name: [list(field.shape), field.dtype] for name, field in self.fields.items()},
+        }
+        if not (folder / _HEADER).is_file():
+            self._create(header)
+        found = json.loads((folder / _HEADER).read_text())
+        if found != header:
+            different = next(name for name in header if found.get(name) != header[name])
+            raise DataError(f"{folder} holds a cache of another {different}: delete the folder, or choose another")
+        self._filled = np.memmap(folder / _FILLED, np.uint8, "r+", shape=(rows,))
+        self._values = {
+            name: np.memmap(folder / _file(name), field.dtype, "r+", shape=(rows, *field.shape))
+            for name, field in self.fields.items()
+        }
+
+    @staticmethod
+    def size_bytes(rows: int, fields: Mapping[str, Field]) -> int:
+        """Bytes on disk of a full cache."""
+        return rows * (1 + sum(field.row_bytes for field in fields.values()))
+
+    @property
+    def filled(self) -> int:
+        """Number of rows that are there."""
+        return int(np.count_nonzero(self._filled))
+
+    def get(self, rows: Sequence[int]) -> dict[str, Tensor] | None:
+        """Tensors ``(len(rows), *shape)`` by name, as float32; None unless every row is there."""
+        index = np.asarray(rows)
+        if not self._filled[index].all():
+            return None
+        return {name: torch.from_numpy(values[index]).float() for name, values in self._values.items()}
+
+    def put(self, rows: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
+        """Write rows; every field must be given as ``(len(rows), *shape)``.
+
+        Raises:
+            DataError: a value that the type of its field cannot hold.
+        """
+        index = np.asarray(rows)
+        for name, field in self.fields.items():
+            values = tensors[name].detach().cpu().float()
+            largest = float(np.finfo(field.dtype).max)
+            if not bool((values.abs() <= largest).all()):
+                raise DataError(f"the cache cannot keep {name} as {field.dtype}: a value is beyond {largest:g} or NaN")
+            self._values[name][index] = values.numpy().astype(field.dtype)
+        self._filled[index] = 1
+
+    def _create(self, header: dict[str, object]) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        needed, free = self.size_bytes(self.rows, self.fields), shutil.disk_usage(self.folder.parent).free
+        if needed > free:
+            raise DataError(
+                f"{self.folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB: cache fewer layers "
+                "or views, or choose another folder"
+            )
+        temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
+        for name, size in [
+            (_FILLED, self.rows),
+            *((_file(name), self.rows * field.row_bytes) for name, field in self.fields.items()),
+        ]:
+            with (temporary / name).open("wb") as file:
+                file.truncate(size)
+        (temporary / _HEADER).write_text(json.dumps(header, indent=2) + "\n")
+        try:
+            os.rename(temporary, self.folder)  # noqa: PTH104 - Path.rename would replace an empty folder, too
+        except OSError:  # another process was faster
+            shutil.rmtree(temporary)
+
+
+def _file(name: str) -> str:
+    return f"{name}.values.bin"
