@@ -23,7 +23,15 @@ from typing_extensions import override
 import depth_distill.losses
 import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
 from depth_distill import runs
-from depth_distill.callbacks import DepthPanels, GracefulInterrupt, PredictionWriter, RunCheckpoint, RunSummary
+from depth_distill.callbacks import (
+    DepthPanels,
+    FakeQuant,
+    FeatureHooks,
+    GracefulInterrupt,
+    PredictionWriter,
+    RunCheckpoint,
+    RunSummary,
+)
 from depth_distill.config_errors import explain
 from depth_distill.data import DepthDataModule, report_table, validate_dataset
 from depth_distill.errors import ConfigError, UserError
@@ -32,12 +40,14 @@ from depth_distill.tasks import DepthTask  # noqa: F401
 
 # ${data.root} names a key of the file it stands in, whatever subcommand the file is given to.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-# Warnings that a person can do nothing about: a resumed run keeps its log and checkpoints, and the callbacks that a
-# checkpoint has the state of are not needed to evaluate it; the last is between Lightning and torch.
+# Warnings that a person can do nothing about: a resumed run keeps its log and checkpoints, the callbacks that a
+# checkpoint has the state of are not needed to evaluate it, and a teacher does not train; the last is between Lightning
+# and torch.
 BESIDE_THE_POINT = (
     "Experiment logs directory .* exists",
     "Checkpoint directory .* exists",
     "Be aware that when using `ckpt_path`, callbacks",
+    r"Found \d+ module\(s\) in eval mode",  # the teacher
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
@@ -100,7 +110,7 @@ class DepthCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.trainer_defaults["callbacks"] = [GracefulInterrupt(), *self._progress_bar()]
+        self.trainer_defaults["callbacks"] = [FeatureHooks(), GracefulInterrupt(), *self._progress_bar()]
         return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
 
     def _loggers(self) -> list[Logger] | bool:
@@ -134,12 +144,13 @@ class DepthCLI(LightningCLI):
         evaluator = Trainer(
             logger=False,
             default_root_dir=self.run_folder,
-            callbacks=[self._callback(DepthPanels), *self._progress_bar()],
+            callbacks=[*self._callbacks(FakeQuant), *self._callbacks(DepthPanels), *self._progress_bar()],
             enable_model_summary=False,
             **{key: config[key] for key in EVALUATION_KEYS} | {"devices": 1, "strategy": "auto"},
         )
         (metrics,) = evaluator.validate(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
-        self._callback(RunSummary).write(self.trainer, metrics)
+        for summary in self._callbacks(RunSummary):
+            summary.write(self.trainer, metrics)
         self._print_metrics("val", metrics)
         console.print(f"best checkpoint  {best}", soft_wrap=True, highlight=False)
         console.print(f"pictures         {self.run_folder / 'pictures'}", soft_wrap=True, highlight=False)
@@ -159,15 +170,18 @@ class DepthCLI(LightningCLI):
         Console().print(f"predictions  {self.run_folder / 'predictions'}", soft_wrap=True, highlight=False)
 
     def _print_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
-        title = f"{stage}: {self.model.val_metrics.protocol}"
-        values = {name.removeprefix(f"{stage}/"): value for name, value in metrics.items()}
-        Console().print(metric_table(title, values))
+        protocol = self.model.val_metrics.protocol
+        titles = {stage: f"{stage}: {protocol}", "vendor": f"{stage}, after the tool chain's own PTQ: {protocol}"}
+        for prefix, title in titles.items():
+            values = {name.removeprefix(f"{prefix}/"): value for name, value in metrics.items() if f"{prefix}/" in name}
+            if values:
+                Console().print(metric_table(title, values))
 
     def _progress_bar(self) -> list[Callback]:
         return [] if self._get(self.config, "trainer").enable_progress_bar is False else [RichProgressBar()]
 
-    def _callback(self, kind: type) -> Any:
-        return next(callback for callback in self.trainer.callbacks if isinstance(callback, kind))  # type: ignore[attr-defined]
+    def _callbacks(self, kind: type) -> list[Any]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
 class DataCLI(DepthCLI):

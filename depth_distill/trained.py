@@ -6,22 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from depth_distill.callbacks import FakeQuant
 from depth_distill.cli import DataCLI, build_cli
 from depth_distill.data import DepthDataModule
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
-from depth_distill.models import DepthNet
+from depth_distill.models import CodeNetwork, GraphNetwork
+from depth_distill.models.weights import load_weights
+from depth_distill.quantization.insert import float_network
 from depth_distill.runs import CONFIG_FILE, require_checkpoint, resumed_run_folder
 
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network in evaluation mode, the data module of its run, and the depth bands of its metrics."""
+    """A network in evaluation mode, the data module of its run, and the depth bands of its metrics.
 
-    network: DepthNet
+    A student comes without its fake quantization: the float weights are what a tool chain is given.
+    """
+
+    network: CodeNetwork
     datamodule: DepthDataModule
     bands_m: Sequence[tuple[float, float]]
 
@@ -71,25 +76,15 @@ def load_trained(checkpoint: Path, config: Path | None = None, overrides: Sequen
     config = config or Path(str(folder)) / CONFIG_FILE
     cli = build_cli(DataCLI, ["--config", str(config), *overrides], run=False)
     task: Any = cli.model
-    if not isinstance(getattr(task, "network", None), DepthNet):
+    if not isinstance(getattr(task, "network", None), CodeNetwork):
         raise ConfigError(f"{config} describes no task with a DepthNet as its network")
-    network = task.network
-    _load(network, checkpoint, config)
+    for callback in cli.config_init["trainer"].callbacks or []:
+        if isinstance(callback, FakeQuant):
+            callback.prepare(task)
+    network: CodeNetwork = task.network
+    load_weights(network, checkpoint, str(config))
+    if isinstance(network, GraphNetwork):
+        network = GraphNetwork(float_network(network.graph), network)
     network.check_image_size(*cli.datamodule.image_size)
     cli.datamodule.setup("validate")
     return TrainedNetwork(network.eval(), cli.datamodule, task.val_metrics.bands_m)
-
-
-def _load(network: DepthNet, checkpoint: Path, config: Path) -> None:
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    except FileNotFoundError as error:
-        raise ConfigError(f"{checkpoint} does not exist") from error
-    except Exception as error:  # torch raises whatever its zip reader and unpickler do
-        raise ConfigError(f"{checkpoint} cannot be read as a checkpoint ({error}): is it truncated?") from error
-    prefix = "network."
-    try:
-        network.load_state_dict({key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise ConfigError(f"{checkpoint} is of another network than {config} describes: {first}") from error

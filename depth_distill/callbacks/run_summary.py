@@ -73,11 +73,11 @@ class RunSummary(Callback):
         write_json(self._file(trainer), self.record(trainer))
         if self.epoch_lines if self.epoch_lines is not None else not self._console.is_terminal:
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            shown = [name for name in ("train/loss", "val/abs_rel", "vendor/abs_rel") if name in values]
             self._console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-                f"  train/loss {values.get('train/loss', float('nan')):.4f}"
-                f"  val/abs_rel {values.get('val/abs_rel', float('nan')):.4f}"
-                f"  {self.images_per_s:.1f} images/s",
+                + "".join(f"  {name} {values[name]:.4f}" for name in shown)
+                + f"  {self.images_per_s:.1f} images/s",
                 highlight=False,
             )
 

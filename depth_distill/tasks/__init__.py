@@ -1,7 +1,9 @@
 """LightningModules: what is trained, and on what loss."""
 
 from depth_distill.tasks.depth import DepthTask
+from depth_distill.tasks.distillation import DistillationTask
+from depth_distill.tasks.layer_pairs import LayerPair
 from depth_distill.tasks.metric_depth import MetricDepthTask
 from depth_distill.tasks.schedules import WarmupCosineLR
 
-__all__ = ["DepthTask", "MetricDepthTask", "WarmupCosineLR"]
+__all__ = ["DepthTask", "DistillationTask", "LayerPair", "MetricDepthTask", "WarmupCosineLR"]

@@ -1,0 +1,273 @@
+"""Fake quantization of the student: put in before training, switched by epoch, judged as the NPU will judge it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, fx
+from typing_extensions import override
+
+from depth_distill.errors import ConfigError
+from depth_distill.metrics import DepthMetrics
+from depth_distill.models import GraphNetwork
+from depth_distill.quantization.calibrate import activation_quantizers, calibrate
+from depth_distill.quantization.equalize import channel_ranges, equalize
+from depth_distill.quantization.fake_quant import SiteKind
+from depth_distill.quantization.fold import fold
+from depth_distill.quantization.graph import trace
+from depth_distill.quantization.insert import fake_quantize, quantizers
+from depth_distill.quantization.mixed_precision import WideFormat, check_wide_format, set_precision
+from depth_distill.quantization.ptq import vendor_ranges
+from depth_distill.quantization.stress import stress
+from depth_distill.quantization.target import load_target
+from depth_distill.types import DepthBatch
+
+RangeSource = Literal["batches", "calibration"]
+
+
+class FakeQuant(Callback):
+    """Train the task's network as the NPU will compute it.
+
+    At set-up the network is traced, its batch norm folded, equalized if asked, and fake-quantized for the target, so
+    that optimizer, resume, test and predict all see the same graph. Then, epoch by epoch:
+
+    * before ``start_epoch`` the network is float;
+    * at ``start_epoch`` activation ranges are measured on the calibration images, and from then on follow the training
+      batches, or are measured again at every epoch, until ``freeze_epoch``. Weight ranges follow the weights, always:
+      the tool chain will look at the final weights, too.
+
+    Each validation also computes the *vendor* number: what comes out if the tool chain calibrates the weights as they
+    are by itself, with the target's calibrator on the calibration images. It is logged as ``vendor/<metric>``; monitor
+    ``vendor/abs_rel`` to keep the checkpoint that is best on the NPU.
+
+    Put it before ``FeatureHooks`` (the command line does). With several processes and ``ranges: batches`` all use the
+    ranges that the first one sees.
+
+    Args:
+        target: name of an NPU profile, or its .yaml file.
+        equalize: equalize first, graph-wide; the float function stays the same.
+        stress: spread channel ranges by this sigma first, the float function stays the same: a trial of what a network
+            with a bad case of unequal channels would need.
+        start_epoch: first epoch with fake quantization.
+        freeze_epoch: first epoch with fixed activation ranges (learned ones included); never unless given.
+        ranges: whether activation ranges follow the training ``batches``, or are measured at each epoch's start on the
+            ``calibration`` images, as the tool chain will.
+        learnable: kinds of quantizers whose range is learned (LSQ).
+        wide_layers: layers that stay in the wide format, or a file from ``tools/mixed_precision.py`` that lists them.
+        wide: that format.
+
+    Raises:
+        ConfigError: at set-up, where the target does not do what is asked, or the network cannot be quantized.
+    """
+
+    def __init__(
+        self,
+        target: str = "per-tensor-minmax",
+        equalize: bool = False,
+        stress: float | None = None,
+        start_epoch: int = 0,
+        freeze_epoch: int | None = None,
+        ranges: RangeSource = "batches",
+        learnable: Sequence[SiteKind] = (),
+        wide_layers: Path | Sequence[str] = (),
+        wide: WideFormat = "fp16",
+    ) -> None:
+        if freeze_epoch is not None and freeze_epoch <= start_epoch:
+            raise ConfigError(
+                f"freeze_epoch is {freeze_epoch}, but ranges are first measured at start_epoch {start_epoch}: "
+                "freeze later"
+            )
+        self.target = load_target(target)
+        self.equalize = equalize
+        self.stress = stress
+        self.start_epoch = start_epoch
+        self.freeze_epoch = freeze_epoch
+        self.ranges = ranges
+        self.learnable = tuple(learnable)
+        self.wide_layers = wide_layers
+        self.wide: WideFormat = wide
+        self._images: list[Tensor] | None = None
+        self._vendor: dict[str, tuple[float, float]] = {}
+        self._metrics: DepthMetrics | None = None
+
+    def prepare(self, task: Any, calibration: Sequence[Tensor] | None = None) -> None:
+        """Make the task's network a fake-quantized graph, with quantizers off; nothing where it already is.
+
+        Args:
+            task: its ``network`` is replaced.
+            calibration: images that ``equalize`` measures channel ranges on. With None only the structure is made,
+                and the weights are left for a checkpoint to fill: no stress, no equalization.
+        """
+        if isinstance(task.network, GraphNetwork):
+            return
+        if getattr(task, "student_tap", None) is not None:
+            raise ConfigError("FakeQuant comes after FeatureHooks, whose hooks it would leave behind: put it before")
+        graph = fold(trace(task.network))
+        if calibration is not None and self.stress is not None:
+            graph = stress(graph, self.stress).graph_module
+        if calibration is not None and self.equalize:
+            graph = equalize(graph, channel_ranges(graph, calibration)).graph_module
+        quantized = fake_quantize(graph, self.target, self.learnable)
+        layers = self._wide_layers()
+        if layers:
+            check_wide_format(self.target, self.wide)
+            quantized = set_precision(quantized, layers, self.wide)
+        network = GraphNetwork(quantized, task.network)
+        network.to(memory_format=task.memory_format)
+        task.network = network
+        _enable(quantized, False)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        task: Any = pl_module
+        if stage == "fit":
+            if hasattr(task, "start"):
+                task.start()
+            self.prepare(task, self._calibration_images(trainer) if self.equalize else [])
+        else:
+            self.prepare(task)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed in the middle of an epoch does not start that epoch again.
+        self._switch(trainer, pl_module)
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        graph = _graph(pl_module)
+        on, frozen = self._state(trainer)
+        measured = all(quantizer.has_range for quantizer in activation_quantizers(graph).values())
+        if on and (not measured or trainer.current_epoch == self.start_epoch or self._follows_calibration(frozen)):
+            for site, (low, high) in self._measure(trainer, graph).items():
+                quantizer = quantizers(graph)[site]
+                if not (quantizer.learnable and quantizer.has_range):
+                    quantizer.set_range(low, high)
+        self._switch(trainer, pl_module)
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_vendor(trainer, pl_module)
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: DepthBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._update_vendor(trainer, pl_module, batch)
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log_vendor(trainer, pl_module)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_vendor(trainer, pl_module)
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: DepthBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._update_vendor(trainer, pl_module, batch)
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log_vendor(trainer, pl_module)
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _enable(_graph(pl_module), _has_ranges(_graph(pl_module)))
+
+    def _state(self, trainer: Trainer) -> tuple[bool, bool]:
+        """Whether quantizers are on, and whether their ranges are frozen."""
+        epoch = trainer.current_epoch
+        return epoch >= self.start_epoch, self.freeze_epoch is not None and epoch >= self.freeze_epoch
+
+    def _follows_calibration(self, frozen: bool) -> bool:
+        return self.ranges == "calibration" and not frozen
+
+    def _switch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        graph = _graph(pl_module)
+        on, frozen = self._state(trainer)
+        _enable(graph, on)
+        for quantizer in quantizers(graph).values():
+            if quantizer.learnable:
+                quantizer.requires_grad_(not frozen)
+            elif quantizer.kind != "weight":
+                quantizer.tracking = self.ranges == "batches" and not frozen
+
+    def _measure(self, trainer: Trainer, graph: fx.GraphModule) -> Mapping[str, tuple[float, float]]:
+        return calibrate(graph, self._calibration_images(trainer), self.target.calibrator, progress=False).ranges
+
+    def _calibration_images(self, trainer: Trainer) -> list[Tensor]:
+        """Read once: they are few, and needed at every epoch."""
+        if self._images is None:
+            datamodule = getattr(trainer, "datamodule", None)
+            if datamodule is None:
+                raise ConfigError("FakeQuant needs a DepthDataModule: it calibrates on data.calibration")
+            self._images = [batch.image for batch in datamodule.calibration_dataloader()]
+        return self._images
+
+    def _start_vendor(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        graph = _graph(pl_module)
+        if trainer.state.fn != "fit":
+            _enable(graph, _has_ranges(graph))
+        if trainer.sanity_checking:
+            return
+        self._vendor = dict(self._measure(trainer, graph))
+        task: Any = pl_module
+        self._metrics = DepthMetrics(task.network.depth_range, task.val_metrics.bands_m).to(pl_module.device)
+
+    def _update_vendor(self, trainer: Trainer, pl_module: LightningModule, batch: DepthBatch) -> None:
+        if self._metrics is None:
+            return
+        with vendor_ranges(_graph(pl_module), self._vendor), torch.autocast(pl_module.device.type, enabled=False):
+            depth_m = pl_module(batch.image)
+        self._metrics.update(depth_m, batch.depth_m, batch.valid, batch.sample_index)
+
+    def _log_vendor(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._metrics is None:
+            return
+        values = self._metrics.compute()
+        self._metrics = None
+        for name, value in values.items():
+            pl_module.log(f"vendor/{name}", value, prog_bar=name == "abs_rel")
+
+    def _wide_layers(self) -> list[str]:
+        if not isinstance(self.wide_layers, Path):
+            return list(self.wide_layers)
+        try:
+            return list(json.loads(self.wide_layers.read_text())["chosen"]["layers"])
+        except FileNotFoundError as error:
+            raise ConfigError(f"wide_layers: {self.wide_layers} does not exist") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"wide_layers: {self.wide_layers} is no result of tools/mixed_precision.py: {error!r}"
+            ) from error
+
+
+def _graph(pl_module: LightningModule) -> fx.GraphModule:
+    graph: fx.GraphModule = pl_module.network.graph  # type: ignore[union-attr, assignment]
+    return graph
+
+
+def _enable(graph: fx.GraphModule, on: bool) -> None:
+    for quantizer in quantizers(graph).values():
+        quantizer.enabled = on
+
+
+def _has_ranges(graph: fx.GraphModule) -> bool:
+    return all(quantizer.has_range for quantizer in quantizers(graph).values())

@@ -1,0 +1,159 @@
+"""Features of inner layers, by name, for the losses that compare them."""
+
+import difflib
+import fnmatch
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.fake_quant import FakeQuantizer
+
+
+def hook_points(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules whose output can be hooked, by the name of the layer.
+
+    In a graph only leaf modules are called. The name of a block (``encoder.layer4``) then stands for the module that
+    computes the block's last value, so that one name serves a network and its traced form. Where an operator without
+    a module comes last, such as an addition, it is the quantizer of its result; without one the block has no entry.
+    """
+    graph = network if isinstance(network, fx.GraphModule) else getattr(network, "graph", None)
+    if not isinstance(graph, fx.GraphModule):
+        return {name: module for name, module in network.named_modules() if name}
+    modules = dict(graph.named_modules())
+    points: dict[str, nn.Module | None] = {}
+    for node in graph.graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if node.op not in ("call_module", "call_function", "call_method") or isinstance(module, FakeQuantizer):
+            continue
+        if module is None:
+            users = [modules.get(str(user.target)) for user in node.users if user.op == "call_module"]
+            module = next((user for user in users if isinstance(user, FakeQuantizer)), None)
+            path = ""
+        else:
+            path = str(node.target)
+        scopes = {path} | {scope for scope, _ in node.meta.get("nn_module_stack", {}).values()}
+        scopes |= {path.rsplit(".", depth)[0] for depth in range(1, path.count(".") + 1)}
+        points |= dict.fromkeys(scopes - {""}, module)
+    return {name: module for name, module in points.items() if module is not None}
+
+
+def find_layers(network: nn.Module, pattern: str, whose: str) -> list[str]:
+    """Names of the layers that a name or glob (``decoder.blocks.?``) stands for, in the network's order.
+
+    Raises:
+        ConfigError: there are none; the message lists the nearest names.
+    """
+    names = list(hook_points(network))
+    if pattern in names:
+        return [pattern]
+    # Unlike in fnmatch, a star stays within one level, as in a file system.
+    depth = pattern.count(".")
+    found = [name for name in names if name.count(".") == depth and fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
+        raise ConfigError(
+            f"the {whose} has no layer {pattern!r} that can be hooked; the nearest are {', '.join(nearest) or 'none'}"
+        )
+    return found
+
+
+class FeatureTap:
+    """Hooks on named layers that keep what the layers return while :meth:`recording`."""
+
+    def __init__(self, network: nn.Module, names: list[str]) -> None:
+        points = hook_points(network)
+        self._features: dict[str, Tensor] | None = None
+        self._handles: list[RemovableHandle] = [
+            points[name].register_forward_hook(partial(self._keep, name)) for name in names
+        ]
+
+    @contextmanager
+    def recording(self) -> Iterator[Mapping[str, Tensor]]:
+        """Yield what fills up with features ``(B, C, h, w)`` by layer name.
+
+        Outside of the block nothing is kept: activation checkpointing runs layers a second time in the backward pass.
+        """
+        features: dict[str, Tensor] = {}
+        self._features = features
+        try:
+            yield features
+        finally:
+            self._features = None
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _keep(self, name: str, module: nn.Module, arguments: Any, output: Any) -> None:
+        if self._features is None:
+            return
+        if not isinstance(output, Tensor):
+            raise ConfigError(f"layer {name} returns a {type(output).__name__}; only layers that return a tensor fit")
+        self._features[name] = output
+
+
+class FeatureHooks(Callback):
+    """Hook the layers that a :class:`~depth_distill.tasks.DistillationTask` compares.
+
+    The task adds this callback by itself. Hooks are set at the start of ``fit``, before the optimizer is built,
+    because layers of different width get an adapter, and taken off at its end and on exceptions.
+
+    Raises:
+        ConfigError: at the start: a name or glob without a layer, patterns that match different numbers of layers in
+            teacher and student, or a layer that does not return a map ``(B, C, h, w)``.
+    """
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        task: Any = pl_module
+        task.start()
+        pairs = task.resolve_pairs(find_layers)
+        try:
+            task.student_tap = FeatureTap(task.network, [pair.student for pair in pairs])
+            task.teacher_tap = FeatureTap(task.teacher, [pair.teacher for pair in pairs])
+            datamodule = getattr(trainer, "datamodule", None)
+            size = datamodule.image_size if datamodule is not None else (4 * task.network.stride,) * 2
+            task.match_features(*_features_of(task, torch.zeros(1, 3, *size, device=task.device)))
+        except BaseException:
+            self._close(pl_module)
+            raise
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close(pl_module)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close(pl_module)
+
+    def _close(self, pl_module: LightningModule) -> None:
+        task: Any = pl_module
+        for name in ("student_tap", "teacher_tap"):
+            tap = getattr(task, name)
+            if tap is not None:
+                tap.close()
+                setattr(task, name, None)
+
+
+def _features_of(task: Any, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One pass of both networks, in evaluation mode, which is left as it was."""
+    training = task.network.training
+    task.network.eval()
+    try:
+        with torch.no_grad(), task.student_tap.recording() as student, task.teacher_tap.recording() as teacher:
+            task.network(image)
+            task.teacher(image)
+    finally:
+        task.network.train(training)
+    return dict(student), dict(teacher)

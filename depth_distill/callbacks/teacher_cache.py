@@ -1,0 +1,108 @@
+"""What the teacher says, asked once and kept on disk."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+from typing_extensions import override
+
+from depth_distill.data.tensor_cache import Field, TensorCache
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.calibrate import weights_hash
+from depth_distill.types import DepthBatch
+
+
+class TeacherCache(Callback):
+    """Keep the teacher's depth and features, so that it runs once for each view of each sample.
+
+    Needs ``data.views``: with augmentation drawn anew at every epoch no answer would be asked for twice. The cache
+    fills during the first ``data.views`` epochs; each process writes the samples it was given. It is kept in a folder
+    named after a hash of everything the answers depend on: the teacher's weights and layers, the samples, their size,
+    normalization, augmentation and seed. Another teacher gets another folder; delete old ones when the disk is full.
+
+    Args:
+        folder: where caches are kept.
+        dtype: type of the features on disk; depth is always ``float32``.
+
+    Raises:
+        ConfigError: at the start, without ``data.views``.
+        DataError: see :class:`~depth_distill.data.tensor_cache.TensorCache`.
+    """
+
+    def __init__(self, folder: Path = Path("cache/teacher"), dtype: Literal["float16", "float32"] = "float16") -> None:
+        self.folder = folder
+        self.dtype = dtype
+        self.cache: TensorCache | None = None
+        self._views = 1
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        task: Any = pl_module
+        if datamodule is None or datamodule.views is None:
+            raise ConfigError("TeacherCache needs data.views: the number of augmented views that epochs take in turn")
+        self._views = datamodule.views
+        dataset = datamodule.train
+        example = task.ask_teacher(_example(task, datamodule.image_size))
+        fields = {
+            name: Field(tuple(value.shape[1:]), "float32" if name == "depth_m" else self.dtype)
+            for name, value in example.items()
+        }
+        rows = len(dataset) * self._views
+        key = _key(task.teacher, datamodule, fields)
+        size = TensorCache.size_bytes(rows, fields)
+        folder = self.folder / key[:16]
+        rank_zero_info(
+            f"teacher cache: {size / 1e9:.2f} GB for {len(dataset)} samples x {self._views} views in {folder}"
+        )
+        self.cache = TensorCache(folder, key, rows, fields)
+        rank_zero_info(f"teacher cache: {self.cache.filled} of {rows} rows are there")
+
+        def signals(batch: DepthBatch) -> dict[str, Tensor]:
+            return self._signals(task, batch, trainer.current_epoch % self._views)
+
+        task.teacher_signals = signals
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        task: Any = pl_module
+        task.teacher_signals = task.ask_teacher
+
+    def _signals(self, task: Any, batch: DepthBatch, view: int) -> dict[str, Tensor]:
+        assert self.cache is not None
+        rows = [index * self._views + view for index in batch.sample_index.tolist()]
+        kept = self.cache.get(rows)
+        if kept is None:
+            said: dict[str, Tensor] = task.ask_teacher(batch)
+            self.cache.put(rows, said)
+            # As it will be read the next time: the same numbers whether the cache is warm or cold.
+            kept = {
+                name: value if name == "depth_m" else value.to(getattr(torch, self.dtype)).float()
+                for name, value in said.items()
+            }
+        return {name: value.to(batch.image.device, non_blocking=True) for name, value in kept.items()}
+
+
+def _example(task: Any, image_size: tuple[int, int]) -> DepthBatch:
+    """A batch of one black image: what the teacher returns has the shape of what it will return."""
+    image = torch.zeros(1, 3, *image_size, device=task.device)
+    depth_m = torch.zeros(1, 1, *image_size, device=task.device)
+    return DepthBatch(image, depth_m, depth_m > 0, torch.zeros(1, dtype=torch.long))
+
+
+def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field]) -> str:
+    """SHA-256 of what the teacher's answers depend on."""
+    dataset = datamodule.train
+    parts = [
+        weights_hash(teacher),
+        repr(teacher),
+        str(fields),
+        f"{datamodule.image_size} {datamodule.normalize.mean} {datamodule.normalize.std} {datamodule.augment}",
+        f"{datamodule.seed} {datamodule.views}",
+        *(dataset.source(index) for index in range(len(dataset))),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

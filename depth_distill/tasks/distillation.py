@@ -1,0 +1,294 @@
+"""DistillationTask: a student learns from a frozen teacher, with or without ground truth."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW
+from typing_extensions import override
+
+from depth_distill.errors import ConfigError
+from depth_distill.losses import CompositeLoss
+from depth_distill.losses.balance import FixedWeights
+from depth_distill.losses.feature_terms import AttentionTransfer
+from depth_distill.models import CodeNetwork
+from depth_distill.models.weights import load_weights
+from depth_distill.tasks.layer_pairs import FindLayers, LayerPair, ResolvedPair, check_maps, resolve
+from depth_distill.tasks.metric_depth import MetricDepthTask
+from depth_distill.tasks.schedules import LRSchedulerFactory
+from depth_distill.types import DepthBatch
+
+BalanceFactory = Callable[[dict[str, float]], nn.Module]
+"""Builds what makes one number of the terms (``output``, ``feature``, ...), from their weights."""
+
+_NOT_SAVED = "teacher."
+_TRAINING_ONLY = ("adapters.", "balance.")
+
+
+class Tap(Protocol):
+    """Hooked layers of a network."""
+
+    def recording(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Collect features while the block runs."""
+
+
+class TeacherSignals(Protocol):
+    """Where the teacher's answers come from: the teacher itself, or a cache of what it said."""
+
+    def __call__(self, batch: DepthBatch) -> dict[str, Tensor]:
+        """``depth_m`` and the features by layer."""
+
+
+class DistillationTask(MetricDepthTask):
+    r"""Train a student to say what a teacher says (Hinton et al. 2015), and to think alike (Romero et al. 2015).
+
+    The loss is ``output + alpha feature + beta hint + gamma supervised``, unless ``balance`` weighs otherwise:
+
+    * ``output`` compares the student's depth with the teacher's, everywhere or where the teacher can be trusted;
+    * ``feature`` is the mean over ``features``, ``hint`` the mean over ``hints``, of each pair's own loss;
+    * ``supervised`` compares with ground truth, where there is any.
+
+    Logs ``train/loss``, ``train/output``, ``train/feature``, ``train/hint``, ``train/supervised``, every single term
+    below them (``train/output/l1``, ``train/feature/encoder.layer4``), and the metrics.
+
+    Features and hints need the callback :class:`~depth_distill.callbacks.FeatureHooks`, which ``fit`` on the command
+    line always has. The teacher is not saved in checkpoints, and neither teacher nor adapters are needed to validate,
+    test or predict.
+
+    Args:
+        network: the student.
+        teacher_checkpoint: weights of the teacher, from a run. Without it the teacher is as constructed.
+        teacher: any module that maps normalized images ``(B, 3, H, W)`` to depth ``(B, 1, H, W)`` in metres, or a
+            :class:`~depth_distill.models.CodeNetwork`; a copy of the student as constructed if not given.
+        student_start: ``teacher`` starts the student from the teacher's weights, ``own`` as it is constructed, and a
+            path from that checkpoint.
+        output: terms of ``output``, called with the student's, the teacher's and a valid mask.
+        output_space: whether ``output`` compares ``metres`` or ``codes``; the teacher's codes are its depth encoded by
+            the student's codec, so the heads may differ.
+        features: pairs of layers of the ``feature`` term.
+        hints: pairs of layers of the ``hint`` term. Where a pair's channels differ, a 1 x 1 convolution brings the
+            student's to the teacher's; it never leaves training.
+        supervised: terms of ``supervised``.
+        alpha: weight of ``feature``.
+        beta: weight of ``hint``.
+        gamma: weight of ``supervised``.
+        balance: how the weighted terms become one number.
+        confidence: where ground truth exists, learn from the teacher only where its relative error is at most this.
+        regularizers: penalties called with the student, by name.
+        regularizer_weights: weight of each; 1 unless given.
+
+    The rest is that of :class:`~depth_distill.tasks.MetricDepthTask`.
+
+    Raises:
+        ConfigError: from ``fit``: a teacher that is not there or of another architecture than its checkpoint, layers
+            that do not exist or do not return maps, ``gamma`` without terms for it, or a mode that has no such thing.
+    """
+
+    def __init__(
+        self,
+        network: CodeNetwork,
+        teacher_checkpoint: Path | None = None,
+        teacher: nn.Module | None = None,
+        student_start: Literal["teacher", "own"] | Path = "teacher",
+        output: CompositeLoss | None = None,
+        output_space: Literal["metres", "codes"] = "metres",
+        features: Sequence[LayerPair] = (),
+        hints: Sequence[LayerPair] = (),
+        supervised: CompositeLoss | None = None,
+        alpha: float = 0.5,
+        beta: float = 0.3,
+        gamma: float = 0.0,
+        balance: BalanceFactory = FixedWeights,
+        confidence: float | None = None,
+        regularizers: dict[str, nn.Module] | None = None,
+        regularizer_weights: Mapping[str, float] | None = None,
+        optimizer: OptimizerCallable = AdamW,
+        lr_scheduler: LRSchedulerFactory | None = None,
+        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        decay_norm_and_bias: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(network, optimizer, lr_scheduler, bands_m, decay_norm_and_bias, channels_last)
+        if gamma and supervised is None:
+            raise ConfigError(f"gamma is {gamma}, but the config has no terms under supervised for it to weigh")
+        if output is None and not features and not hints:
+            raise ConfigError("nothing to learn from the teacher: give output, features or hints")
+        self.teacher_checkpoint = teacher_checkpoint
+        self.teacher = copy.deepcopy(network) if teacher is None else teacher
+        self.teacher.requires_grad_(False).eval().to(memory_format=self.memory_format)
+        self.student_start = student_start
+        self.output = output
+        self.output_space = output_space
+        self.features = features
+        self.hints = hints
+        self.supervised = supervised
+        weights = {"output": 1.0, "feature": alpha, "hint": beta, "supervised": gamma}
+        used = {"output": output, "feature": features, "hint": hints, "supervised": supervised}
+        self.weights = {name: weight for name, weight in weights.items() if used[name] and weight}
+        self.balance = balance(self.weights)
+        self.confidence = confidence
+        self.regularizers = nn.ModuleDict(regularizers or {})
+        self.regularizer_weights = {
+            name: float((regularizer_weights or {}).get(name, 1.0)) for name in self.regularizers
+        }
+        self.adapters = nn.ModuleDict()
+        self.feature_pairs: list[ResolvedPair] = []
+        self.hint_pairs: list[ResolvedPair] = []
+        self.student_tap: Tap | None = None
+        self.teacher_tap: Tap | None = None
+        self.teacher_signals: TeacherSignals = self.ask_teacher
+        self._started = False
+
+    def start(self) -> None:
+        """Load the teacher, and the weights that the student starts from. Once; callbacks may need it before set-up.
+
+        Raises:
+            ConfigError: a checkpoint that is not there or does not fit.
+        """
+        if self._started:
+            return
+        if self.teacher_checkpoint is not None:
+            load_weights(self.teacher, self.teacher_checkpoint, "model.teacher (a copy of model.network if not given)")
+        if self.student_start == "teacher":
+            try:
+                self.network.load_state_dict(self.teacher.state_dict())
+            except RuntimeError as error:
+                raise ConfigError(
+                    "student_start: teacher needs a student of the teacher's architecture; start from 'own' weights "
+                    f"or from a checkpoint of the student ({str(error).splitlines()[1].strip()})"
+                ) from error
+        elif self.student_start != "own":
+            load_weights(self.network, Path(self.student_start), "model.network")
+        self._started = True
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Check the data, and load what ``fit`` starts from."""
+        super().setup(stage)
+        if stage == "fit":
+            self.start()
+
+    def resolve_pairs(self, find_layers: FindLayers) -> list[ResolvedPair]:
+        """Look up the layers of features and hints; returns all pairs.
+
+        Raises:
+            ConfigError: see :func:`~depth_distill.tasks.layer_pairs.resolve`.
+        """
+        self.feature_pairs = resolve(self.features, self.network, self.teacher, find_layers)
+        self.hint_pairs = resolve(self.hints, self.network, self.teacher, find_layers)
+        return [*self.feature_pairs, *self.hint_pairs]
+
+    def match_features(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
+        """Give pairs of different width an adapter; called with the features of one image.
+
+        Raises:
+            ConfigError: see :func:`~depth_distill.tasks.layer_pairs.check_maps`.
+        """
+        for kind, pairs in (("feature", self.feature_pairs), ("hint", self.hint_pairs)):
+            for pair in pairs:
+                mine, other = check_maps(pair, student, teacher)
+                if mine == other or isinstance(pair.loss, AttentionTransfer):
+                    continue
+                pair.adapter = f"{kind}/{pair.name}".replace(".", "_")
+                if pair.adapter not in self.adapters:
+                    self.adapters[pair.adapter] = nn.Conv2d(mine, other, 1, device=self.device)
+
+    @override
+    def training_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
+        """The balanced sum of the terms."""
+        pairs = [*self.feature_pairs, *self.hint_pairs]
+        if (self.features or self.hints) and self.student_tap is None:
+            raise ConfigError("features and hints need the callback FeatureHooks: add it to the trainer's callbacks")
+        with self.student_tap.recording() if self.student_tap else nullcontext({}) as features:
+            codes = self.codes(batch.image)
+        depth_m = self.network.codec.decode(codes)
+        teacher = self.teacher_signals(batch)
+        logged: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
+        if self.output is not None:
+            terms["output"] = self._output(codes, depth_m, teacher["depth_m"], batch, logged)
+        if pairs and not all(features[pair.student].requires_grad for pair in pairs):
+            raise ConfigError(
+                "features carry no gradient: activation checkpointing needs use_reentrant=False to be hooked"
+            )
+        for kind, chosen in (("feature", self.feature_pairs), ("hint", self.hint_pairs)):
+            values = []
+            for pair in chosen:
+                mine = features[pair.student]
+                if pair.adapter is not None:
+                    mine = self.adapters[pair.adapter](mine)
+                values.append(pair.loss(mine, teacher[pair.teacher]))
+                logged[f"{kind}/{pair.name}"] = values[-1].detach()
+            if values:
+                terms[kind] = torch.stack(values).mean()
+        if self.supervised is not None:
+            supervised = self.supervised(depth_m, batch.depth_m, batch.valid)
+            terms["supervised"] = supervised.pop("total")
+            logged |= {f"supervised/{name}": value.detach() for name, value in supervised.items()}
+        total: Tensor = self.balance({name: value for name, value in terms.items() if name in self.weights})
+        for name, regularizer in self.regularizers.items():
+            penalty = regularizer(self.network)
+            logged[f"regularizer/{name}"] = penalty.detach()
+            total = total + self.regularizer_weights[name] * penalty
+        self.log("train/loss", total, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in (terms | logged).items()})
+        return total
+
+    @torch.no_grad()
+    def ask_teacher(self, batch: DepthBatch) -> dict[str, Tensor]:
+        """The teacher's depth ``(B, 1, H, W)`` in metres, as ``depth_m``, and its features by layer name."""
+        image = batch.image.contiguous(memory_format=self.memory_format)
+        with self.teacher_tap.recording() if self.teacher_tap else nullcontext({}) as features:
+            teacher: Any = self.teacher
+            depth_m = teacher.predict_depth(image) if isinstance(teacher, CodeNetwork) else teacher(image)
+        return {"depth_m": depth_m.float(), **features}
+
+    def _output(
+        self, codes: Tensor, depth_m: Tensor, teacher_m: Tensor, batch: DepthBatch, logged: dict[str, Tensor]
+    ) -> Tensor:
+        assert self.output is not None
+        trusted = torch.ones_like(batch.valid)
+        if self.confidence is not None:
+            error = (teacher_m - batch.depth_m).abs() / batch.depth_m.clamp(min=self.network.depth_range.min_m)
+            trusted = ~batch.valid | (error <= self.confidence)
+        if self.output_space == "metres":
+            values = self.output(depth_m, teacher_m, trusted)
+        else:
+            values = self.output(codes, self.network.codec.encode(teacher_m), trusted.expand_as(codes))
+        total: Tensor = values.pop("total")
+        logged |= {f"output/{name}": value.detach() for name, value in values.items()}
+        return total
+
+    @override
+    def train(self, mode: bool = True) -> "DistillationTask":
+        """The teacher always stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    @override
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Everything but the teacher."""
+        state = super().state_dict(*args, **kwargs)
+        for key in [key for key in state if key.startswith(_NOT_SAVED)]:
+            del state[key]
+        return state
+
+    @override
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Only keys of the teacher may be missing; adapters and balance may be left over outside of ``fit``."""
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [key for key in found.missing_keys if not key.startswith(_NOT_SAVED)]
+        fitting = self._trainer is not None and self._trainer.training
+        unexpected = [key for key in found.unexpected_keys if fitting or not key.startswith(_TRAINING_ONLY)]
+        if strict and (missing or unexpected):
+            raise RuntimeError(
+                f"Error(s) in loading state_dict for {type(self).__name__}:\n"
+                f"Missing key(s): {', '.join(missing) or 'none'}. Unexpected key(s): {', '.join(unexpected) or 'none'}."
+            )
+        return found

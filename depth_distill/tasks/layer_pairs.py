@@ -1,0 +1,79 @@
+"""Which layers of student and teacher are compared, and by what."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from depth_distill.errors import ConfigError
+
+FindLayers = Callable[[nn.Module, str, str], list[str]]
+"""Names of the layers of a network that a pattern stands for; the last argument says whose network it is."""
+
+
+@dataclass
+class LayerPair:
+    """A layer of the student, the layer of the teacher that it is to imitate, and how the two are compared.
+
+    Attributes:
+        student: name of a layer, or a glob that stands for several.
+        loss: called with both maps, ``(B, C, h, w)``.
+        teacher: name or glob in the teacher; that of the student if not given.
+    """
+
+    student: str
+    loss: nn.Module
+    teacher: str | None = None
+
+
+@dataclass
+class ResolvedPair:
+    """One layer each."""
+
+    name: str
+    """Key of the term in logs: the student's layer."""
+    student: str
+    teacher: str
+    loss: nn.Module
+    adapter: str | None = None
+    """Key of the adapter that brings the student's map to the teacher's width, where they differ."""
+
+
+def resolve(
+    pairs: Sequence[LayerPair], student: nn.Module, teacher: nn.Module, find_layers: FindLayers
+) -> list[ResolvedPair]:
+    """Replace names and globs by layers.
+
+    Raises:
+        ConfigError: no such layer, or globs that stand for different numbers of layers in the two networks.
+    """
+    resolved = []
+    for pair in pairs:
+        of_student = find_layers(student, pair.student, "student")
+        of_teacher = find_layers(teacher, pair.teacher or pair.student, "teacher")
+        if len(of_student) != len(of_teacher):
+            raise ConfigError(
+                f"{pair.student!r} stands for {len(of_student)} layers of the student ({', '.join(of_student)}) and "
+                f"{pair.teacher or pair.student!r} for {len(of_teacher)} of the teacher ({', '.join(of_teacher)})"
+            )
+        resolved += [
+            ResolvedPair(mine, mine, other, pair.loss) for mine, other in zip(of_student, of_teacher, strict=True)
+        ]
+    return resolved
+
+
+def check_maps(pair: ResolvedPair, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Channels of the student's and the teacher's map.
+
+    Raises:
+        ConfigError: a layer that was not called, or that does not return a map.
+    """
+    channels = []
+    for whose, name, features in (("student", pair.student, student), ("teacher", pair.teacher, teacher)):
+        if name not in features:
+            raise ConfigError(f"layer {name} of the {whose} is not called in a forward pass")
+        shape = tuple(features[name].shape)
+        if len(shape) != 4:
+            raise ConfigError(f"layer {name} of the {whose} returns a tensor {shape}; expected a map (B, C, h, w)")
+        channels.append(shape[1])
+    return channels[0], channels[1]
