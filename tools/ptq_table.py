@@ -27,11 +27,10 @@ from torch import Tensor, fx
 
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.cli import exit_code
-from depth_distill.export.float_onnx import export_float
 from depth_distill.export.parity import share_within_one_step
 from depth_distill.export.qdq import export_qdq
 from depth_distill.export.runtime import OnnxNetwork
-from depth_distill.export.vendor_ptq import vendor_ptq
+from depth_distill.export.vendor_ptq import vendor_network
 from depth_distill.pictures import save_figure
 from depth_distill.quantization.adaround import adaround
 from depth_distill.quantization.bias_correct import bias_correct
@@ -73,9 +72,7 @@ class Bench:
         quantized = self.quantize(graph_module, load_target("per-channel") if per_channel else None)
         ours = self.evaluator(quantized)
         example = self.evaluator.images[0][:1]
-        float_file = export_float(graph_module, example, self.folder / "float.onnx")
-        vendor_file = vendor_ptq(float_file, self.calibration, self.folder / "vendor.onnx", per_channel)
-        vendor = self.evaluator(OnnxNetwork(vendor_file))["abs_rel"]
+        vendor = self.evaluator(vendor_network(graph_module, self.calibration, self.folder, per_channel))["abs_rel"]
         qdq = OnnxNetwork(export_qdq(quantized, example, self.folder / "qdq.onnx"))
         step = next(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
         parity = share_within_one_step(quantized, qdq, _first(self.evaluator.images, 20), step)

@@ -1,7 +1,7 @@
 """What a tool chain makes of the float file by itself, stood in for by ONNX Runtime's quantizer."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import DataError
-from depth_distill.export.float_onnx import INPUT_NAME
+from depth_distill.export.float_onnx import INPUT_NAME, export_float
+from depth_distill.export.runtime import OnnxNetwork
 
 
 def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_channel: bool = False) -> Path:
@@ -56,6 +57,26 @@ def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_chan
         finally:
             root.setLevel(level)
     return path
+
+
+def vendor_network(
+    network: nn.Module, batches: Sequence[Tensor], folder: Path, per_channel: bool = False
+) -> OnnxNetwork:
+    """What a tool chain makes of a float network: exported, quantized by :func:`vendor_ptq`, ready to run.
+
+    Args:
+        network: float, batch norm folded.
+        batches: normalized calibration images ``(B, 3, H, W)``.
+        folder: where ``float.onnx`` and ``vendor.onnx`` are written.
+        per_channel: see :func:`vendor_ptq`.
+
+    Raises:
+        DataError: no calibration images.
+    """
+    if not batches:
+        raise DataError("the calibration set is empty: expected at least one image")
+    float_file = export_float(network, batches[0][:1], folder / "float.onnx")
+    return OnnxNetwork(vendor_ptq(float_file, batches, folder / "vendor.onnx", per_channel))
 
 
 class _Reader(CalibrationDataReader):

@@ -1,0 +1,113 @@
+"""The results of a roadmap as table and picture."""
+
+import csv
+import math
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from depth_distill.atomic import atomic_path
+from depth_distill.pictures import save_figure
+
+COLUMNS = ("abs_rel", "rmse", "delta1", "x FP32", "drift mm", "MB", "s")
+MEASURED = ("abs_rel", "rmse", "delta1", "drift_mm", "megabytes", "seconds")
+"""What is kept of each result."""
+
+
+def summarize(results: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation over seeds of every column that was measured; empty where none was."""
+    measured = [each for each in results.values() if "abs_rel" in each]
+    if not measured:
+        return {}
+    columns = {name: [float(each[name]) for each in measured] for name in MEASURED}
+    return {
+        name: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+        for name, values in columns.items()
+    }
+
+
+def cells(results: Mapping[str, Mapping[str, Any]], float_abs_rel: float) -> list[str]:
+    """A row of the table, below :data:`COLUMNS`; why it could not run in place of numbers."""
+    values = summarize(results)
+    if not values:
+        reason = next((each["why_not"] for each in results.values()), "not measured yet")
+        return [f"cannot run: {reason}", *[""] * (len(COLUMNS) - 1)]
+    seeds = sum("abs_rel" in each for each in results.values())
+
+    def cell(name: str, digits: int, scale: float = 1.0) -> str:
+        mean, spread = values[name]
+        text = f"{mean * scale:.{digits}f}"
+        return f"{text} ± {spread * scale:.{digits}f}" if seeds > 1 and name not in ("megabytes", "seconds") else text
+
+    return [
+        cell("abs_rel", 4), cell("rmse", 3), cell("delta1", 4), cell("abs_rel", 3, 1 / float_abs_rel),
+        cell("drift_mm", 1), cell("megabytes", 1), cell("seconds", 0),
+    ]  # fmt: skip
+
+
+def write_results(found: Mapping[str, Any], out: Path) -> None:
+    """Write ``roadmap.md``, ``roadmap.csv`` and ``roadmap.png`` beside ``roadmap.json``."""
+    lines, records = (
+        [f"{found['protocol']}; ± is the standard deviation over seeds.", ""],
+        [["network", "row", *COLUMNS]],
+    )
+    for title, network in found["networks"].items():
+        note = f" (channel ranges spread by sigma {network['sigma']:.3f})" if network["sigma"] else ""
+        lines += [f"### {title}{note}", "", f"| row | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]
+        exact = float_abs_rel(network)
+        for name, results in network["rows"].items():
+            row = cells(results, exact)
+            lines.append(f"| {name} | {' | '.join(row)} |")
+            records.append([title, name, *row])
+        lines.append("")
+    with atomic_path(out / "roadmap.md") as temporary:
+        temporary.write_text("\n".join(lines))
+    with atomic_path(out / "roadmap.csv") as temporary, temporary.open("w", newline="") as file:
+        csv.writer(file).writerows(records)
+    save_figure(_picture(found), out / "roadmap.png")
+
+
+def _picture(found: Mapping[str, Any]) -> Figure:
+    """abs_rel over FP32 on a log scale, one panel a network, each seed a dot."""
+    networks = found["networks"]
+    longest = max(len(network["rows"]) for network in networks.values())
+    figure = Figure(figsize=(6.5 * len(networks), 1.2 + 0.42 * longest), layout="constrained")
+    for ax, (title, network) in zip(figure.subplots(1, len(networks), squeeze=False)[0], networks.items(), strict=True):
+        exact = float_abs_rel(network)
+        names = list(network["rows"])
+        for place, name in enumerate(names):
+            ratios = [each["abs_rel"] / exact for each in network["rows"][name].values() if "abs_rel" in each]
+            if not ratios:
+                ax.text(1.0, place, " cannot run", va="center", fontsize=8, color="gray")
+                continue
+            mean = statistics.fmean(ratios)
+            ax.barh(place, mean - 1, left=1, color="tab:blue" if mean <= 1 else "tab:orange", alpha=0.6)
+            ax.plot(ratios, [place] * len(ratios), "k.", markersize=4)
+            ax.annotate(
+                f"{mean:.3f}", (max(*ratios, 1.0), place), xytext=(4, 0), textcoords="offset points",
+                va="center", fontsize=8,
+            )  # fmt: skip
+        ax.axvline(1, color="black", linewidth=0.8)
+        ax.set_xscale("log")
+        low, high = ax.get_xlim()
+        ax.set_xlim(low, high * (high / low) ** 0.12)
+        ax.xaxis.set_major_formatter(_plain)
+        ax.xaxis.set_minor_formatter(_plain if high / low < 3 else "")
+        ax.set_yticks(range(len(names)), names, fontsize=8)
+        ax.invert_yaxis()
+        ax.set_xlabel("abs_rel over FP32, after the tool chain's own PTQ")
+        ax.set_title(title)
+    return figure
+
+
+def float_abs_rel(network: Mapping[str, Any]) -> float:
+    """That of the first row that is float; NaN where there is none."""
+    values = [each["abs_rel"] for results in network["rows"].values() for each in results.values() if each.get("float")]
+    return float(values[0]) if values else math.nan
+
+
+def _plain(value: float, _: object) -> str:
+    return f"{value:g}"

@@ -1,0 +1,189 @@
+"""Train and measure the rows of a plan, one after the other, and keep every result."""
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import Tensor, fx
+
+from depth_distill.atomic import write_json
+from depth_distill.cli import DepthCLI, build_cli
+from depth_distill.errors import UserError
+from depth_distill.evaluation import Evaluator
+from depth_distill.export.vendor_ptq import vendor_network
+from depth_distill.quantization.calibrate import apply_calibration, calibrate
+from depth_distill.quantization.equalize import channel_ranges, equalize
+from depth_distill.quantization.fold import fold
+from depth_distill.quantization.graph import trace
+from depth_distill.quantization.mixed_precision import megabytes, search_mixed_precision, set_precision
+from depth_distill.quantization.operators import npu_operators
+from depth_distill.quantization.ptq import quantize_post_training
+from depth_distill.quantization.sensitivity import sensitivity
+from depth_distill.quantization.stress import find_sigma, stress
+from depth_distill.quantization.target import CalibratorName, load_target
+from depth_distill.roadmap.plan import Plan, Row
+from depth_distill.roadmap.report import MEASURED
+from depth_distill.trained import load_trained
+
+_FLOAT_BYTES = 4
+
+
+class Roadmap:
+    """Measures what is missing of a plan, and keeps every result in ``roadmap.json`` as soon as it is there.
+
+    Args:
+        plan: what to do.
+        out: folder of trainings and results; a roadmap that was interrupted goes on from there, in mid-training too.
+        data_options: options that point configs at data, such as ``--data.root DIR``, for teacher and students.
+        console: where progress goes.
+    """
+
+    def __init__(self, plan: Plan, out: Path, data_options: Sequence[str], console: Console) -> None:
+        self.plan, self.out, self.data_options, self.console = plan, out, list(data_options), console
+        self.file = out / "roadmap.json"
+        self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {"networks": {}}
+
+    def run(self) -> dict[str, Any]:
+        """Train and measure; a row that cannot run keeps the reason in place of numbers."""
+        teacher = Path(self.plan.teacher_checkpoint or self._train(self.out / "teacher", self.plan.teacher_config))
+        bench = _Bench(teacher, self.plan, self.data_options)
+        for name, ratio in self.plan.networks.items():
+            network = self.found["networks"].setdefault(name, {"sigma": None, "rows": {}})
+            self.found["protocol"] = bench.evaluator.protocol
+            if ratio is not None and network["sigma"] is None:
+                self.console.print(f"{name}: looking for the spread that makes naive PTQ {ratio:g} times worse")
+                network["sigma"] = find_sigma(bench.graph, bench.loss_ratio, ratio)
+            graph = bench.graph if network["sigma"] is None else stress(bench.graph, network["sigma"]).graph_module
+            for row in self.plan.rows:
+                if row.networks is None or name in row.networks:
+                    self._fill(network, name, row, bench, graph, teacher)
+            network["rows"] = {
+                row.name: network["rows"][row.name] for row in self.plan.rows if row.name in network["rows"]
+            }
+            write_json(self.file, self.found)
+        return self.found
+
+    def _fill(
+        self, network: dict[str, Any], name: str, row: Row, bench: "_Bench", graph: fx.GraphModule, teacher: Path
+    ) -> None:
+        seeds = (row.seeds or self.plan.seeds) if row.kind == "distill" else [0]
+        results = network["rows"].setdefault(row.name, {})
+        for seed in seeds:
+            if "abs_rel" in results.get(str(seed), {}):
+                continue
+            self.console.print(f"{name}: {row.name}" + (f", seed {seed}" if len(seeds) > 1 else ""))
+            try:
+                results[str(seed)] = self._measure(name, network["sigma"], row, seed, bench, graph, teacher)
+            except UserError as error:
+                results[str(seed)] = {"why_not": str(error)}
+                self.console.print(f"  cannot run: {error}", style="yellow", soft_wrap=True)
+            write_json(self.file, self.found)
+
+    def _measure(
+        self, name: str, sigma: float | None, row: Row, seed: int, bench: "_Bench", graph: fx.GraphModule, teacher: Path
+    ) -> dict[str, float]:
+        started = time.perf_counter()
+        if row.kind == "float":
+            return bench.float_row(graph)
+        if row.kind == "distill":
+            folder = self.out / "runs" / _slug(f"{name} {row.name} {seed}")
+            quantizer = {"target": self.plan.target, "equalize": row.equalize, "stress": sigma}
+            options = {
+                "seed_everything": seed,
+                "model.init_args.teacher_checkpoint": str(teacher),
+                "trainer.callbacks": [{"class_path": "FakeQuant", "init_args": quantizer}],
+                **self.plan.options,
+                **row.options,
+            }
+            best = self._train(folder, self.plan.distill_config, options)
+            student = fold(trace(load_trained(best, overrides=self.data_options).network))
+            summary = json.loads((folder / "summary.json").read_text())
+            return bench.vendor_row(student, float(summary["wall_s"]))
+        prepared = equalize(graph, channel_ranges(graph, bench.calibration)).graph_module if row.equalize else graph
+        if row.kind == "ptq":
+            return bench.vendor_row(prepared, time.perf_counter() - started if row.equalize else 0.0)
+        return bench.mixed_row(prepared, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
+
+    def _train(self, folder: Path, config: str, options: Mapping[str, Any] | None = None) -> Path:
+        """Fit, or go on where it was interrupted; returns the best checkpoint."""
+        summary, last = folder / "summary.json", folder / "checkpoints" / "last.ckpt"
+        done = folder / "finished"
+        if not done.is_file():
+            words = ["fit", "--config", config, "--run_dir", str(folder), *self.data_options]
+            words += [f"--{key}={_word(value)}" for key, value in (options or self.plan.teacher_options).items()]
+            if last.is_file():
+                self.console.print(f"  going on from {last}", soft_wrap=True)
+                words += ["--ckpt_path", str(last)]
+            build_cli(DepthCLI, words, run=True)
+            done.touch()
+        return Path(json.loads(summary.read_text())["best_checkpoint"])
+
+
+class _Bench:
+    """What every row is measured on: the teacher, images, and the tool chain."""
+
+    def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
+        trained = load_trained(teacher, overrides=data_options)
+        self.target = load_target(plan.target)
+        self.graph = fold(trace(trained.network))
+        self.calibration: list[Tensor] = trained.calibration_images(plan.calibration_images)
+        self.evaluator: Evaluator = trained.evaluator(plan.images, reference=self.graph)
+        self.float_abs_rel = self.evaluator(self.graph)["abs_rel"]
+
+    def loss_ratio(self, graph: fx.GraphModule) -> float:
+        """abs_rel after naive PTQ over that of FP32."""
+        return self.evaluator(self._quantize(graph))["abs_rel"] / self.float_abs_rel
+
+    def float_row(self, graph: fx.GraphModule) -> dict[str, float]:
+        """The float network."""
+        count = sum(parameter.numel() for parameter in graph.parameters())
+        return _row(self.evaluator(graph), count * _FLOAT_BYTES / 1e6, 0.0) | {"float": 1.0}
+
+    def vendor_row(self, graph: fx.GraphModule, seconds: float) -> dict[str, float]:
+        """What the tool chain makes of a float network."""
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = self.evaluator(vendor_network(graph, self.calibration, Path(folder)), "vendor PTQ")
+        return _row(metrics, megabytes(npu_operators(self._quantize(graph)), []), seconds)
+
+    def mixed_row(self, graph: fx.GraphModule, reach: float, unfinished: Path) -> dict[str, float]:
+        """The smallest mixed network that is within reach of FP32, by fake quantization: no tool chain here does it."""
+        started = time.perf_counter()
+        quantized = self._quantize(graph)
+        ranking = sensitivity(quantized, self.evaluator, resume=unfinished)
+        found = search_mixed_precision(
+            quantized, self.evaluator, ranking, self.calibration, reach * self.float_abs_rel,
+            calibrator=self.target.calibrator,
+        )  # fmt: skip
+        metrics = self.evaluator(_mixed(quantized, found.chosen.layers, self.calibration, self.target.calibrator))
+        row = _row(metrics, found.chosen.megabytes, time.perf_counter() - started)
+        return row | {"wide_layers": float(len(found.chosen.layers))}
+
+    def _quantize(self, graph: fx.GraphModule) -> fx.GraphModule:
+        return quantize_post_training(graph, self.target, self.calibration, progress=False)
+
+
+def _row(metrics: Mapping[str, float], size_mb: float, seconds: float) -> dict[str, float]:
+    kept = {name: metrics[name] for name in MEASURED if name in metrics}
+    return {**kept, "megabytes": size_mb, "seconds": seconds}
+
+
+def _mixed(
+    quantized: fx.GraphModule, layers: Sequence[str], calibration: Sequence[Tensor], calibrator: CalibratorName
+) -> fx.GraphModule:
+    mixed = set_precision(quantized, layers)
+    apply_calibration(calibrate(mixed, calibration, calibrator, progress=False), mixed)
+    return mixed
+
+
+def _word(value: Any) -> str:
+    """An option's value as the command line reads it: YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
