@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.fake_quant import FakeQuantizer
+from depth_distill.tasks import DistillationTask
 
 
 def hook_points(network: nn.Module) -> dict[str, nn.Module]:
@@ -105,7 +106,8 @@ class FeatureHooks(Callback):
     """Hook the layers that a :class:`~depth_distill.tasks.DistillationTask` compares.
 
     The task adds this callback by itself. Hooks are set at the start of ``fit``, before the optimizer is built,
-    because layers of different width get an adapter, and taken off at its end and on exceptions.
+    because layers of different width get an adapter, and taken off at its end and on exceptions. Other tasks are left
+    alone.
 
     Raises:
         ConfigError: at the start: a name or glob without a layer, patterns that match different numbers of layers in
@@ -114,9 +116,9 @@ class FeatureHooks(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
+        if stage != "fit" or not isinstance(pl_module, DistillationTask):
             return
-        task: Any = pl_module
+        task = pl_module
         task.start()
         pairs = task.resolve_pairs(find_layers)
         try:
@@ -138,19 +140,19 @@ class FeatureHooks(Callback):
         self._close(pl_module)
 
     def _close(self, pl_module: LightningModule) -> None:
-        task: Any = pl_module
-        for name in ("student_tap", "teacher_tap"):
-            tap = getattr(task, name)
-            if tap is not None:
-                tap.close()
-                setattr(task, name, None)
+        if isinstance(pl_module, DistillationTask):
+            for tap in (pl_module.student_tap, pl_module.teacher_tap):
+                if tap is not None:
+                    tap.close()
+            pl_module.student_tap = pl_module.teacher_tap = None
 
 
-def _features_of(task: Any, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _features_of(task: DistillationTask, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One pass of both networks, in evaluation mode, which is left as it was."""
     training = task.network.training
     task.network.eval()
     try:
+        assert task.student_tap is not None and task.teacher_tap is not None
         with torch.no_grad(), task.student_tap.recording() as student, task.teacher_tap.recording() as teacher:
             task.network(image)
             task.teacher(image)

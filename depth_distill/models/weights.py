@@ -35,6 +35,8 @@ def _read(checkpoint: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
         state = content.get("state_dict", content)
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError("it holds no state_dict")
         return {str(key): value for key, value in state.items()}
     except FileNotFoundError as error:
         raise ConfigError(f"{checkpoint} does not exist") from error

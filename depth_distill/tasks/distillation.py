@@ -36,6 +36,9 @@ class Tap(Protocol):
     def recording(self) -> AbstractContextManager[Mapping[str, Tensor]]:
         """Collect features while the block runs."""
 
+    def close(self) -> None:
+        """Take the hooks off."""
+
 
 class TeacherSignals(Protocol):
     """Where the teacher's answers come from: the teacher itself, or a cache of what it said."""
