@@ -152,7 +152,8 @@ def _features_of(task: DistillationTask, image: Tensor) -> tuple[dict[str, Tenso
     training = task.network.training
     task.network.eval()
     try:
-        assert task.student_tap is not None and task.teacher_tap is not None
+        assert task.student_tap is not None
+        assert task.teacher_tap is not None
         with torch.no_grad(), task.student_tap.recording() as student, task.teacher_tap.recording() as teacher:
             task.network(image)
             task.teacher(image)
