@@ -1,5 +1,6 @@
 """Fake quantization of the student: put in before training, switched by epoch, judged as the NPU will judge it."""
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,9 @@ class FakeQuant(Callback):
     Each validation also computes the *vendor* number: what comes out if the tool chain calibrates the weights as they
     are by itself, with the target's calibrator on the calibration images. It is logged as ``vendor/<metric>``; monitor
     ``vendor/abs_rel`` to keep the checkpoint that is best on the NPU.
+
+    Equalization and stress rescale channels. Where the student starts from its teacher, the teacher is rescaled
+    likewise, which leaves what it says as it was, so that features can be compared.
 
     Put it before ``FeatureHooks`` (the command line does). With several processes and ``ranges: batches`` all use the
     ranges that the first one sees.
@@ -97,7 +101,7 @@ class FakeQuant(Callback):
         """Make the task's network a fake-quantized graph, with quantizers off; nothing where it already is.
 
         Args:
-            task: its ``network`` is replaced.
+            task: its ``network`` is replaced, and its ``teacher`` where both are rescaled.
             calibration: images that ``equalize`` measures channel ranges on. With None only the structure is made,
                 and the weights are left for a checkpoint to fill: no stress, no equalization.
         """
@@ -110,6 +114,11 @@ class FakeQuant(Callback):
             graph = stress(graph, self.stress).graph_module
         if calibration is not None and self.equalize:
             graph = equalize(graph, channel_ranges(graph, calibration)).graph_module
+        edited = calibration is not None and (self.equalize or self.stress is not None)
+        if edited and getattr(task, "student_start", None) == "teacher":
+            # The same function with the same channel scales: only then do features correspond.
+            task.teacher = GraphNetwork(copy.deepcopy(graph), task.network).requires_grad_(False).eval()
+            task.teacher.to(memory_format=task.memory_format)
         quantized = fake_quantize(graph, self.target, self.learnable)
         layers = self._wide_layers()
         if layers:
