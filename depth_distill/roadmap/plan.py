@@ -49,7 +49,7 @@ class Plan:
         options: of every student's ``fit``.
         target: NPU profile.
         networks: by name, how many times worse than FP32 naive PTQ of it is made to be by spreading channel ranges;
-            null leaves the network as it is.
+            null leaves the network as it is. Just that, called plain, unless given.
         seeds: of trainings.
         images: validate on about this many; all if null.
         calibration_images: that the tool chain is given.
@@ -62,7 +62,7 @@ class Plan:
     teacher_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     target: str = "per-tensor-minmax"
-    networks: dict[str, float | None] = field(default_factory=lambda: {"plain": None, "stressed": 3.7})
+    networks: dict[str, float | None] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     images: int | None = None
     calibration_images: int = 64
@@ -81,6 +81,7 @@ def load_plan(path: Path) -> Plan:
         raise ConfigError(f"{path} does not exist") from error
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{path} is not a roadmap: {str(error).splitlines()[0]}") from error
+    plan.networks = plan.networks or {"plain": None}
     for row in plan.rows:
         for name in row.networks or []:
             if name not in plan.networks:
