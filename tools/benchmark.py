@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.profilers import SimpleProfiler
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
@@ -93,9 +92,9 @@ def measure(variant: str, words: Sequence[str], folder: str) -> dict[str, float]
     """Fit one variant for two epochs in this process: seconds by part, and peak memory before and after in MB."""
     warnings.filterwarnings("ignore")
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    cli = build_cli(DepthCLI, ["--run_dir", f"{folder}/run", *words], run=False)
-    timer = SecondEpoch()
-    trainer = cli.instantiate_trainer(max_epochs=2, limit_val_batches=0, profiler=SimpleProfiler())
+    run = ["--run_dir", f"{folder}/run", "--trainer.max_epochs=2", "--trainer.limit_val_batches=0"]
+    cli = build_cli(DepthCLI, [*words, *run, "--trainer.profiler=simple"], run=False)
+    timer, trainer = SecondEpoch(), cli.trainer
     trainer.callbacks.append(timer)  # type: ignore[attr-defined]
     if variant == "with teacher cache":
         trainer.callbacks.insert(0, TeacherCache(Path(folder) / "cache"))  # type: ignore[attr-defined]

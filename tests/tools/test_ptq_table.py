@@ -47,6 +47,6 @@ def test_rows_are_measured_plain_and_stressed_and_none_twice(trained_checkpoint,
     assert stressed["FP32"]["abs_rel"] == pytest.approx(plain["FP32"]["abs_rel"], rel=1e-4)
     assert all(row["vendor"] > 0 and row["parity"] > 0.9 for row in (plain[two[1]], stressed[two[1]]))
     assert (tmp_path / "ptq_table.png").stat().st_size > 0
-    monkeypatch.setattr(ptq_table, "vendor_ptq", None)  # would be called if anything were measured again
+    monkeypatch.setattr(ptq_table, "vendor_network", None)  # would be called if anything were measured again
     assert ptq_table.main(words) == 0
     assert json.loads((tmp_path / "ptq_table.json").read_text()) == found

@@ -1,0 +1,52 @@
+"""Roadmap files: what is read, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from depth_distill.errors import ConfigError
+from depth_distill.roadmap import load_plan
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "roadmap"
+SMALL = """
+teacher_config: a.yaml
+distill_config: b.yaml
+rows:
+  - {name: FP32 teacher, kind: float}
+"""
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_what_is_shipped_is_a_plan_of_files_that_exist(path):
+    plan = load_plan(path)
+    assert Path(plan.teacher_config).is_file()
+    assert Path(plan.distill_config).is_file()
+    assert plan.rows[0].kind == "float"
+    assert {row.kind for row in plan.rows} == {"float", "ptq", "distill", "mixed"}
+    assert list(plan.networks) == ["plain", "stressed"]
+
+
+def test_a_plan_without_networks_has_the_plain_one(tmp_path):
+    (tmp_path / "small.yaml").write_text(SMALL)
+    assert load_plan(tmp_path / "small.yaml").networks == {"plain": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL + "teachr_config: c.yaml\n", "is not a roadmap: .*teachr_config"),
+        (SMALL.replace("kind: float", "kind: floot"), "is not a roadmap: "),
+        ("teacher_config: a.yaml\n", "is not a roadmap: "),
+        (SMALL.replace("kind: float", "kind: float, networks: [plan]"), "names the network 'plan'.*'plain'"),
+    ],
+    ids=["unknown key", "unknown kind", "missing key", "unknown network"],
+)
+def test_what_is_wrong_with_a_plan_is_said(tmp_path, text, message):
+    (tmp_path / "small.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"small\.yaml.*{message}"):
+        load_plan(tmp_path / "small.yaml")
+
+
+def test_a_plan_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"small\.yaml does not exist"):
+        load_plan(tmp_path / "small.yaml")

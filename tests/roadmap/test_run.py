@@ -1,0 +1,95 @@
+"""A roadmap in small: rows are trained, measured, kept, and not done twice; what cannot run says why."""
+
+import json
+
+import pytest
+import yaml
+
+from depth_distill import roadmap
+from depth_distill.roadmap import load_plan
+from tests.trained_run import CONFIG
+
+DISTILL = {
+    "seed_everything": 0,
+    "trainer": CONFIG["trainer"],
+    "panels": {"every_n_epochs": 0},
+    "checkpoint": {"monitor": "vendor/abs_rel", "filename": "epoch{epoch:03d}"},
+    "data": CONFIG["data"] | {"calibration_size": 4, "seed": "${seed_everything}"},
+    "model": {
+        "class_path": "DistillationTask",
+        "init_args": {
+            "network": CONFIG["model"]["init_args"]["network"],
+            "output": {"class_path": "CompositeLoss", "init_args": {"terms": {"l1": {"class_path": "LogL1Loss"}}}},
+        },
+    },
+}
+ROWS = [
+    {"name": "FP32 teacher", "kind": "float"},
+    {"name": "INT8 PTQ", "kind": "ptq"},
+    {"name": "+ equalization", "kind": "ptq", "equalize": True},
+    {"name": "+ distillation", "kind": "distill", "seeds": [0, 1]},
+    {
+        "name": "+ features",
+        "kind": "distill",
+        "options": {
+            "model.init_args.features": [{"student": "encoder.blokcs", "loss": {"class_path": "FeatureMSE"}}],
+        },
+    },
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, trained_checkpoint):
+    folder = tmp_path_factory.mktemp("roadmap")
+    (folder / "distill.yaml").write_text(yaml.safe_dump(DISTILL))
+    plan = {"teacher_config": "unused", "distill_config": str(folder / "distill.yaml"), "rows": ROWS}
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 4}))
+    from tools.roadmap import main
+
+    words = ["--config", str(folder / "plan.yaml"), "--out", str(folder / "out"), "--teacher", str(trained_checkpoint)]
+    assert main(words) == 0
+    return folder / "out", words
+
+
+def rows(folder):
+    return json.loads((folder / "roadmap.json").read_text())["networks"]["plain"]["rows"]
+
+
+def test_every_row_is_measured_against_the_same_float_network(finished):
+    found = rows(finished[0])
+    assert list(found) == [row["name"] for row in ROWS]
+    exact = found["FP32 teacher"]["0"]
+    assert exact["drift_mm"] == 0
+    for name in ("INT8 PTQ", "+ equalization", "+ distillation"):
+        for result in found[name].values():
+            assert result["drift_mm"] > 0
+            assert result["abs_rel"] == pytest.approx(exact["abs_rel"], rel=0.5)
+            # int8 weights and int32 biases instead of float32
+            assert 0.25 * exact["megabytes"] < result["megabytes"] < 0.4 * exact["megabytes"]
+
+
+def test_seeds_train_students_of_their_own(finished):
+    found = rows(finished[0])["+ distillation"]
+    assert found["0"]["abs_rel"] != found["1"]["abs_rel"]
+
+
+def test_a_row_that_cannot_run_says_why(finished):
+    reason = rows(finished[0])["+ features"]["0"]["why_not"]
+    assert "'encoder.blokcs'" in reason
+    assert "encoder.blocks" in reason
+    assert "cannot run" in (finished[0] / "roadmap.md").read_text()
+
+
+def test_what_is_there_is_not_done_again(finished, monkeypatch):
+    folder, words = finished
+    before = rows(folder)
+    monkeypatch.setattr(roadmap.run, "vendor_network", None)  # would be called if anything were measured again
+    plan = load_plan(folder.parent / "plan.yaml")
+    (folder.parent / "fewer.yaml").write_text(
+        yaml.safe_dump({"teacher_config": "unused", "distill_config": plan.distill_config, "rows": ROWS[:4]})
+    )
+    from tools.roadmap import main
+
+    assert main(["--config", str(folder.parent / "fewer.yaml"), *words[2:]]) == 0
+    after = rows(folder)
+    assert after == {name: before[name] for name in after}
