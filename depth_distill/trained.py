@@ -14,7 +14,7 @@ from depth_distill.data import DepthDataModule
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
 from depth_distill.models import CodeNetwork, GraphNetwork
-from depth_distill.models.weights import load_weights
+from depth_distill.models.checkpoints import load_weights
 from depth_distill.quantization.insert import float_network
 from depth_distill.runs import CONFIG_FILE, require_checkpoint, resumed_run_folder
 

@@ -6,15 +6,16 @@ Conventions used everywhere:
 * ``valid`` is a bool mask of the same shape as the depth; True means "use this pixel".
 * images are ``(B, 3, H, W)`` RGB, depth maps are ``(B, 1, H, W)``.
 * *codes* are what a network ends in, ``(B, C, H, W)`` in [0, 1]; a *codec* turns codes into metres on the host.
+* ``DepthRange`` is the metric interval that codes span; it lives in ``codecs``, which imports no torch.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from depth_distill.errors import ConfigError
+from depth_distill.codecs import DepthRange
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "DepthBatch", "DepthRange", "DepthSample"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,26 +43,3 @@ class DepthBatch(NamedTuple):
     """``(B, 1, H, W)`` bool; True where depth was measured and lies in the depth range of the run."""
     sample_index: Tensor
     """``(B,)`` int64: position of the sample in its data set."""
-
-
-@dataclass(frozen=True)
-class DepthRange:
-    """The metric interval a run works in: codes span it, metrics are capped to it.
-
-    Raises:
-        ConfigError: unless ``0 < min_m < max_m``.
-    """
-
-    min_m: float
-    max_m: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.min_m < self.max_m:
-            raise ConfigError(f"depth range needs 0 < min_m < max_m, got min_m={self.min_m}, max_m={self.max_m}")
-
-    def contains(self, depth_m: Tensor) -> Tensor:
-        """Bool mask of the depths inside the closed interval; NaN and 0 are outside."""
-        return torch.logical_and(depth_m >= self.min_m, depth_m <= self.max_m)
-
-    def __str__(self) -> str:
-        return f"{self.min_m:g}-{self.max_m:g} m"

@@ -1,6 +1,7 @@
 """What training minimizes."""
 
 from depth_distill.losses.balance import FixedWeights, UncertaintyWeights
+from depth_distill.losses.codes import CodeL1Loss, ConsistencyLoss, FractionLoss, IntegerLoss
 from depth_distill.losses.composite import CompositeLoss
 from depth_distill.losses.feature_terms import (
     AttentionTransfer,
@@ -29,7 +30,9 @@ __all__ = [
     "BerHuLoss",
     "ChannelRangePenalty",
     "ChannelWiseKL",
+    "CodeL1Loss",
     "CompositeLoss",
+    "ConsistencyLoss",
     "FeatureCosine",
     "FeatureMSE",
     "FeatureNormalizedMSE",
@@ -37,7 +40,9 @@ __all__ = [
     "FeatureStatisticsKL",
     "FitNetsHint",
     "FixedWeights",
+    "FractionLoss",
     "GradientMatchingLoss",
+    "IntegerLoss",
     "KurtosisPenalty",
     "L1Loss",
     "LogL1Loss",

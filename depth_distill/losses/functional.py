@@ -123,6 +123,11 @@ def scale_and_shift_invariant(
     return _mean_of_images(residual / spread.clamp(min=_TINY), has_depth)
 
 
+def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid pixels of an image, then over the images that have any; both ``(B, 1, H, W)``."""
+    return _image_mean(values, valid)
+
+
 def _filled(target_m: Tensor, valid: Tensor) -> Tensor:
     """Ground truth with a harmless 1 m wherever there is none."""
     return torch.where(valid, target_m, 1.0)

@@ -1,8 +1,41 @@
 """Networks from image to codes, and the codecs from codes to metres."""
 
+from depth_distill.models.checkpoints import load_encoder_decoder
 from depth_distill.models.code_network import CodeNetwork, GraphNetwork
-from depth_distill.models.codecs import DepthCodec, SingleCodec
+from depth_distill.models.codecs import (
+    DepthCodec,
+    IntegerFractionalCodec,
+    SingleCodec,
+    SplitCodec,
+    ThermometerCodec,
+    carry_errors,
+)
+from depth_distill.models.conversions import split_from_single, thermometer_from_single
 from depth_distill.models.depth_net import DepthNet
-from depth_distill.models.heads import DepthHead, SingleHead
+from depth_distill.models.heads import (
+    DepthHead,
+    IntegerFractionalHead,
+    SingleHead,
+    SplitIntegerFractionalHead,
+    ThermometerHead,
+)
 
-__all__ = ["CodeNetwork", "DepthCodec", "DepthHead", "DepthNet", "GraphNetwork", "SingleCodec", "SingleHead"]
+__all__ = [
+    "CodeNetwork",
+    "DepthCodec",
+    "DepthHead",
+    "DepthNet",
+    "GraphNetwork",
+    "IntegerFractionalCodec",
+    "IntegerFractionalHead",
+    "SingleCodec",
+    "SingleHead",
+    "SplitCodec",
+    "SplitIntegerFractionalHead",
+    "ThermometerCodec",
+    "ThermometerHead",
+    "carry_errors",
+    "load_encoder_decoder",
+    "split_from_single",
+    "thermometer_from_single",
+]

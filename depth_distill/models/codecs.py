@@ -1,75 +1,145 @@
-"""Codecs: what a network's codes mean in metres. Decoding happens on the host, outside the NPU graph."""
+"""Codecs on tensors: what a network's codes mean in metres. Decoding happens on the host, outside the NPU graph.
 
-import math
-from abc import ABC, abstractmethod
-from typing import Literal, get_args
+The arithmetic is that of :mod:`depth_distill.codecs`, bit by bit; gradients are added here.
+"""
+
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from depth_distill.errors import ConfigError
-from depth_distill.types import DepthRange
+from depth_distill.codecs import (
+    Decoder,
+    DepthRange,
+    Encoding,
+    Fraction,
+    HostCodec,
+    HostIntegerFractional,
+    HostSingle,
+    HostSplit,
+    HostThermometer,
+    Integer,
+    Spread,
+    TwoPartCodec,
+)
 
-Encoding = Literal["linear", "inverse", "log"]
+__all__ = [
+    "DepthCodec",
+    "Encoding",
+    "IntegerFractionalCodec",
+    "SingleCodec",
+    "SplitCodec",
+    "ThermometerCodec",
+    "carry_errors",
+]
+
+_Host = TypeVar("_Host", bound=HostCodec)
 
 
-class DepthCodec(ABC):
-    """Maps ``channels`` codes in [0, 1] to metric depth and back."""
-
-    channels: int
-    depth_range: DepthRange
-
-    @abstractmethod
-    def encode(self, depth_m: Tensor) -> Tensor:
-        """Codes ``(B, channels, H, W)`` of a depth map ``(B, 1, H, W)`` in metres, clamped to the depth range."""
-
-    @abstractmethod
-    def decode(self, codes: Tensor) -> Tensor:
-        """Depth ``(B, 1, H, W)`` in metres of codes ``(B, channels, H, W)``."""
-
-
-class SingleCodec(DepthCodec):
-    """One code per pixel, spread over the depth range evenly in depth, in inverse depth or in log depth.
-
-    With ``u`` the code, ``a`` the nearest and ``b`` the farthest depth:
-
-    * ``linear``: ``a + u (b - a)``; constant step, 56.9 mm at 8 bits over 0.5 to 15 m;
-    * ``inverse``: ``1 / (1/a + u (1/b - 1/a))``; step grows with the square of depth, as in a stereo camera;
-    * ``log``: ``a (b/a)^u``; step grows with depth, so the *relative* error is constant (1.3 % at 8 bits).
-
-    All three increase with ``u``: code 0 is the nearest depth.
+class DepthCodec(Generic[_Host]):
+    """Maps ``channels`` codes in [0, 1] to metric depth and back.
 
     Args:
-        depth_range: nearest and farthest depth.
-        encoding: one of the three above.
-
-    Raises:
-        ConfigError: unknown encoding.
+        host: the same codec without torch, for a device.
     """
 
-    channels = 1
+    def __init__(self, host: _Host) -> None:
+        self.host = host
 
-    def __init__(self, depth_range: DepthRange, encoding: Encoding = "log") -> None:
-        if encoding not in get_args(Encoding):
-            raise ConfigError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
-        self.depth_range = depth_range
-        self.encoding = encoding
+    @property
+    def channels(self) -> int:
+        """Number of codes a pixel."""
+        return self.host.channels
+
+    @property
+    def depth_range(self) -> DepthRange:
+        """What the codes span."""
+        return self.host.depth_range
+
+    def __str__(self) -> str:
+        return str(self.host)
 
     def encode(self, depth_m: Tensor) -> Tensor:
-        """Codes ``(B, 1, H, W)`` in [0, 1]."""
-        near, far = self.depth_range.min_m, self.depth_range.max_m
-        depth_m = depth_m.clamp(near, far)
-        if self.encoding == "linear":
-            return (depth_m - near) / (far - near)
-        if self.encoding == "inverse":
-            return (1 / depth_m - 1 / near) / (1 / far - 1 / near)
-        return torch.log(depth_m / near) / math.log(far / near)
+        """Codes ``(B, channels, H, W)`` of a depth map ``(B, 1, H, W)`` in metres, clamped to the depth range.
+
+        They are targets, and pass no gradient. Depth 0, NaN and infinity get codes, too: mask them.
+        """
+        codes: Tensor = self.host.encode_with(torch, depth_m.detach().float())
+        return codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Depth ``(B, 1, H, W)`` in metres."""
-        near, far = self.depth_range.min_m, self.depth_range.max_m
-        if self.encoding == "linear":
-            return near + codes * (far - near)
-        if self.encoding == "inverse":
-            return 1 / (1 / near + codes * (1 / far - 1 / near))
-        return near * torch.exp(codes * math.log(far / near))
+        """Depth ``(B, 1, H, W)`` in metres of codes ``(B, channels, H, W)``, with gradients."""
+        depth_m: Tensor = _Decode.apply(codes.float(), self.host)
+        return depth_m
+
+
+class SingleCodec(DepthCodec[HostSingle]):
+    """One code: :class:`~depth_distill.codecs.HostSingle`."""
+
+    def __init__(self, depth_range: DepthRange, encoding: Encoding = "log") -> None:
+        super().__init__(HostSingle(depth_range, encoding))
+
+    @property
+    def encoding(self) -> Encoding:
+        """``linear``, ``inverse`` or ``log``."""
+        return self.host.encoding
+
+
+class ThermometerCodec(DepthCodec[HostThermometer]):
+    """Codes that fill up one after the other: :class:`~depth_distill.codecs.HostThermometer`."""
+
+    def __init__(
+        self, depth_range: DepthRange, encoding: Encoding = "log", levels: int = 8, spread: Spread = "even"
+    ) -> None:
+        super().__init__(HostThermometer(depth_range, encoding, levels, spread))
+
+
+class IntegerFractionalCodec(DepthCodec[HostIntegerFractional]):
+    """Whole metres and their fraction: :class:`~depth_distill.codecs.HostIntegerFractional`."""
+
+    def __init__(
+        self,
+        depth_range: DepthRange,
+        decoder: Decoder = "unwrap",
+        integer: Integer = "coarse",
+        fraction: Fraction = "sawtooth",
+    ) -> None:
+        super().__init__(HostIntegerFractional(depth_range, decoder, integer, fraction))
+
+
+class SplitCodec(DepthCodec[HostSplit]):
+    """Floor and remainder of a single code: :class:`~depth_distill.codecs.HostSplit`."""
+
+    def __init__(self, depth_range: DepthRange, encoding: Encoding = "log", parts: int | None = None) -> None:
+        super().__init__(HostSplit(depth_range, encoding, parts))
+
+
+def carry_errors(codec: DepthCodec[Any], codes: Tensor, reference_m: Tensor) -> Tensor | None:
+    """Where the whole part is wrong, ``(B, 1, H, W)`` bool; None for a codec that has no whole part.
+
+    Args:
+        codec: of the network.
+        codes: ``(B, channels, H, W)``.
+        reference_m: ``(B, 1, H, W)`` metres, such as the depth of the float network.
+    """
+    if not isinstance(codec.host, TwoPartCodec):
+        return None
+    wrong: Tensor = codec.host.carry_errors_with(torch, codes.detach().float(), reference_m.detach().float())
+    return wrong
+
+
+class _Decode(torch.autograd.Function):
+    """``decode`` of a host codec, with its slopes as the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, codes: Tensor, host: HostCodec) -> Tensor:
+        ctx.save_for_backward(codes)
+        ctx.host = host
+        depth_m: Tensor = host.decode_with(torch, codes)
+        return depth_m
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (codes,) = ctx.saved_tensors
+        return gradient * ctx.host.slopes_with(torch, codes), None

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from depth_distill.errors import ConfigError
+from depth_distill.models.checkpoints import load_encoder_decoder
 from depth_distill.models.code_network import CodeNetwork
 from depth_distill.models.codecs import DepthCodec
 from depth_distill.models.decoder import Activation, Norm, UNetDecoder
@@ -27,9 +29,11 @@ class DepthNet(CodeNetwork):
         norm: normalization of the decoder.
         depth_range: nearest and farthest depth, spanned by the codes.
         head: builds the head; ``SingleHead`` unless configured.
+        start_from: start encoder and decoder from this checkpoint of a run, whatever head that had; the head is fresh.
 
     Raises:
-        ConfigError: see the encoder, the decoder and the head.
+        ConfigError: see the encoder, the decoder, the head and
+            :func:`~depth_distill.models.checkpoints.load_encoder_decoder`; or two sources of weights.
     """
 
     def __init__(
@@ -42,14 +46,19 @@ class DepthNet(CodeNetwork):
         norm: Norm = "batch",
         depth_range: DepthRange = DepthRange(0.5, 15.0),  # noqa: B008 - frozen
         head: HeadFactory = SingleHead,
+        start_from: Path | None = None,
     ) -> None:
         super().__init__()
+        if start_from is not None and (pretrained or weights is not None):
+            raise ConfigError(f"give either start_from: {start_from} or weights of the encoder alone, not both")
         self.depth_range = depth_range
         self.encoder = build_encoder(encoder, pretrained, weights)
         strides = feature_strides(self.encoder)
         self.stride = strides[-1]
         self.decoder = UNetDecoder(feature_channels(self.encoder), strides, decoder_channels, activation, norm)
         self.head = head(self.decoder.out_channels, depth_range)
+        if start_from is not None:
+            load_encoder_decoder(self, start_from)
 
     @property
     def codec(self) -> DepthCodec:

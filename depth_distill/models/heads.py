@@ -2,19 +2,30 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
+from depth_distill.codecs import Decoder, DepthRange, Encoding, Fraction, Integer, Spread
 from depth_distill.errors import ConfigError
-from depth_distill.models.codecs import DepthCodec, Encoding, SingleCodec
-from depth_distill.types import DepthRange
+from depth_distill.models.codecs import (
+    DepthCodec,
+    IntegerFractionalCodec,
+    SingleCodec,
+    SplitCodec,
+    ThermometerCodec,
+)
 
 
 class DepthHead(nn.Module, ABC):
-    """Turns decoder features ``(B, C, H, W)`` into codes ``(B, codec.channels, H, W)`` in [0, 1]."""
+    """Turns decoder features ``(B, C, H, W)`` into codes ``(B, codec.channels, H, W)`` in [0, 1].
 
-    codec: DepthCodec
+    All heads here are one 3 x 3 convolution ``conv`` and what brings its output into [0, 1].
+    """
+
+    codec: DepthCodec[Any]
+    conv: nn.Conv2d
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
@@ -33,14 +44,17 @@ class SingleHead(DepthHead):
     Args:
         in_channels: channels of the decoder's last stage.
         depth_range: what the codes span.
-        encoding: ``linear``, ``inverse`` or ``log``, see :class:`~depth_distill.models.codecs.SingleCodec`.
-        output: how the pre-activation gets into [0, 1]. ``clip`` is piecewise linear, so its quantized form loses
-            nothing at the ends, and its range is exactly [0, 1] whatever a min/max calibrator sees. ``sigmoid`` is
-            the published habit (Godard et al. 2019, monodepth2).
+        encoding: ``linear``, ``inverse`` or ``log``, see :class:`~depth_distill.codecs.HostSingle`.
+        output: how the pre-activation gets into [0, 1]. ``clip`` is piecewise linear: an NPU that fuses it rounds
+            once, to a range that never exceeds [0, 1] and is exactly that where calibration meets both ends.
+            ``sigmoid`` is the published habit (Godard et al. 2019, monodepth2); its pre-activation is rounded, too,
+            in a range that a min/max calibrator takes from the largest logit.
 
     Raises:
         ConfigError: unknown encoding or output.
     """
+
+    codec: SingleCodec
 
     def __init__(
         self,
@@ -50,16 +64,149 @@ class SingleHead(DepthHead):
         output: OutputActivation = "sigmoid",
     ) -> None:
         super().__init__()
-        if output not in get_args(OutputActivation):
-            raise ConfigError(f"output must be one of {', '.join(get_args(OutputActivation))}, got {output!r}")
         self.codec = SingleCodec(depth_range, encoding)
         self.conv = nn.Conv2d(in_channels, 1, 3, padding=1)
-        self.output: nn.Module = nn.Sigmoid() if output == "sigmoid" else nn.Hardtanh(0.0, 1.0)
-        if output == "clip":
-            # A clip passes no gradient outside [0, 1]: start every pixel in the middle, where it does.
-            nn.init.normal_(self.conv.weight, std=1e-2)
-            nn.init.constant_(self.conv.bias, 0.5)  # type: ignore[arg-type]
+        self.output = _output(output, self.conv)
 
     def forward(self, features: Tensor) -> Tensor:
         """Codes ``(B, 1, H, W)``."""
         return self.output(self.conv(features))
+
+
+class IntegerFractionalHead(DepthHead):
+    """A 3 x 3 convolution to two codes: whole metres over the farthest, and the fraction of a metre.
+
+    What the codes mean and how they are decoded: :class:`~depth_distill.codecs.HostIntegerFractional`. Any decoder
+    trains with losses in metres, but only losses on codes (``depth_distill.losses.codes``) teach the two apart.
+
+    Args:
+        in_channels: channels of the decoder's last stage.
+        depth_range: what the codes span.
+        decoder: ``sum``, ``round`` or ``unwrap``.
+        integer: ``floor`` or ``coarse``.
+        fraction: ``sawtooth`` or ``triangle``.
+        output: ``sigmoid`` or ``clip``, as in :class:`SingleHead`.
+
+    Raises:
+        ConfigError: an unknown word, or two that do not go together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        depth_range: DepthRange,
+        decoder: Decoder = "unwrap",
+        integer: Integer = "coarse",
+        fraction: Fraction = "sawtooth",
+        output: OutputActivation = "sigmoid",
+    ) -> None:
+        super().__init__()
+        self.codec = IntegerFractionalCodec(depth_range, decoder, integer, fraction)
+        self.conv = nn.Conv2d(in_channels, 2, 3, padding=1)
+        self.output = _output(output, self.conv)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Codes ``(B, 2, H, W)``: integer, fraction."""
+        return self.output(self.conv(features))
+
+
+class SplitIntegerFractionalHead(DepthHead):
+    """Floor and remainder of a single head's code, in the graph: Mul, Floor, Sub, Mul, Concat.
+
+    Made from a trained network by :func:`~depth_distill.models.conversions.split_from_single`. An INT8 graph rounds the
+    single code to 8 bits before the floor: see :class:`~depth_distill.codecs.HostSplit`.
+
+    Args:
+        in_channels: channels of the decoder's last stage.
+        depth_range: what the codes span.
+        encoding: of the single code.
+        output: of the single code.
+        parts: how many parts it is cut into; the farthest depth rounded up to a metre unless given.
+
+    Raises:
+        ConfigError: unknown encoding or output, or fewer than 2 parts.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        depth_range: DepthRange,
+        encoding: Encoding = "log",
+        output: OutputActivation = "sigmoid",
+        parts: int | None = None,
+    ) -> None:
+        super().__init__()
+        codec = SplitCodec(depth_range, encoding, parts)
+        self.codec = codec
+        self.parts = float(codec.host.parts)
+        self.conv = nn.Conv2d(in_channels, 1, 3, padding=1)
+        self.output = _output(output, self.conv)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Codes ``(B, 2, H, W)``: floor over ``parts``, remainder. Gradient goes through the remainder."""
+        scaled = self.output(self.conv(features)) * self.parts
+        whole = torch.floor(scaled)
+        return torch.cat([whole * (1 / self.parts), scaled - whole], dim=1)
+
+
+class ThermometerHead(DepthHead):
+    """A 3 x 3 convolution to ``levels`` codes that fill up one after the other, clipped to [0, 1].
+
+    Made from a trained network by :func:`~depth_distill.models.conversions.thermometer_from_single`: the filter of the
+    single head, ``levels`` times with other factors and biases. A fresh one starts as such copies of one filter.
+
+    Args:
+        in_channels: channels of the decoder's last stage.
+        depth_range: what the codes span.
+        encoding: of the single code that they share out.
+        levels: 2, 4, 8 or 16.
+        spread: ``even`` for a head that clips, ``logistic`` for one with a sigmoid, see
+            :class:`~depth_distill.codecs.HostThermometer`.
+
+    Raises:
+        ConfigError: unknown encoding, levels or spread.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        depth_range: DepthRange,
+        encoding: Encoding = "log",
+        levels: int = 8,
+        spread: Spread = "even",
+    ) -> None:
+        super().__init__()
+        codec = ThermometerCodec(depth_range, encoding, levels, spread)
+        self.codec = codec
+        self.knots = codec.host.knots
+        self.conv = nn.Conv2d(in_channels, levels, 3, padding=1)
+        self.output = nn.Hardtanh(0.0, 1.0)
+        single = nn.Conv2d(in_channels, 1, 3, padding=1)
+        if spread == "even":
+            _output("clip", single)
+        self.repeat(single)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Codes ``(B, levels, H, W)``."""
+        return self.output(self.conv(features))
+
+    def repeat(self, single: nn.Conv2d) -> None:
+        """Make every code of one filter's output ``x``: ``(x - x_k) / (x_k+1 - x_k)``, computed in float64."""
+        assert single.bias is not None
+        with torch.no_grad():
+            knots = torch.tensor(self.knots, dtype=torch.float64, device=single.weight.device)
+            widths = knots.diff()
+            self.conv.weight.copy_(single.weight.double() / widths.view(-1, 1, 1, 1))
+            self.conv.bias.copy_((single.bias.double() - knots[:-1]) / widths)  # type: ignore[union-attr]
+
+
+def _output(name: OutputActivation, conv: nn.Conv2d) -> nn.Module:
+    """What brings the output of ``conv`` into [0, 1]."""
+    if name not in get_args(OutputActivation):
+        raise ConfigError(f"output must be one of {', '.join(get_args(OutputActivation))}, got {name!r}")
+    if name == "sigmoid":
+        return nn.Sigmoid()
+    # A clip passes no gradient outside [0, 1]: start every pixel in the middle, where it does.
+    nn.init.normal_(conv.weight, std=1e-2)
+    nn.init.constant_(conv.bias, 0.5)  # type: ignore[arg-type]
+    return nn.Hardtanh(0.0, 1.0)

@@ -17,7 +17,7 @@ from depth_distill.losses import CompositeLoss
 from depth_distill.losses.balance import FixedWeights
 from depth_distill.losses.feature_terms import AttentionTransfer
 from depth_distill.models import CodeNetwork
-from depth_distill.models.weights import load_weights
+from depth_distill.models.checkpoints import load_weights
 from depth_distill.tasks.layer_pairs import FindLayers, LayerPair, ResolvedPair, check_maps, resolve
 from depth_distill.tasks.metric_depth import MetricDepthTask
 from depth_distill.tasks.schedules import LRSchedulerFactory

@@ -1,0 +1,81 @@
+"""What every codec can do."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depth_distill.codecs.arithmetic import Array, float32
+from depth_distill.codecs.depth_range import DepthRange
+
+
+class HostCodec(ABC):
+    """Maps ``channels`` codes in [0, 1] to metric depth and back, on the host.
+
+    Codes have no room for "no depth". ``encode`` gives a code for every number: beyond the range, 0 and infinity
+    included, that of the nearer end, and for NaN that of the near end; such pixels are for a ``valid`` mask to leave
+    out. ``decode`` clamps codes to [0, 1], so depth never leaves its range, and keeps NaN: a NaN code is an error that
+    must stay visible.
+
+    The methods that take ``xp``, the array library, are what the NumPy and the torch side share. All compute in
+    float32.
+    """
+
+    channels: int
+    depth_range: DepthRange
+
+    def encode(self, depth_m: NDArray[Any]) -> NDArray[np.float32]:
+        """Codes ``(..., channels, H, W)`` of depth ``(..., 1, H, W)`` in metres."""
+        return np.asarray(self.encode_with(np, np.asarray(depth_m, np.float32)))
+
+    def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Depth ``(..., 1, H, W)`` in metres of codes ``(..., channels, H, W)``."""
+        return np.asarray(self.decode_with(np, np.asarray(codes, np.float32)))
+
+    def step_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
+        """Distance of the two nearest depths that codes of so many bits can say, at each depth, in mm."""
+        grid_m = self.grid_m(bits).astype(np.float64)
+        above = np.clip(np.searchsorted(grid_m, np.asarray(depth_m, np.float64), side="right"), 1, len(grid_m) - 1)
+        return np.asarray(1000 * (grid_m[above] - grid_m[above - 1]))
+
+    def worst_error_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
+        """How far rounding the codes to so many bits can move each depth, in mm, wrong whole parts aside."""
+        return self.step_mm(depth_m, bits) / 2
+
+    @abstractmethod
+    def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
+        """All depths that encoded and rounded codes can say, ascending, ``(N,)``."""
+
+    @abstractmethod
+    def encode_with(self, xp: Any, depth_m: Array) -> Array:
+        """:meth:`encode` of a float32 array of ``xp``."""
+
+    @abstractmethod
+    def decode_with(self, xp: Any, codes: Array) -> Array:
+        """:meth:`decode` of a float32 array of ``xp``."""
+
+    @abstractmethod
+    def slopes_with(self, xp: Any, codes: Array) -> Array:
+        """Metres that depth moves by one of each code, of the shape of the codes: the gradient of ``decode``."""
+
+    @property
+    def near_m(self) -> float:
+        """The nearest depth as a float32."""
+        return float32(self.depth_range.min_m)
+
+    @property
+    def far_m(self) -> float:
+        """The farthest depth as a float32."""
+        return float32(self.depth_range.max_m)
+
+    def clamped(self, xp: Any, depth_m: Array) -> Array:
+        """Depth inside the range; NaN becomes the nearest."""
+        depth_m = xp.where(depth_m == depth_m, depth_m, xp.full_like(depth_m, self.near_m))
+        return xp.clip(depth_m, self.near_m, self.far_m)
+
+
+def rounded_codes(count: int, bits: int = 8) -> NDArray[np.float32]:
+    """``count`` times ``2^bits - 1`` steps from 0 to ``count``, as float32."""
+    levels = 2**bits - 1
+    return (np.arange(count * levels + 1) / levels).astype(np.float32)

@@ -1,0 +1,87 @@
+"""One code per pixel."""
+
+import math
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depth_distill.codecs.arithmetic import Array, float32, log2_ratio, power_of_two
+from depth_distill.codecs.base import HostCodec, rounded_codes
+from depth_distill.codecs.depth_range import DepthRange
+from depth_distill.errors import ConfigError
+
+Encoding = Literal["linear", "inverse", "log"]
+
+
+class HostSingle(HostCodec):
+    """One code, spread over the depth range evenly in depth, in inverse depth or in log depth.
+
+    With ``u`` the code, ``a`` the nearest and ``b`` the farthest depth:
+
+    * ``linear``: ``a + u (b - a)``; constant step, 56.9 mm at 8 bits over 0.5 to 15 m;
+    * ``inverse``: ``1 / (1/a + u (1/b - 1/a))``; step grows with the square of depth, as in a stereo camera;
+    * ``log``: ``a (b/a)^u``; step grows with depth, so the *relative* error is constant (1.3 % at 8 bits).
+
+    All three increase with ``u``: code 0 is the nearest depth. Against exact arithmetic on the same float32 input,
+    ``decode`` is within 3 units in the last place, ``encode`` within 5.
+
+    Args:
+        depth_range: nearest and farthest depth.
+        encoding: one of the three above.
+
+    Raises:
+        ConfigError: unknown encoding.
+    """
+
+    channels = 1
+
+    def __init__(self, depth_range: DepthRange, encoding: Encoding = "log") -> None:
+        if encoding not in get_args(Encoding):
+            raise ConfigError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
+        self.depth_range = depth_range
+        self.encoding = encoding
+        self._span_m = float32(self.far_m - self.near_m)
+        self._octaves = math.log2(self.far_m / self.near_m)
+
+    def __str__(self) -> str:
+        return f"single, {self.encoding}"
+
+    def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
+        """``2^bits`` depths."""
+        return self.decode(rounded_codes(1, bits).reshape(1, 1, -1)).ravel()
+
+    def encode_with(self, xp: Any, depth_m: Array) -> Array:
+        """One code."""
+        depth_m = self.clamped(xp, depth_m)
+        if self.encoding == "linear":
+            codes = (depth_m - self.near_m) / xp.full_like(depth_m, self._span_m)
+        elif self.encoding == "inverse":
+            # (1/a - 1/d) / (1/a - 1/b) without the differences of quotients, which cancel.
+            codes = ((depth_m - self.near_m) * self.far_m) / (depth_m * self._span_m)
+        else:
+            octaves = log2_ratio(xp, depth_m, xp.full_like(depth_m, self.near_m))
+            codes = octaves / xp.full_like(depth_m, float32(self._octaves))
+        return xp.clip(codes, 0.0, 1.0)
+
+    def decode_with(self, xp: Any, codes: Array) -> Array:
+        """From one code."""
+        codes = xp.clip(codes, 0.0, 1.0)
+        if self.encoding == "linear":
+            depth_m = codes * self._span_m + self.near_m
+        elif self.encoding == "inverse":
+            # a b / (a + (1 - u) (b - a)): no difference cancels, as 1 - u is exact where it is small.
+            denominator = (1.0 - codes) * self._span_m + self.near_m
+            depth_m = xp.full_like(codes, float32(self.near_m * self.far_m)) / denominator
+        else:
+            depth_m = power_of_two(xp, codes, self._octaves) * self.near_m
+        return xp.clip(depth_m, self.near_m, self.far_m)
+
+    def slopes_with(self, xp: Any, codes: Array) -> Array:
+        """``b - a``, ``d^2 (1/a - 1/b)`` or ``d ln(b/a)``."""
+        if self.encoding == "linear":
+            return xp.full_like(codes, self._span_m)
+        depth_m = self.decode_with(xp, codes)
+        if self.encoding == "inverse":
+            return depth_m * depth_m * (1 / self.near_m - 1 / self.far_m)
+        return depth_m * math.log(self.far_m / self.near_m)

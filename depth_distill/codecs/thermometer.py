@@ -1,0 +1,116 @@
+"""Several codes that fill up one after the other."""
+
+import math
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depth_distill.codecs.arithmetic import Array, float32, logit, sigmoid
+from depth_distill.codecs.base import HostCodec, rounded_codes
+from depth_distill.codecs.depth_range import DepthRange
+from depth_distill.codecs.single import Encoding, HostSingle
+from depth_distill.errors import ConfigError
+
+LEVELS = (2, 4, 8, 16)
+Spread = Literal["even", "logistic"]
+
+_SATURATION = 1e-5  # of the range: what the logistic spread cuts off at either end
+
+
+class HostThermometer(HostCodec):
+    """``levels`` codes that share out the code ``u`` of a single codec, so that each is finer by so much.
+
+    ``even`` (for a head that clips): ``code_k = clip(K u - k, 0, 1)`` and ``u = sum(code_k) / K``.
+
+    ``logistic`` (for a head with a sigmoid): the same of the pre-activation ``x``, with the sigmoid on the host:
+    ``code_k = clip((x - x_k) / (x_k+1 - x_k), 0, 1)``, ``x = x_0 + sum(code_k (x_k+1 - x_k))``, ``u = sigmoid(x)``. The
+    knots ``x_k`` run from logit(1e-5) to -logit(1e-5); inside they lie so that the largest step of ``u`` is the same in
+    every code.
+
+    Continuous: where one code is full the next begins, so a rounding error is never more than a step.
+
+    Args:
+        depth_range: nearest and farthest depth.
+        encoding: of the single codec.
+        levels: 2, 4, 8 or 16 codes.
+        spread: ``even`` or ``logistic``.
+
+    Raises:
+        ConfigError: unknown encoding, levels or spread.
+    """
+
+    def __init__(
+        self, depth_range: DepthRange, encoding: Encoding = "log", levels: int = 8, spread: Spread = "even"
+    ) -> None:
+        if levels not in LEVELS:
+            raise ConfigError(f"levels must be one of {', '.join(map(str, LEVELS))}, got {levels!r}")
+        if spread not in get_args(Spread):
+            raise ConfigError(f"spread must be one of {', '.join(get_args(Spread))}, got {spread!r}")
+        self.single = HostSingle(depth_range, encoding)
+        self.depth_range = depth_range
+        self.encoding = encoding
+        self.spread = spread
+        self.channels = levels
+        self.knots = _knots(levels, spread)
+        self._widths = [float32(b - a) for a, b in zip(self.knots, self.knots[1:], strict=False)]
+
+    def __str__(self) -> str:
+        return f"thermometer x {self.channels}, {self.encoding}" + ", logistic" * (self.spread == "logistic")
+
+    def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
+        """``levels (2^bits - 1) + 1`` depths."""
+        filled = rounded_codes(self.channels, bits)
+        codes = np.clip(filled[None] - np.arange(self.channels, dtype=np.float32)[:, None], 0, 1)
+        return self.decode(codes[:, None]).ravel()
+
+    def encode_with(self, xp: Any, depth_m: Array) -> Array:
+        """``levels`` codes."""
+        position = self.single.encode_with(xp, depth_m)
+        if self.spread == "logistic":
+            position = logit(xp, xp.clip(position, float32(_SATURATION / 2), float32(1 - _SATURATION / 2)))
+        codes = [
+            xp.clip((position - knot) / xp.full_like(position, width), 0.0, 1.0)
+            for knot, width in zip(self.knots, self._widths, strict=False)
+        ]
+        return xp.concatenate(codes, -3)
+
+    def decode_with(self, xp: Any, codes: Array) -> Array:
+        """From ``levels`` codes."""
+        return self.single.decode_with(xp, self._position(xp, codes))
+
+    def slopes_with(self, xp: Any, codes: Array) -> Array:
+        """The slope of the single codec times the share of each code."""
+        position = self._position(xp, codes)
+        slope = self.single.slopes_with(xp, position)
+        if self.spread == "logistic":
+            slope = slope * (position * (1.0 - position))
+        return xp.concatenate([slope * width for width in self._widths], -3)
+
+    def _position(self, xp: Any, codes: Array) -> Array:
+        """The code of the single codec; added up in one order, as sums depend on it."""
+        codes = xp.clip(codes, 0.0, 1.0)
+        position = codes[..., :1, :, :] * self._widths[0] + self.knots[0]
+        for k in range(1, self.channels):
+            position = position + codes[..., k : k + 1, :, :] * self._widths[k]
+        return sigmoid(xp, position) if self.spread == "logistic" else position
+
+
+def _knots(levels: int, spread: Spread) -> list[float]:
+    """``levels + 1`` ascending float32 numbers."""
+    if spread == "even":
+        return [k / levels for k in range(levels + 1)]
+    end = math.log((1 - _SATURATION) / _SATURATION)
+    # Outwards from 0 each width is the step over the slope of the sigmoid at its inner end; bisect for the step.
+    low, high = 0.0, 4 * end
+    for _ in range(64):
+        step = (low + high) / 2
+        knot = 0.0
+        for _ in range(levels // 2):
+            knot = min(knot + step * (2 + math.exp(knot) + math.exp(-knot)), 2 * end)
+        low, high = (step, high) if knot < end else (low, step)
+    right = [0.0]
+    for _ in range(levels // 2):
+        right.append(right[-1] + high * (2 + math.exp(right[-1]) + math.exp(-right[-1])))
+    right[-1] = end
+    return [-float32(knot) for knot in right[:0:-1]] + [float32(knot) for knot in right]

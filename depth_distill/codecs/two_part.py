@@ -1,0 +1,255 @@
+"""Two codes: a whole number and what is left of it."""
+
+import math
+from abc import abstractmethod
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depth_distill.codecs.arithmetic import Array, float32
+from depth_distill.codecs.base import HostCodec, rounded_codes
+from depth_distill.codecs.depth_range import DepthRange
+from depth_distill.codecs.single import Encoding, HostSingle
+from depth_distill.errors import ConfigError
+
+Decoder = Literal["sum", "round", "unwrap"]
+Integer = Literal["floor", "coarse"]
+Fraction = Literal["sawtooth", "triangle"]
+
+_SAME_M = 1e-3  # depths closer than this chose the same whole part
+
+
+class TwoPartCodec(HostCodec):
+    """A codec that can get the whole part wrong while the fraction is right: a *carry error*."""
+
+    channels = 2
+
+    def carry_errors(self, codes: NDArray[Any], reference_m: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where the whole part is not the one that brings the fraction nearest to a reference.
+
+        Args:
+            codes: ``(..., 2, H, W)``.
+            reference_m: ``(..., 1, H, W)`` metres, such as the depth of the float network.
+
+        Returns:
+            ``(..., 1, H, W)``; its mean is the carry rate.
+        """
+        values = (np.asarray(each, np.float32) for each in (codes, reference_m))
+        return np.asarray(self.carry_errors_with(np, *values))
+
+    @abstractmethod
+    def carry_errors_with(self, xp: Any, codes: Array, reference_m: Array) -> Array:
+        """:meth:`carry_errors` of float32 arrays of ``xp``."""
+
+
+class HostIntegerFractional(TwoPartCodec):
+    """Whole metres over ``n``, the farthest depth rounded up to a metre, and the fraction of a metre.
+
+    What the codes are trained to be:
+
+    * ``integer="floor"``: ``floor(d) / n``, which jumps at every whole metre; ``"coarse"``: ``d / n``, which does not.
+    * ``fraction="sawtooth"``: ``d - floor(d)``, which jumps from 1 to 0; ``"triangle"``: that of even metres, and 1
+      minus that of odd ones, which does not, and with which a wrong carry mirrors depth at the whole metre.
+
+    What is made of them, with ``i = n * integer`` and ``f`` the fraction:
+
+    * ``sum``: ``i + f``. An integer code that is not exactly on a whole metre, and no trained one is, stays in the
+      result with its own rounding: a step of 58.8 mm at 15 m and 8 bits, not the 3.9 mm of the fraction.
+    * ``round``: ``round(i) + f``; 1 m wrong where ``i`` is half a metre off.
+    * ``unwrap``: ``round(i - f) + f``, the depth with this fraction that is nearest to the coarse one, as in phase
+      unwrapping; right while ``i`` and ``f`` agree to half a metre. Of an ``i`` trained to the floor, ``i + 1/2``.
+
+    With a triangle, ``round`` takes ``1 - f`` in odd metres, and ``unwrap`` the nearest depth with this fraction.
+
+    Args:
+        depth_range: nearest and farthest depth.
+        decoder: ``sum``, ``round`` or ``unwrap``.
+        integer: ``floor`` or ``coarse``; ``coarse`` goes with ``unwrap`` only.
+        fraction: ``sawtooth`` or ``triangle``; ``triangle`` does not go with ``sum``.
+
+    Raises:
+        ConfigError: an unknown word, or two that do not go together.
+    """
+
+    def __init__(
+        self,
+        depth_range: DepthRange,
+        decoder: Decoder = "unwrap",
+        integer: Integer = "coarse",
+        fraction: Fraction = "sawtooth",
+    ) -> None:
+        for key, value, known in (
+            ("decoder", decoder, get_args(Decoder)),
+            ("integer", integer, get_args(Integer)),
+            ("fraction", fraction, get_args(Fraction)),
+        ):
+            if value not in known:
+                raise ConfigError(f"{key} must be one of {', '.join(known)}, got {value!r}")
+        if integer == "coarse" and decoder != "unwrap":
+            raise ConfigError(
+                f"decoder: {decoder} reads whole metres, but integer: coarse is trained to depth itself; "
+                "use decoder: unwrap, or integer: floor"
+            )
+        if fraction == "triangle" and decoder == "sum":
+            raise ConfigError("decoder: sum cannot read fraction: triangle, which falls in odd metres; use unwrap")
+        self.depth_range = depth_range
+        self.decoder = decoder
+        self.integer = integer
+        self.fraction = fraction
+        self.metres = math.ceil(depth_range.max_m)
+
+    def __str__(self) -> str:
+        return f"integer/fraction ({self.integer}, {self.fraction}), {self.decoder}"
+
+    @property
+    def decoders(self) -> tuple["HostIntegerFractional", ...]:
+        """This codec with every decoder that can read its codes."""
+        if self.integer == "coarse":
+            names: tuple[Decoder, ...] = ("unwrap",)
+        else:
+            names = ("sum", "round", "unwrap") if self.fraction == "sawtooth" else ("round", "unwrap")
+        return tuple(HostIntegerFractional(self.depth_range, each, self.integer, self.fraction) for each in names)
+
+    def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
+        """The steps of the fraction in every metre."""
+        grid_m = rounded_codes(self.metres, bits)
+        return grid_m[(grid_m >= self.near_m) & (grid_m <= self.far_m)]
+
+    def step_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
+        """That of the fraction; with ``sum`` that of the integer, which is ``n`` times as much."""
+        metres = self.metres if self.decoder == "sum" else 1
+        return np.full(np.shape(depth_m), 1000 * metres / (2**bits - 1))
+
+    def worst_error_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
+        """Half a step of the fraction; with ``sum`` plus half a step of the integer."""
+        metres = self.metres + 1 if self.decoder == "sum" else 1
+        return np.full(np.shape(depth_m), 500 * metres / (2**bits - 1))
+
+    def encode_with(self, xp: Any, depth_m: Array) -> Array:
+        """Integer and fraction."""
+        depth_m = self.clamped(xp, depth_m)
+        whole = xp.floor(depth_m)
+        fraction = depth_m - whole
+        if self.fraction == "triangle":
+            fraction = xp.where(_odd(xp, whole), 1.0 - fraction, fraction)
+        integer = whole if self.integer == "floor" else depth_m
+        return xp.concatenate([integer / xp.full_like(integer, float(self.metres)), fraction], -3)
+
+    def decode_with(self, xp: Any, codes: Array) -> Array:
+        """By the decoder."""
+        return xp.clip(self._decode(xp, codes)[0], self.near_m, self.far_m)
+
+    def slopes_with(self, xp: Any, codes: Array) -> Array:
+        """``n`` and 1 (-1 on a falling triangle), with every decoder.
+
+        For the fraction that is the true derivative of all three. For the integer it is that of ``sum``; rounding has
+        none, and passes the gradient straight through. A straight-through ``round(i - f) + f`` would leave the fraction
+        without gradient.
+        """
+        integer = xp.full_like(codes[..., :1, :, :], float(self.metres))
+        return xp.concatenate([integer, self._decode(xp, codes)[1]], -3)
+
+    def carry_errors_with(self, xp: Any, codes: Array, reference_m: Array) -> Array:
+        """With ``sum``, which chooses no whole part: where depth is half a metre off or more."""
+        depth_m = self.decode_with(xp, codes)
+        if self.decoder == "sum":
+            return abs(depth_m - reference_m) >= 0.5
+        nearest_m, _ = self._nearest(xp, reference_m, xp.clip(codes[..., 1:, :, :], 0.0, 1.0))
+        return abs(depth_m - xp.clip(nearest_m, self.near_m, self.far_m)) > _SAME_M
+
+    def _decode(self, xp: Any, codes: Array) -> tuple[Array, Array]:
+        """Depth, and whether it rises (1) or falls (-1) with the fraction."""
+        codes = xp.clip(codes, 0.0, 1.0)
+        integer, fraction = codes[..., :1, :, :] * float(self.metres), codes[..., 1:, :, :]
+        if self.decoder == "sum":
+            return integer + fraction, xp.ones_like(fraction)
+        if self.decoder == "unwrap":
+            return self._nearest(xp, integer + 0.5 if self.integer == "floor" else integer, fraction)
+        whole = xp.round(integer)
+        if self.fraction == "sawtooth":
+            return whole + fraction, xp.ones_like(fraction)
+        odd = _odd(xp, whole)
+        depth_m = whole + xp.where(odd, 1.0 - fraction, fraction)
+        return depth_m, xp.where(odd, -xp.ones_like(fraction), xp.ones_like(fraction))
+
+    def _nearest(self, xp: Any, coarse_m: Array, fraction: Array) -> tuple[Array, Array]:
+        """The depth of this fraction that is nearest to the coarse one, and its slope."""
+        if self.fraction == "sawtooth":
+            return xp.round(coarse_m - fraction) + fraction, xp.ones_like(fraction)
+        rising = xp.round((coarse_m - fraction) * 0.5) * 2.0 + fraction
+        falling = xp.round((coarse_m + fraction) * 0.5) * 2.0 - fraction
+        rises = abs(rising - coarse_m) <= abs(falling - coarse_m)
+        return xp.where(rises, rising, falling), xp.where(rises, xp.ones_like(fraction), -xp.ones_like(fraction))
+
+
+class HostSplit(TwoPartCodec):
+    """Floor and remainder of a single code: ``floor(n u) / n`` and ``n u - floor(n u)``, with no retraining.
+
+    It splits the *code*, so that any encoding can be split and no exponential is needed in the graph; where depth is
+    ``n u`` metres these are its whole metres and their fraction. It gains nothing that the single code did not have:
+    inside an INT8 graph ``u`` has 8 bits before the floor, and so has all that comes after it.
+
+    Args:
+        depth_range: nearest and farthest depth.
+        encoding: of the single code.
+        parts: ``n``; the farthest depth rounded up to a metre unless given.
+
+    Raises:
+        ConfigError: unknown encoding, or fewer than 2 parts.
+    """
+
+    def __init__(self, depth_range: DepthRange, encoding: Encoding = "log", parts: int | None = None) -> None:
+        self.single = HostSingle(depth_range, encoding)
+        self.depth_range = depth_range
+        self.encoding = encoding
+        self.parts = math.ceil(depth_range.max_m) if parts is None else parts
+        if self.parts < 2:
+            raise ConfigError(f"parts must be at least 2, got {parts}")
+
+    def __str__(self) -> str:
+        return f"split, {self.encoding}"
+
+    def split(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """Codes ``(..., 2, H, W)`` of single codes ``(..., 1, H, W)``, on the host."""
+        return np.asarray(self.split_with(np, np.asarray(codes, np.float32)))
+
+    def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
+        """What it could say if ``u`` were not rounded before it is split."""
+        positions = rounded_codes(self.parts, bits) / np.float32(self.parts)
+        return self.single.decode(positions.reshape(1, 1, -1)).ravel()
+
+    def encode_with(self, xp: Any, depth_m: Array) -> Array:
+        """Floor and remainder of the single code."""
+        return self.split_with(xp, self.single.encode_with(xp, depth_m))
+
+    def split_with(self, xp: Any, codes: Array) -> Array:
+        """:meth:`split` of a float32 array of ``xp``."""
+        scaled = xp.clip(codes, 0.0, 1.0) * float(self.parts)
+        whole = xp.floor(scaled)
+        return xp.concatenate([whole / xp.full_like(whole, float(self.parts)), scaled - whole], -3)
+
+    def decode_with(self, xp: Any, codes: Array) -> Array:
+        """``round(n integer) + fraction``."""
+        whole, fraction = self._parts(xp, codes)
+        position = (whole + fraction) / xp.full_like(fraction, float(self.parts))
+        return self.single.decode_with(xp, position)
+
+    def slopes_with(self, xp: Any, codes: Array) -> Array:
+        """As if the two were added: rounding passes gradients straight through."""
+        whole, fraction = self._parts(xp, codes)
+        slope = self.single.slopes_with(xp, (whole + fraction) * float32(1 / self.parts))
+        return xp.concatenate([slope, slope * (1 / self.parts)], -3)
+
+    def carry_errors_with(self, xp: Any, codes: Array, reference_m: Array) -> Array:
+        """Where the floor is not the one that brings the remainder nearest to the reference."""
+        whole, fraction = self._parts(xp, codes)
+        return whole != xp.round(self.single.encode_with(xp, reference_m) * float(self.parts) - fraction)
+
+    def _parts(self, xp: Any, codes: Array) -> tuple[Array, Array]:
+        codes = xp.clip(codes, 0.0, 1.0)
+        return xp.round(codes[..., :1, :, :] * float(self.parts)), codes[..., 1:, :, :]
+
+
+def _odd(xp: Any, whole: Array) -> Array:
+    return whole - xp.floor(whole * 0.5) * 2.0 == 1.0

@@ -1,0 +1,72 @@
+"""Another head on a trained network: from a single code to several, without retraining."""
+
+import copy
+
+from torch import nn
+
+from depth_distill.codecs import Spread
+from depth_distill.errors import ConfigError
+from depth_distill.models.depth_net import DepthNet
+from depth_distill.models.heads import (
+    DepthHead,
+    OutputActivation,
+    SingleHead,
+    SplitIntegerFractionalHead,
+    ThermometerHead,
+)
+
+
+def thermometer_from_single(network: DepthNet, levels: int = 8) -> DepthNet:
+    """A copy whose head says the same depth in ``levels`` codes, each ``levels`` times finer where the head clips.
+
+    The last convolution is repeated with other factors and biases, and clipped. A sigmoid cannot stay in the graph: its
+    own output is rounded to 8 bits, and what is made of it afterwards is no finer. So the codes share out the
+    *pre-activation*, and the sigmoid moves into the codec, on the host. Float depth is that of ``network``, to 1e-5 of
+    the code range.
+
+    Args:
+        network: with a :class:`~depth_distill.models.heads.SingleHead`; it is not changed.
+        levels: 2, 4, 8 or 16. With a sigmoid, 2 codes are coarser than one; see docs/heads.md.
+
+    Raises:
+        ConfigError: another head, or other levels.
+    """
+    single = _single_head(network)
+    spread: Spread = "logistic" if isinstance(single.output, nn.Sigmoid) else "even"
+    encoding = single.codec.encoding
+    head = ThermometerHead(single.conv.in_channels, network.depth_range, encoding, levels, spread)
+    head.to(single.conv.weight).repeat(single.conv)
+    return _with_head(network, head)
+
+
+def split_from_single(network: DepthNet, parts: int | None = None) -> DepthNet:
+    """A copy whose head cuts the code into floor and remainder, in the graph.
+
+    Args:
+        network: with a :class:`~depth_distill.models.heads.SingleHead`; it is not changed.
+        parts: into how many; the farthest depth rounded up to a metre unless given.
+
+    Raises:
+        ConfigError: another head, or fewer than 2 parts.
+    """
+    single = _single_head(network)
+    output: OutputActivation = "sigmoid" if isinstance(single.output, nn.Sigmoid) else "clip"
+    encoding = single.codec.encoding
+    head = SplitIntegerFractionalHead(single.conv.in_channels, network.depth_range, encoding, output, parts)
+    head.to(single.conv.weight).conv.load_state_dict(single.conv.state_dict())
+    return _with_head(network, head)
+
+
+def _single_head(network: DepthNet) -> SingleHead:
+    if not isinstance(network.head, SingleHead):
+        raise ConfigError(
+            f"the network ends in a {type(network.head).__name__}; only a SingleHead can be converted: "
+            "start from its checkpoint"
+        )
+    return network.head
+
+
+def _with_head(network: DepthNet, head: DepthHead) -> DepthNet:
+    converted = copy.deepcopy(network)
+    converted.head = head.train(network.training)
+    return converted
