@@ -1,4 +1,4 @@
-"""Every data block that is shipped reads the real format it is for, and trains."""
+"""Every data block that is shipped reads the real format it is for, and trains; every head block trains."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ from depth_distill.cli import DataCLI, build_cli, main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BLOCKS = sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
+HEADS = sorted(path.stem for path in (CONFIGS / "head").glob("*.yaml"))
 NETWORK = "--model.init_args.network.init_args."
 
 
@@ -117,3 +118,17 @@ def test_a_data_set_named_in_the_place_of_the_teachers_has_its_own_unit():
     words = ["--config", str(CONFIGS / "teacher" / "resnet18.yaml"), "--data.root", "my_data"]
     words += ["--data.train", "KittiDepth", "--data.train.init_args.root", "my_data"]
     assert build_cli(DataCLI, words, run=False).datamodule.train.depth_scale == 256
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_shipped_head_trains_after_any_run_s_config(name, tmp_path):
+    words = ["--config", str(CONFIGS / "teacher" / "resnet18.yaml"), "--config", str(CONFIGS / "head" / f"{name}.yaml")]
+    synthetic = '{"class_path": "SyntheticDepth", "init_args": {"length": 4, "size": [32, 64]}}'
+    words += ["--data.train", synthetic, "--data.val", synthetic, "--data.image_size", "[32,64]"]
+    words += ["--data.num_workers", "0", "--data.batch_size", "2"]
+    words += [f"{NETWORK}encoder", "test_efficientnet", f"{NETWORK}decoder_channels", "[8,8,8,8,8]"]
+    trial = ["--trainer.fast_dev_run", "1", "--trainer.accelerator", "cpu", "--run_dir", str(tmp_path / "run")]
+    assert main(["fit", *words, *trial]) == 0
+    task = build_cli(DataCLI, words, run=False).model
+    assert type(task.network.head).__name__ == {"thermometer": "ThermometerHead"}.get(name, "IntegerFractionalHead")
+    assert (task.code_loss is None) == (name == "thermometer")
