@@ -6,7 +6,8 @@ The step is the distance of the two nearest depths that 8-bit codes can say. The
 ``sum`` the integer code's own rounding is in it. Both are arithmetic; the last columns are measured: depths all over
 the range are encoded, rounded to 8 bits and decoded, once exactly, and once with the integer code up to ``--jitter``
 metres off, as that of a trained network is; there the error is that from the same codes before rounding. Carries are
-wrong whole parts, and not in the error. Writes ``codec_table.json``, ``codec_table.md`` and ``codec_table.png``.
+wrong whole parts, and not in the error. A split has the step of its single code, which an INT8 graph rounds first; what
+is measured of it starts from float. Writes ``codec_table.json``, ``codec_table.md`` and ``codec_table.png``.
 """
 
 import argparse
@@ -118,7 +119,13 @@ def _work(options: argparse.Namespace, console: Console) -> None:
 def markdown(rows: Sequence[dict[str, Any]], depths_m: Sequence[float], jitter_m: float) -> str:
     """The table."""
     depths = [f"step at {depth:g} m [mm]" for depth in depths_m]
-    columns = ["codes", *depths, "worst error [mm]", "measured [mm]: exact codes", f"integer off by {jitter_m:g} m"]
+    columns = [
+        "codes",
+        *depths,
+        "worst error there [mm]",
+        "measured [mm]: exact codes",
+        f"integer off by {jitter_m:g} m",
+    ]
     lines = ["| codec | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
     for row in rows:
         worst = sorted({f"{value:.3g}" for value in (min(row["worst_mm"]), max(row["worst_mm"]))}, key=float)

@@ -285,10 +285,10 @@ def _picture(rows: Sequence[dict[str, Any]], maps: dict[str, Tensor]) -> Figure:
     ax.invert_yaxis()
     ax.set_xlabel("mean drift from the same network in float [mm]")
     ax.grid(axis="x", alpha=0.3, which="both")
-    ax.legend(fontsize=8)
+    top.legend(fontsize=8, ncols=4, loc="outside upper center")
     for part in below:
         for each, (name, carries) in zip(part.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
-            drawn = each.imshow(carries.numpy(), cmap="magma", vmin=0)
+            drawn = each.imshow(carries.numpy(), cmap="magma", vmin=0, vmax=max(float(carries.max()), 1e-3))
             each.set_title(f"carry rate\n{name}", fontsize=6)
             each.set_axis_off()
             part.colorbar(drawn, ax=each, fraction=0.035).ax.tick_params(labelsize=6)

@@ -215,9 +215,8 @@ class HostSplit(TwoPartCodec):
         return np.asarray(self.split_with(np, np.asarray(codes, np.float32)))
 
     def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
-        """What it could say if ``u`` were not rounded before it is split."""
-        positions = rounded_codes(self.parts, bits) / np.float32(self.parts)
-        return self.single.decode(positions.reshape(1, 1, -1)).ravel()
+        """The depths of the single code: it is rounded before it is split."""
+        return self.single.grid_m(bits)
 
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
         """Floor and remainder of the single code."""
