@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.cli import exit_code
 from depth_distill.codecs import HostIntegerFractional, HostSplit
+from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
 from depth_distill.export.float_onnx import export_float
 from depth_distill.export.runtime import OnnxNetwork
@@ -108,6 +109,10 @@ class BehindSigmoid(nn.Module):
 def variants(trained: TrainedNetwork, levels: Sequence[int]) -> Iterator[Variant]:
     """The networks that a single-head network can be made into, itself first; any other network as it is."""
     network = trained.network
+    if not isinstance(network, DepthNet):
+        raise ConfigError(
+            "a distilled student is a graph, whose head cannot be exchanged: give its teacher, or train it with a head"
+        )
     codec = network.codec
     if not isinstance(network.head, SingleHead):
         hosts = codec.host.decoders if isinstance(codec.host, HostIntegerFractional) else (codec.host,)
