@@ -21,7 +21,7 @@ from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
 from depth_distill.quantization.insert import fake_quantize, quantizers
 from depth_distill.quantization.mixed_precision import WideFormat, check_wide_format, set_precision
-from depth_distill.quantization.ptq import vendor_ranges
+from depth_distill.quantization.ptq import reset_weight_ranges, vendor_ranges
 from depth_distill.quantization.stress import stress
 from depth_distill.quantization.target import load_target
 from depth_distill.types import DepthBatch
@@ -126,6 +126,7 @@ class FakeQuant(Callback):
             quantized = set_precision(quantized, layers, self.wide)
         network = GraphNetwork(quantized, task.network)
         network.to(memory_format=task.memory_format)
+        network.train(task.network.training)  # a trace is in evaluation mode, where ranges would not follow batches
         task.network = network
         _enable(quantized, False)
 
@@ -145,7 +146,12 @@ class FakeQuant(Callback):
         self._switch(trainer, pl_module)
 
     @override
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: DepthBatch, batch_idx: int
+    ) -> None:
+        # Not on_train_epoch_start: Lightning leaves that out after a resume from the last step of the epoch before.
+        if batch_idx:
+            return
         graph = _graph(pl_module)
         on, frozen = self._state(trainer)
         measured = all(quantizer.has_range for quantizer in activation_quantizers(graph).values())
@@ -154,6 +160,8 @@ class FakeQuant(Callback):
                 quantizer = quantizers(graph)[site]
                 if not (quantizer.learnable and quantizer.has_range):
                     quantizer.set_range(low, high)
+            if trainer.current_epoch == self.start_epoch:
+                reset_weight_ranges(graph)
         self._switch(trainer, pl_module)
 
     @override

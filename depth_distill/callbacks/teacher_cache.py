@@ -53,7 +53,7 @@ class TeacherCache(Callback):
             for name, value in example.items()
         }
         rows = len(dataset) * self._views
-        key = _key(task.teacher, datamodule, fields)
+        key = _key(task.teacher, datamodule, fields, trainer.precision)
         size = TensorCache.size_bytes(rows, fields)
         folder = self.folder / key[:16]
         rank_zero_info(
@@ -69,7 +69,13 @@ class TeacherCache(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        task: Any = pl_module
+        self._stop(pl_module)
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop(pl_module)
+
+    def _stop(self, task: Any) -> None:
         task.teacher_signals = task.ask_teacher
 
     def _signals(self, task: Any, batch: DepthBatch, view: int) -> dict[str, Tensor]:
@@ -94,7 +100,7 @@ def _example(task: Any, image_size: tuple[int, int]) -> DepthBatch:
     return DepthBatch(image, depth_m, depth_m > 0, torch.zeros(1, dtype=torch.long))
 
 
-def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field]) -> str:
+def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field], precision: Any) -> str:
     """SHA-256 of what the teacher's answers depend on."""
     dataset = datamodule.train
     parts = [
@@ -102,7 +108,7 @@ def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field]) ->
         repr(teacher),
         str(fields),
         f"{datamodule.image_size} {datamodule.normalize.mean} {datamodule.normalize.std} {datamodule.augment}",
-        f"{datamodule.seed} {datamodule.views}",
+        f"{datamodule.seed} {datamodule.views} {precision}",
         *(dataset.source(index) for index in range(len(dataset))),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -62,6 +62,8 @@ class TensorCache:
         }
         if not (folder / _HEADER).is_file():
             self._create(header)
+        if not (folder / _HEADER).is_file():
+            raise DataError(f"{folder} exists and is no cache (it has no {_HEADER}): choose another folder")
         found = json.loads((folder / _HEADER).read_text())
         if found != header:
             different = next(name for name in header if found.get(name) != header[name])

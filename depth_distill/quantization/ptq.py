@@ -8,6 +8,7 @@ from torch import Tensor, fx
 
 from depth_distill.quantization.calibrate import apply_calibration, calibrate
 from depth_distill.quantization.insert import fake_quantize, quantizers
+from depth_distill.quantization.quantized_layers import QuantizedLayer
 from depth_distill.quantization.target import NpuTarget
 
 
@@ -43,12 +44,12 @@ def vendor_ranges(graph: fx.GraphModule, ranges: Mapping[str, tuple[float, float
     every = quantizers(graph)
     before = {site: (each.enabled, each.tracking, each.has_range) for site, each in every.items()}
     state = {site: {name: value.clone() for name, value in each.state_dict().items()} for site, each in every.items()}
-    weights = {f"{path}.weight": module.weight for path, module in graph.named_modules() if hasattr(module, "weight")}
     try:
         for site, quantizer in every.items():
-            low_high = ranges[site] if site in ranges else quantizer.range_of(weights[site])
-            quantizer.set_range(*low_high)
+            if site in ranges:
+                quantizer.set_range(*ranges[site])
             quantizer.enabled, quantizer.tracking = True, False
+        reset_weight_ranges(graph)
         yield
     finally:
         for site, quantizer in every.items():
@@ -56,3 +57,10 @@ def vendor_ranges(graph: fx.GraphModule, ranges: Mapping[str, tuple[float, float
                 for name, value in state[site].items():
                     getattr(quantizer, name).copy_(value)
             quantizer.enabled, quantizer.tracking, quantizer.has_range = before[site]
+
+
+def reset_weight_ranges(graph: fx.GraphModule) -> None:
+    """Give every weight quantizer the minimum and maximum of its weight as it is now, also where ranges are learned."""
+    for module in graph.modules():
+        if isinstance(module, QuantizedLayer):
+            module.weight_quantizer.set_range(*module.weight_quantizer.range_of(module.weight))

@@ -197,7 +197,7 @@ class DistillationTask(MetricDepthTask):
                 mine, other = check_maps(pair, student, teacher)
                 if mine == other or isinstance(pair.loss, AttentionTransfer):
                     continue
-                pair.adapter = f"{kind}/{pair.name}".replace(".", "_")
+                pair.adapter = f"{kind}/{pair.name}/{pair.teacher}".replace(".", "_")
                 if pair.adapter not in self.adapters:
                     self.adapters[pair.adapter] = nn.Conv2d(mine, other, 1, device=self.device)
 

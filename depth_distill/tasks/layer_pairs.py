@@ -31,7 +31,7 @@ class ResolvedPair:
     """One layer each."""
 
     name: str
-    """Key of the term in logs: the student's layer."""
+    """Key of the term in logs: the student's layer, with a number from its second pair on."""
     student: str
     teacher: str
     loss: nn.Module
@@ -56,9 +56,9 @@ def resolve(
                 f"{pair.student!r} stands for {len(of_student)} layers of the student ({', '.join(of_student)}) and "
                 f"{pair.teacher or pair.student!r} for {len(of_teacher)} of the teacher ({', '.join(of_teacher)})"
             )
-        resolved += [
-            ResolvedPair(mine, mine, other, pair.loss) for mine, other in zip(of_student, of_teacher, strict=True)
-        ]
+        for mine, other in zip(of_student, of_teacher, strict=True):
+            same = sum(each.student == mine for each in resolved)
+            resolved.append(ResolvedPair(f"{mine}_{same}" if same else mine, mine, other, pair.loss))
     return resolved
 
 
