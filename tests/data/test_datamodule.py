@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import v2
 
 from depth_distill.data import DepthDataModule
-from depth_distill.errors import DataError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import DepthRange
 from tests.data.constant_depth import ConstantDepth
 
@@ -60,6 +60,35 @@ def test_the_same_seed_gives_the_same_training_batches():
     )
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
+
+
+def epoch_images(data, epoch):
+    """Training images of an epoch, in the order of the data set."""
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    batches = list(loader)
+    order = torch.cat([batch.sample_index for batch in batches]).argsort()
+    return torch.cat([batch.image for batch in batches])[order]
+
+
+def test_views_return_in_turn():
+    data = datamodule(views=2, augment=[v2.ColorJitter(brightness=0.5)])
+    first, second, third, fourth = (epoch_images(data, epoch) for epoch in range(4))
+    assert torch.equal(first, third)
+    assert torch.equal(second, fourth)
+    assert not torch.equal(first, second)
+
+
+def test_without_views_no_epoch_sees_an_image_again():
+    data = datamodule(augment=[v2.ColorJitter(brightness=0.5)])
+    first, second, third = (epoch_images(data, epoch) for epoch in range(3))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_no_views_at_all_are_refused():
+    with pytest.raises(ConfigError, match=r"data\.views: received 0, expected at least 1"):
+        datamodule(views=0)
 
 
 def test_test_and_predict_fall_back_on_validation():

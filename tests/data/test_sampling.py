@@ -30,6 +30,15 @@ def test_keys_carry_the_epoch():
     assert {key.epoch for key in sampler} == {7}
 
 
+def test_views_are_taken_in_turn_and_the_order_is_that_of_the_epoch():
+    sampler, plain = EpochSampler(ConstantDepth(20), views=3), EpochSampler(ConstantDepth(20))
+    for epoch in range(7):
+        sampler.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        assert {key.epoch for key in sampler} == {epoch % 3}
+        assert [key.sample for key in sampler] == [key.sample for key in plain]
+
+
 def test_a_resumed_epoch_leaves_out_what_was_seen():
     whole = list(EpochSampler(ConstantDepth(20)))
     assert list(EpochSampler(ConstantDepth(20), seen=lambda: 6)) == whole[6:]
