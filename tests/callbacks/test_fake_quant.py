@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 
@@ -164,7 +165,7 @@ class Darker(NoisyDepth):
 
 def test_learned_ranges_have_gradients_and_are_saved(tmp_path):
     kinds = ("input", "weight", "activation", "output")
-    fitted, run, _, watch = fit(tmp_path, FakeQuant(learnable=kinds, freeze_epoch=2), epochs=3)
+    fitted, run, _, _ = fit(tmp_path, FakeQuant(learnable=kinds, freeze_epoch=2), epochs=3)
     optimized = {id(each) for group in run.optimizers[0].param_groups for each in group["params"]}
     scales = {name: each for name, each in fitted.network.named_parameters() if name.endswith(".scale")}
     assert len(scales) == len(quantizers(fitted.network))
@@ -189,7 +190,7 @@ def test_learned_ranges_move_until_the_freeze(tmp_path):
 
     fit(tmp_path, FakeQuant(learnable=("activation",), freeze_epoch=2), Scales(), epochs=3)
     moving, kept = seen[: 2 * STEPS_AN_EPOCH], seen[2 * STEPS_AN_EPOCH - 1 :]
-    assert all(one != other for one, other in zip(moving, moving[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(moving))
     learned = [site for site in seen[0] if site not in ("image", "head.1")]
     assert all(step[site] == kept[0][site] for step in kept for site in learned)
 

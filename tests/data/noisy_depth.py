@@ -7,7 +7,7 @@ from depth_distill.types import DepthSample
 
 
 class NoisyDepth(DepthDataset):
-    """Sample ``i`` is coarse colour noise seeded by ``seed`` and ``i``; it is 1 m away where red is 0, 9 m where it is 255.
+    """Sample ``i`` is coarse colour noise, seeded by ``seed`` and ``i``; 1 m away where red is 0, 9 m where it is 255.
 
     Args:
         length: number of samples.
