@@ -17,8 +17,9 @@ from depth_distill.quantization.graph import trace
 from depth_distill.quantization.insert import fake_quantize, set_enabled
 from depth_distill.quantization.target import load_target
 from depth_distill.tasks import DistillationTask
+from tests.callbacks import small_run
 from tests.callbacks.small_run import FailAt
-from tests.tasks.small_distillation import Losses, SmallNet, datamodule, pair, task, trainer
+from tests.tasks.small_distillation import STEPS_AN_EPOCH, Losses, SmallNet, datamodule, pair, task, trainer
 
 TARGET = load_target("per-tensor-minmax")
 LAYERS = ["encoder.stem", "encoder.layer1", "encoder.layer2", "decoder.up", "head"]
@@ -152,6 +153,15 @@ def test_what_cannot_be_compared_is_refused_at_the_start_and_leaves_no_hook(tmp_
     with pytest.raises(ConfigError, match=message):
         trainer(tmp_path, FeatureHooks()).fit(fitted, datamodule())
     assert hooks_on(fitted.network, fitted.teacher) == 0
+
+
+def test_a_task_that_compares_no_layers_is_left_alone(tmp_path):
+    run = trainer(tmp_path, FeatureHooks(), FailAt(2))
+    with pytest.raises(ValueError, match="no such file"):
+        run.fit(small_run.task(), small_run.datamodule())
+    run = trainer(tmp_path, FeatureHooks())
+    run.fit(task(), datamodule())
+    assert run.global_step == STEPS_AN_EPOCH
 
 
 def test_features_without_the_callback_say_so(tmp_path):
