@@ -23,3 +23,11 @@ def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.trained_run import fit
 
     return fit(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def distilled_run(tmp_path_factory: pytest.TempPathFactory, trained_checkpoint: Path) -> tuple[Path, str]:
+    """The last checkpoint of a fake-quantized student's run (see tests/distilled_run.py), and what the run printed."""
+    from tests.distilled_run import fit
+
+    return fit(tmp_path_factory.mktemp("distilled"), trained_checkpoint)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +11,16 @@ import yaml
 
 from depth_distill.data.synthetic import SyntheticDepth
 from depth_distill.errors import ConfigError
+from depth_distill.evaluation import Evaluator
+from depth_distill.models import GraphNetwork
+from depth_distill.quantization.fold import fold
+from depth_distill.quantization.graph import trace
+from depth_distill.quantization.insert import quantizers
+from depth_distill.quantization.ptq import quantize_post_training
+from depth_distill.quantization.target import load_target
 from depth_distill.tasks import DepthTask
 from depth_distill.trained import add_arguments, load_trained
+from tests.tasks.small_distillation import same_weights
 
 ENCODER = "--model.init_args.network.init_args.encoder"
 
@@ -44,6 +53,33 @@ def test_the_score_is_that_of_the_run(checkpoint):
     found = trained.evaluator()(trained.network)
     # Training keeps images in channels-last memory, where convolutions add in another order.
     assert found["abs_rel"] == pytest.approx(summary["metrics"]["val/abs_rel"], rel=1e-4)
+
+
+def test_a_trained_student_is_a_float_graph_that_passes_take(distilled_run):
+    trained = load_trained(distilled_run[0])
+    assert isinstance(trained.network, GraphNetwork)
+    assert not trained.network.training
+    assert not quantizers(trained.network)
+    again = fold(trace(trained.network))
+    image = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        assert torch.equal(again(image), trained.network(image))
+    state = torch.load(distilled_run[0], weights_only=True)["state_dict"]
+    same_weights(
+        {f"network.{name}": value for name, value in trained.network.state_dict().items()},
+        {name: value for name, value in state.items() if "quantizer" not in name},
+    )
+
+
+def test_ptq_of_the_loaded_student_gives_the_vendor_number_of_its_run(distilled_run):
+    summary = json.loads((distilled_run[0].parents[1] / "summary.json").read_text())
+    trained = load_trained(Path(summary["best_checkpoint"]))
+    exported = quantize_post_training(
+        trace(trained.network), load_target("per-tensor-minmax"), trained.calibration_images(), progress=False
+    )
+    found = Evaluator(trained.datamodule.val_dataloader(), trained.network.codec, trained.bands_m)(exported)
+    # Training keeps images in channels-last memory, where convolutions add in another order, and some codes flip.
+    assert found["abs_rel"] == pytest.approx(summary["metrics"]["vendor/abs_rel"], rel=1e-3)
 
 
 def test_a_part_of_the_split_is_spread_over_its_batches(checkpoint):
