@@ -335,18 +335,22 @@ def test_without_a_data_module_it_says_what_it_calibrates_on(tmp_path):
         trainer(tmp_path, FakeQuant()).fit(task(), datamodule().train_dataloader())
 
 
-@pytest.mark.parametrize("steps", [STEPS_AN_EPOCH, STEPS_AN_EPOCH + 2], ids=["after an epoch", "in mid-epoch"])
+BATCHES, CALIBRATION = {"ranges": "batches"}, {"ranges": "calibration", "start_epoch": 1}
+LEARNED = {"learnable": ("weight", "activation"), "freeze_epoch": 2}
+EQUALIZED = {"equalize": True, "stress": 0.5, "wide_layers": ["head.0"]}
+
+
 @pytest.mark.parametrize(
-    "kwargs",
+    ("kwargs", "steps"),
     [
-        {"ranges": "batches"},
-        {"ranges": "calibration", "start_epoch": 1},
-        {"learnable": ("weight", "activation"), "freeze_epoch": 2},
-        {"equalize": True, "stress": 0.5, "wide_layers": ["head.0"]},
+        pytest.param(BATCHES, STEPS_AN_EPOCH + 2, id="batches in mid-epoch"),
+        pytest.param(CALIBRATION, STEPS_AN_EPOCH, id="calibration after an epoch"),
+        pytest.param(CALIBRATION, STEPS_AN_EPOCH + 2, id="calibration in mid-epoch"),
+        pytest.param(LEARNED, STEPS_AN_EPOCH + 2, id="learned in mid-epoch"),
+        pytest.param(EQUALIZED, STEPS_AN_EPOCH + 2, id="equalized in mid-epoch"),
     ],
-    ids=["batches", "calibration", "learned", "equalized"],
 )
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, steps, kwargs):
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, kwargs, steps):
     def callbacks():
         return [FakeQuant(**kwargs), FeatureHooks()]
 

@@ -1,16 +1,20 @@
 """RunCheckpoint: the best, the last, and nothing that passes for the best when a run is cut short."""
 
+from pathlib import Path
+
 import pytest
+import torch
+from pytorch_lightning import Callback
 
 from depth_distill.callbacks import RunCheckpoint
 from tests.callbacks.small_run import FailAt, datamodule, task, trainer
 
 
-def checkpoints(folder):
+def checkpoints(folder, **kwargs):
     return RunCheckpoint(
         folder,
         filename="epoch{epoch:03d}-abs_rel{val/abs_rel:.4f}",
-        monitor="val/abs_rel",
+        **{"monitor": "val/abs_rel"} | kwargs,
         auto_insert_metric_name=False,
         save_last=True,
         save_on_exception=True,
@@ -40,3 +44,17 @@ def test_a_finished_run_keeps_the_best_and_the_last(tmp_path):
         "last.ckpt",
     ]
     assert f"abs_rel{keeper.best_model_score:.4f}.ckpt" in keeper.best_model_path
+
+
+class Worse(Callback):
+    """Every epoch is worse than the one before."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("worse", float(trainer.current_epoch))
+
+
+def test_the_last_is_of_the_last_epoch_also_where_the_best_is_older(tmp_path):
+    keeper = checkpoints(tmp_path, monitor="worse")
+    trainer(tmp_path, Worse(), keeper, epochs=3, enable_checkpointing=True).fit(task(), datamodule())
+    steps = {path: torch.load(path, weights_only=True)["global_step"] for path in tmp_path.glob("*.ckpt")}
+    assert steps == {tmp_path / "last.ckpt": 12, Path(keeper.best_model_path): 4}
