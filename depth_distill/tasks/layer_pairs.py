@@ -47,7 +47,7 @@ def resolve(
     Raises:
         ConfigError: no such layer, or globs that stand for different numbers of layers in the two networks.
     """
-    resolved = []
+    resolved: list[ResolvedPair] = []
     for pair in pairs:
         of_student = find_layers(student, pair.student, "student")
         of_teacher = find_layers(teacher, pair.teacher or pair.student, "teacher")
