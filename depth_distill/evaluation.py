@@ -54,6 +54,12 @@ class Evaluator:
             with torch.inference_mode():
                 self.reference_m = tuple(codec.decode(reference(image).float()) for image in self.images)
 
+    def read_by(self, codec: DepthCodec) -> "Evaluator":
+        """The same images and the same reference depth, for networks whose codes mean something else."""
+        other = Evaluator(self.batches, codec, self.metrics.bands_m)
+        other.reference_m = self.reference_m
+        return other
+
     @property
     def protocol(self) -> str:
         """How the numbers were made, for titles and records."""

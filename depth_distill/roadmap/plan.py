@@ -9,7 +9,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.errors import ConfigError
 
-Kind = Literal["float", "ptq", "distill", "mixed"]
+Kind = Literal["float", "ptq", "head", "distill", "mixed"]
+Head = Literal["thermometer", "split"]
 
 
 @dataclass
@@ -18,10 +19,14 @@ class Row:
 
     Attributes:
         name: title.
-        kind: ``float``: the teacher as it is; ``ptq``: what the tool chain makes of it; ``distill``: of a student
-            trained from it; ``mixed``: the smallest set of FP16 layers that reaches ``reach`` times FP32.
+        kind: ``float``: the teacher as it is; ``ptq``: what the tool chain makes of it; ``head``: of the teacher with
+            another head, not trained again; ``distill``: of a student trained from it; ``mixed``: the smallest set of
+            FP16 layers that reaches ``reach`` times FP32.
         equalize: equalize before quantizing or training.
-        options: of ``fit``, over those of the roadmap; for ``distill``.
+        options: of ``fit``, over those of the roadmap; for ``distill``. ``{teacher}`` in a value stands for the
+            teacher's checkpoint.
+        head: which; for ``head``.
+        levels: codes of a thermometer.
         seeds: train with each of these, and give mean and spread; the roadmap's unless given.
         networks: which of the networks the row is measured on; all unless given.
         reach: for ``mixed``.
@@ -34,6 +39,8 @@ class Row:
     seeds: list[int] | None = None
     networks: list[str] | None = None
     reach: float = 1.01
+    head: Head = "thermometer"
+    levels: int = 16
 
 
 @dataclass

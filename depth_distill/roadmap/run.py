@@ -13,9 +13,10 @@ from torch import Tensor, fx
 
 from depth_distill.atomic import write_json
 from depth_distill.cli import DepthCLI, build_cli
-from depth_distill.errors import UserError
+from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator
 from depth_distill.export.vendor_ptq import vendor_network
+from depth_distill.models import DepthCodec, DepthNet, split_from_single, thermometer_from_single
 from depth_distill.quantization.calibrate import apply_calibration, calibrate
 from depth_distill.quantization.equalize import channel_ranges, equalize
 from depth_distill.quantization.fold import fold
@@ -26,7 +27,7 @@ from depth_distill.quantization.ptq import quantize_post_training
 from depth_distill.quantization.sensitivity import sensitivity
 from depth_distill.quantization.stress import find_sigma, stress
 from depth_distill.quantization.target import CalibratorName, load_target
-from depth_distill.roadmap.plan import Plan, Row
+from depth_distill.roadmap.plan import Head, Plan, Row
 from depth_distill.roadmap.report import MEASURED
 from depth_distill.trained import load_trained
 
@@ -100,13 +101,19 @@ class Roadmap:
                 **self.plan.options,
                 **row.options,
             }
+            options = {key: _filled(value, {"{teacher}": str(teacher.absolute())}) for key, value in options.items()}
             best = self._train(folder, self.plan.distill_config, options)
-            student = fold(trace(load_trained(best, overrides=self.data_options).network))
+            student = load_trained(best, overrides=self.data_options).network
             summary = json.loads((folder / "summary.json").read_text())
-            return bench.vendor_row(student, float(summary["wall_s"]))
+            return bench.vendor_row(fold(trace(student)), float(summary["wall_s"]), student.codec)
+        codec = bench.network.codec
+        if row.kind == "head":
+            network = bench.with_head(row.head, row.levels)
+            graph, codec = fold(trace(network)), network.codec
+            graph = graph if sigma is None else stress(graph, sigma).graph_module
         prepared = equalize(graph, channel_ranges(graph, bench.calibration)).graph_module if row.equalize else graph
-        if row.kind == "ptq":
-            return bench.vendor_row(prepared, time.perf_counter() - started if row.equalize else 0.0)
+        if row.kind in ("ptq", "head"):
+            return bench.vendor_row(prepared, time.perf_counter() - started if row.equalize else 0.0, codec)
         return bench.mixed_row(prepared, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
 
     def _train(self, folder: Path, config: str, options: Mapping[str, Any] | None = None) -> Path:
@@ -130,6 +137,7 @@ class _Bench:
     def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
         trained = load_trained(teacher, overrides=data_options)
         self.target = load_target(plan.target)
+        self.network = trained.network
         self.graph = fold(trace(trained.network))
         self.calibration: list[Tensor] = trained.calibration_images(plan.calibration_images)
         self.evaluator: Evaluator = trained.evaluator(plan.images, reference=self.graph)
@@ -144,10 +152,17 @@ class _Bench:
         count = sum(parameter.numel() for parameter in graph.parameters())
         return _row(self.evaluator(graph), count * _FLOAT_BYTES / 1e6, 0.0) | {"float": 1.0}
 
-    def vendor_row(self, graph: fx.GraphModule, seconds: float) -> dict[str, float]:
-        """What the tool chain makes of a float network."""
+    def with_head(self, head: Head, levels: int) -> DepthNet:
+        """The teacher with another head, which says the same."""
+        if not isinstance(self.network, DepthNet):
+            raise ConfigError("the teacher is a distilled student, whose head cannot be exchanged")
+        return split_from_single(self.network) if head == "split" else thermometer_from_single(self.network, levels)
+
+    def vendor_row(self, graph: fx.GraphModule, seconds: float, codec: DepthCodec) -> dict[str, float]:
+        """What the tool chain makes of a float network; drift is from the teacher."""
+        evaluator = self.evaluator.read_by(codec)
         with tempfile.TemporaryDirectory() as folder:
-            metrics = self.evaluator(vendor_network(graph, self.calibration, Path(folder)), "vendor PTQ")
+            metrics = evaluator(vendor_network(graph, self.calibration, Path(folder)), "vendor PTQ")
         return _row(metrics, megabytes(npu_operators(self._quantize(graph)), []), seconds)
 
     def mixed_row(self, graph: fx.GraphModule, reach: float, unfinished: Path) -> dict[str, float]:
@@ -178,6 +193,15 @@ def _mixed(
     mixed = set_precision(quantized, layers)
     apply_calibration(calibrate(mixed, calibration, calibrator, progress=False), mixed)
     return mixed
+
+
+def _filled(value: Any, words: Mapping[str, str]) -> Any:
+    """A value with every placeholder in it replaced."""
+    if isinstance(value, Mapping):
+        return {key: _filled(item, words) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, words) for item in value]
+    return words.get(value, value) if isinstance(value, str) else value
 
 
 def _word(value: Any) -> str:

@@ -27,6 +27,8 @@ ROWS = [
     {"name": "FP32 teacher", "kind": "float"},
     {"name": "INT8 PTQ", "kind": "ptq"},
     {"name": "+ equalization", "kind": "ptq", "equalize": True},
+    {"name": "thermometer", "kind": "head", "levels": 8},
+    {"name": "split", "kind": "head", "head": "split"},
     {"name": "+ distillation", "kind": "distill", "seeds": [0, 1]},
     {
         "name": "+ features",
@@ -60,7 +62,7 @@ def test_every_row_is_measured_against_the_same_float_network(finished):
     assert list(found) == [row["name"] for row in ROWS]
     exact = found["FP32 teacher"]["0"]
     assert exact["drift_mm"] == 0
-    for name in ("INT8 PTQ", "+ equalization", "+ distillation"):
+    for name in ("INT8 PTQ", "+ equalization", "thermometer", "split", "+ distillation"):
         for result in found[name].values():
             assert result["drift_mm"] > 0
             assert result["abs_rel"] == pytest.approx(exact["abs_rel"], rel=0.5)
@@ -86,7 +88,7 @@ def test_what_is_there_is_not_done_again(finished, monkeypatch):
     monkeypatch.setattr(roadmap.run, "vendor_network", None)  # would be called if anything were measured again
     plan = load_plan(folder.parent / "plan.yaml")
     (folder.parent / "fewer.yaml").write_text(
-        yaml.safe_dump({"teacher_config": "unused", "distill_config": plan.distill_config, "rows": ROWS[:4]})
+        yaml.safe_dump({"teacher_config": "unused", "distill_config": plan.distill_config, "rows": ROWS[:6]})
     )
     from tools.roadmap import main
 
