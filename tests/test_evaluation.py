@@ -170,3 +170,14 @@ def test_it_leaves_no_gradients():
     seen = []
     Evaluator(batches(), CODEC, reference=network)(lambda image: seen.append(network(image)) or seen[-1])
     assert not any(each.requires_grad for each in seen)
+
+
+def test_another_codec_reads_the_same_images_against_the_same_reference():
+    inverse = SingleCodec(RANGE, "inverse")
+    evaluator = Evaluator(batches(), CODEC, reference=constant(0.5))
+    other = evaluator.read_by(inverse)
+    found = other(Grey())
+    assert found["abs_rel"] == Evaluator(batches(), inverse)(Grey())["abs_rel"]
+    # The reference keeps its own codec: half the linear range is 7.75 m; the inverse code of that depth is no drift.
+    code = float(inverse.encode(torch.tensor(7.75)))
+    assert other(constant(code))["drift_mm"] == pytest.approx(0, abs=0.01)

@@ -10,7 +10,8 @@ from depth_distill.errors import ConfigError, DataError
 from depth_distill.quantization.calibrate import calibrate
 from depth_distill.quantization.graph import trace
 from depth_distill.quantization.insert import fake_quantize, quantizers
-from depth_distill.quantization.ptq import quantize_post_training
+from depth_distill.quantization.ptq import quantize_post_training, reset_weight_ranges
+from depth_distill.quantization.quantized_layers import QuantizedLayer
 from depth_distill.quantization.target import load_target
 from tests.quantization.small_case import SITES, TARGET, SmallNet, drift, images
 
@@ -73,3 +74,17 @@ def test_no_images_and_a_network_that_is_not_folded():
         ptq(batches=())
     with pytest.raises(ConfigError, match="fold batch norm before"):
         ptq(graph_module=trace(torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.BatchNorm2d(3))))
+
+
+def test_weight_ranges_are_those_of_the_weights_also_where_they_are_learned():
+    quantized = fake_quantize(trace(SmallNet()), TARGET, learnable=("weight",))
+    sites = {site: each for site, each in quantizers(quantized).items() if each.kind == "weight"}
+    before = {site: each.scale.item() for site, each in sites.items()}
+    with torch.no_grad():
+        for module in quantized.modules():
+            if isinstance(module, QuantizedLayer):
+                module.weight.mul_(2)
+    assert {site: each.scale.item() for site, each in sites.items()} == before
+    reset_weight_ranges(quantized)
+    for site, each in sites.items():
+        assert each.scale.item() == pytest.approx(2 * before[site]), site
