@@ -24,9 +24,13 @@ class FitNetsHint(nn.Module):
 class FeatureNormalizedMSE(nn.Module):
     """:func:`~depth_distill.losses.features.feature_normalized_mse`."""
 
+    def __init__(self, per: features.Unit = "sample") -> None:
+        super().__init__()
+        self.per = per
+
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """A pure number."""
-        return features.feature_normalized_mse(student, teacher)
+        return features.feature_normalized_mse(student, teacher, self.per)
 
 
 class FeatureCosine(nn.Module):

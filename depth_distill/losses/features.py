@@ -11,15 +11,17 @@ Raises:
     ValueError: maps that are not ``(B, C, h, w)``, of unequal batch or, but for attention, of unequal channels.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Distribution = Literal["tensor", "channel", "space"]
+Unit = Literal["sample", "channel"]
 
 _TINY = 1e-6
+_SILENT = 1e-3
 
 
 def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -37,15 +39,28 @@ def fitnets_hint(student: Tensor, teacher: Tensor) -> Tensor:
     return 0.5 * feature_mse(student, teacher)
 
 
-def feature_normalized_mse(student: Tensor, teacher: Tensor) -> Tensor:
+def feature_normalized_mse(student: Tensor, teacher: Tensor, per: Unit = "sample") -> Tensor:
     """Relative squared error of each sample, ``mean (s - t)^2 / mean t^2``, then the mean over samples: a pure number.
 
-    It is 1 / SQNR, so layers whose features differ in scale can share a weight. The divisor is the sample's and not
-    each channel's: a teacher channel that is silent in one image would make its relative error arbitrary. It is held at
-    1e-6 or above, a root mean square of 0.001, for maps that are silent altogether.
+    It is 1 / SQNR, so layers whose features differ in scale can share a weight. The divisor is held at 1e-6 or above, a
+    root mean square of 0.001, for maps that are silent altogether.
+
+    ``per="channel"`` takes the ratio for each channel of a sample and then the mean, so that in a layer whose channels
+    have very unequal ranges the small ones, which the next layer multiplies by large weights, count as much as the
+    large. There the divisor is held at 1e-3 of the sample's mean or above: a channel that is silent in one image would
+    else have an arbitrary relative error.
+
+    Raises:
+        ValueError: unknown ``per``.
     """
+    if per not in get_args(Unit):
+        raise ValueError(f"per must be one of {', '.join(get_args(Unit))}, got {per!r}")
     s, t = _pair(student, teacher)
-    return ((s - t).square().flatten(1).mean(1) / t.square().flatten(1).mean(1).clamp(min=_TINY)).mean()
+    power = t.square().flatten(1).mean(1).clamp(min=_TINY)
+    if per == "sample":
+        return ((s - t).square().flatten(1).mean(1) / power).mean()
+    powers = torch.maximum(t.square().flatten(2).mean(2), _SILENT * power[:, None])
+    return ((s - t).square().flatten(2).mean(2) / powers).mean()
 
 
 def feature_cosine(student: Tensor, teacher: Tensor) -> Tensor:

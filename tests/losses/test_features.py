@@ -14,6 +14,7 @@ LOSSES = {
     "mse": features.feature_mse,
     "hint": features.fitnets_hint,
     "normalized_mse": features.feature_normalized_mse,
+    "normalized_mse_channel": partial(features.feature_normalized_mse, per="channel"),
     "cosine": features.feature_cosine,
     "statistics": features.feature_statistics,
     "statistics_kl_tensor": features.feature_statistics_kl,
@@ -129,6 +130,23 @@ def test_attention_is_at_most_2_and_blind_to_scale_and_sign():
     student, teacher = maps()
     expected = features.attention_transfer(student, teacher).item()
     assert features.attention_transfer(-7 * student, teacher / 3).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_normalized_mse_of_channels_does_not_depend_on_their_scales():
+    student, teacher = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    scales = torch.tensor([1.0, 0.3, 3.0]).view(1, 3, 1, 1)
+    loss = features.feature_normalized_mse(student, teacher, "channel")
+    scaled = features.feature_normalized_mse(scales * student, scales * teacher, "channel")
+    assert scaled.item() == pytest.approx(loss.item(), rel=1e-5)
+    by_hand = ((student - teacher).square().mean((2, 3)) / teacher.square().mean((2, 3))).mean()
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    # Against the sample's own power the largest channel would be all that counts.
+    assert features.feature_normalized_mse(scales * student, scales * teacher) != pytest.approx(loss.item(), rel=0.01)
+
+
+def test_normalized_mse_refuses_another_unit():
+    with pytest.raises(ValueError, match="per must be one of sample, channel, got 'layer'"):
+        features.feature_normalized_mse(torch.rand(1, 1, 2, 2), torch.rand(1, 1, 2, 2), "layer")
 
 
 def test_normalized_mse_and_cosine_are_pure_numbers():
