@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import set_parsing_settings
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
@@ -136,6 +137,9 @@ class DepthCLI(LightningCLI):
         """Evaluate the best checkpoint, and say what was reached, where it lies, and what to do next."""
         checkpoint: Any = self.trainer.checkpoint_callback
         best = getattr(checkpoint, "best_model_path", "")
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()  # the first process evaluates alone
         if not best or not self.trainer.is_global_zero:
             return
         console = Console()
@@ -173,7 +177,11 @@ class DepthCLI(LightningCLI):
         protocol = self.model.val_metrics.protocol
         titles = {stage: f"{stage}: {protocol}", "vendor": f"{stage}, after the tool chain's own PTQ: {protocol}"}
         for prefix, title in titles.items():
-            values = {name.removeprefix(f"{prefix}/"): value for name, value in metrics.items() if f"{prefix}/" in name}
+            values = {
+                name.removeprefix(f"{prefix}/"): value
+                for name, value in metrics.items()
+                if name.startswith(f"{prefix}/")
+            }
             if values:
                 Console().print(metric_table(title, values))
 

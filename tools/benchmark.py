@@ -28,7 +28,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from depth_distill.atomic import write_json
-from depth_distill.callbacks import TeacherCache
+from depth_distill.callbacks import FakeQuant, TeacherCache
 from depth_distill.cli import DepthCLI, build_cli, exit_code
 
 SUPERVISED = "supervised"
@@ -47,6 +47,7 @@ class SecondEpoch(Callback):
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("teacher", "student"), 0.0)
+        self.seconds_by_part: dict[str, float] = {}
         self._started = 0.0
 
     @override
@@ -100,7 +101,7 @@ def measure(variant: str, words: Sequence[str], folder: str) -> dict[str, float]
         trainer.callbacks.insert(0, TeacherCache(Path(folder) / "cache"))  # type: ignore[attr-defined]
     if variant == "without fake quantization":
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if hasattr(callback, "start_epoch"):
+            if isinstance(callback, FakeQuant):
                 callback.start_epoch = 2
     trainer.fit(cli.model, cli.datamodule)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

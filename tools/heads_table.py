@@ -33,12 +33,9 @@ from torch import Tensor, nn
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.cli import exit_code
 from depth_distill.codecs import HostIntegerFractional, HostSplit
-from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
-from depth_distill.export.float_onnx import export_float
-from depth_distill.export.runtime import OnnxNetwork
-from depth_distill.export.vendor_ptq import vendor_ptq
-from depth_distill.models import DepthCodec, DepthNet, SingleHead, carry_errors, split_from_single
+from depth_distill.export.vendor_ptq import vendor_network
+from depth_distill.models import CodeNetwork, DepthCodec, DepthNet, SingleHead, carry_errors, split_from_single
 from depth_distill.models import thermometer_from_single as thermometer
 from depth_distill.models.codecs import ThermometerCodec
 from depth_distill.pictures import save_figure
@@ -73,7 +70,7 @@ class Reading:
 class Variant:
     """A network with some head."""
 
-    network: DepthNet
+    network: CodeNetwork
     readings: tuple[Reading, ...]
     trained: TrainedNetwork
 
@@ -108,13 +105,8 @@ class BehindSigmoid(nn.Module):
 
 def variants(trained: TrainedNetwork, levels: Sequence[int]) -> Iterator[Variant]:
     """The networks that a single-head network can be made into, itself first; any other network as it is."""
-    network = trained.network
-    if not isinstance(network, DepthNet):
-        raise ConfigError(
-            "a distilled student is a graph, whose head cannot be exchanged: give its teacher, or train it with a head"
-        )
-    codec = network.codec
-    if not isinstance(network.head, SingleHead):
+    network, codec = trained.network, trained.network.codec
+    if not (isinstance(network, DepthNet) and isinstance(network.head, SingleHead)):
         hosts = codec.host.decoders if isinstance(codec.host, HostIntegerFractional) else (codec.host,)
         yield Variant(network, tuple(Reading(str(host), DepthCodec(host)) for host in hosts), trained)
         return
@@ -126,8 +118,8 @@ def variants(trained: TrainedNetwork, levels: Sequence[int]) -> Iterator[Variant
     yield Variant(network, (Reading(name, codec), on_host), trained)
     yield Variant(split, (Reading(f"{split.codec} in the graph", split.codec),), trained)
     for count in levels:
-        made = thermometer(network, count)
-        yield Variant(made, (Reading(str(made.codec), made.codec),), trained)
+        finer = thermometer(network, count)
+        yield Variant(finer, (Reading(str(finer.codec), finer.codec),), trained)
     if is_sigmoid and levels:
         made = copy.deepcopy(network)
         head = BehindSigmoid(network.head, max(levels))
@@ -170,8 +162,7 @@ class Bench:
     def _codes(self, variant: Variant, images: list[Tensor]) -> Codes:
         calibration = variant.trained.calibration_images(self.calibration_images)
         graph_module = fold(trace(variant.network))
-        float_file = export_float(graph_module, images[0][:1], self.folder / "float.onnx")
-        vendor = OnnxNetwork(vendor_ptq(float_file, calibration, self.folder / "vendor.onnx"))
+        vendor = vendor_network(graph_module, calibration, self.folder)
         quantized = quantize_post_training(graph_module, self.target, calibration, progress=False)
         with torch.inference_mode():
             codes = Codes([graph_module(each) for each in images], [vendor(each) for each in images], [])

@@ -3,7 +3,8 @@
     python tools/roadmap.py --config configs/roadmap/kitchen.yaml --out roadmap --data.root DIR
 
 Trains what the rows of the config need, a run folder each, and scores every network after the tool chain's own PTQ
-(ONNX Runtime's ``quantize_static``, per-tensor min/max, on the exported float file), on the same images by the same
+(ONNX Runtime's ``quantize_static``, per-tensor min/max, on the exported float file; FP32 as it is, and mixed precision
+by fake quantization, because no tool chain here does it), on the same images by the same
 metrics. Writes ``roadmap.json`` after every row, and ``roadmap.md``, ``roadmap.csv`` and ``roadmap.png``. Start it
 again to go on where it was interrupted. A row that cannot run says why. Options that are not listed override every
 ``fit``.

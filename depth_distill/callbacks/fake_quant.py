@@ -47,8 +47,8 @@ class FakeQuant(Callback):
     Equalization and stress rescale channels. Where the student starts from its teacher, the teacher is rescaled
     likewise, which leaves what it says as it was, so that features can be compared.
 
-    Put it before ``FeatureHooks`` (the command line does). With several processes and ``ranges: batches`` all use the
-    ranges that the first one sees.
+    Put it before ``FeatureHooks`` (the command line does). Validation and test need the calibration images, too. With
+    several processes and ``ranges: batches`` each step starts from the ranges of the first one.
 
     Args:
         target: name of an NPU profile, or its .yaml file.
@@ -133,6 +133,7 @@ class FakeQuant(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         task: Any = pl_module
+        self._images = None
         if stage == "fit":
             if hasattr(task, "start"):
                 task.start()

@@ -105,9 +105,9 @@ class FeatureTap:
 class FeatureHooks(Callback):
     """Hook the layers that a :class:`~depth_distill.tasks.DistillationTask` compares.
 
-    The task adds this callback by itself. Hooks are set at the start of ``fit``, before the optimizer is built,
-    because layers of different width get an adapter, and taken off at its end and on exceptions. Other tasks are left
-    alone.
+    The command line adds this callback to every run; elsewhere add it yourself. Hooks are set at the start of ``fit``,
+    before the optimizer is built, because layers of different width get an adapter, and taken off at its end and on
+    exceptions. Other tasks are left alone.
 
     Raises:
         ConfigError: at the start: a name or glob without a layer, patterns that match different numbers of layers in

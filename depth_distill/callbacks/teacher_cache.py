@@ -13,6 +13,7 @@ from typing_extensions import override
 from depth_distill.data.tensor_cache import Field, TensorCache
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.calibrate import weights_hash
+from depth_distill.tasks import DistillationTask
 from depth_distill.types import DepthBatch
 
 
@@ -22,7 +23,8 @@ class TeacherCache(Callback):
     Needs ``data.views``: with augmentation drawn anew at every epoch no answer would be asked for twice. The cache
     fills during the first ``data.views`` epochs; each process writes the samples it was given. It is kept in a folder
     named after a hash of everything the answers depend on: the teacher's weights and layers, the samples, their size,
-    normalization, augmentation and seed. Another teacher gets another folder; delete old ones when the disk is full.
+    normalization, augmentation and seed. Another teacher gets another folder; delete old ones when the disk is full,
+    and that of samples whose files have changed: samples count by name.
 
     Args:
         folder: where caches are kept.
@@ -42,6 +44,8 @@ class TeacherCache(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         datamodule: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(pl_module, DistillationTask):
+            raise ConfigError(f"TeacherCache needs a DistillationTask: a {type(pl_module).__name__} has no teacher")
         task: Any = pl_module
         if datamodule is None or datamodule.views is None:
             raise ConfigError("TeacherCache needs data.views: the number of augmented views that epochs take in turn")
@@ -105,7 +109,7 @@ def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field], pr
     dataset = datamodule.train
     parts = [
         weights_hash(teacher),
-        repr(teacher),
+        f"{teacher} {getattr(teacher, 'codec', None)} {getattr(teacher, 'depth_range', None)}",
         str(fields),
         f"{datamodule.image_size} {datamodule.normalize.mean} {datamodule.normalize.std} {datamodule.augment}",
         f"{datamodule.seed} {datamodule.views} {precision}",

@@ -69,6 +69,9 @@ class TensorCache:
             different = next(name for name in header if found.get(name) != header[name])
             raise DataError(f"{folder} holds a cache of another {different}: delete the folder, or choose another")
         self._filled = np.memmap(folder / _FILLED, np.uint8, "r+", shape=(rows,))
+        missing, free = self.size_bytes(rows - self.filled, self.fields), shutil.disk_usage(folder).free
+        if missing > free:
+            raise _no_room(folder, missing, free)
         self._values = {
             name: np.memmap(folder / _file(name), field.dtype, "r+", shape=(rows, *field.shape))
             for name, field in self.fields.items()
@@ -110,10 +113,7 @@ class TensorCache:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         needed, free = self.size_bytes(self.rows, self.fields), shutil.disk_usage(self.folder.parent).free
         if needed > free:
-            raise DataError(
-                f"{self.folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB: cache fewer layers "
-                "or views, or choose another folder"
-            )
+            raise _no_room(self.folder, needed, free)
         temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.folder.parent))
         for name, size in [
             (_FILLED, self.rows),
@@ -126,6 +126,13 @@ class TensorCache:
             os.rename(temporary, self.folder)  # noqa: PTH104 - Path.rename would replace an empty folder, too
         except OSError:  # another process was faster
             shutil.rmtree(temporary)
+
+
+def _no_room(folder: Path, needed: int, free: int) -> DataError:
+    return DataError(
+        f"{folder} needs {needed / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB: cache fewer layers or views, or "
+        "choose another folder"
+    )
 
 
 def _file(name: str) -> str:

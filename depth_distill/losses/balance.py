@@ -50,7 +50,7 @@ class UncertaintyWeights(nn.Module):
 
     Under Adam a log-variance moves by at most about one learning rate per step: a term of 0.001 takes 6.9 / rate of
     them, and one of 1000 twice as many, as its first gradients stay in Adam's second moment. At a rate of 0.001 that is
-    8000 and 16000, so this suits terms within a factor of ten of 1, long runs, or a larger rate for ``log_variances``.
+    8000 and 16000, so this suits terms within a factor of ten of 1, and long runs.
     Terms must not be negative. To each 1e-6 is added, so that ``exp(-s_i)`` of one that stays at 0 settles, at 10^6.
 
     Args:

@@ -6,6 +6,7 @@ from torch import nn
 
 from depth_distill.codecs import Spread
 from depth_distill.errors import ConfigError
+from depth_distill.models.code_network import CodeNetwork
 from depth_distill.models.depth_net import DepthNet
 from depth_distill.models.heads import (
     DepthHead,
@@ -16,7 +17,7 @@ from depth_distill.models.heads import (
 )
 
 
-def thermometer_from_single(network: DepthNet, levels: int = 8) -> DepthNet:
+def thermometer_from_single(network: CodeNetwork, levels: int = 8) -> DepthNet:
     """A copy whose head says the same depth in ``levels`` codes, each ``levels`` times finer where the head clips.
 
     The last convolution is repeated with other factors and biases, and clipped. A sigmoid cannot stay in the graph: its
@@ -39,7 +40,7 @@ def thermometer_from_single(network: DepthNet, levels: int = 8) -> DepthNet:
     return _with_head(network, head)
 
 
-def split_from_single(network: DepthNet, parts: int | None = None) -> DepthNet:
+def split_from_single(network: CodeNetwork, parts: int | None = None) -> DepthNet:
     """A copy whose head cuts the code into floor and remainder, in the graph.
 
     Args:
@@ -57,16 +58,19 @@ def split_from_single(network: DepthNet, parts: int | None = None) -> DepthNet:
     return _with_head(network, head)
 
 
-def _single_head(network: DepthNet) -> SingleHead:
-    if not isinstance(network.head, SingleHead):
+def _single_head(network: CodeNetwork) -> SingleHead:
+    head = getattr(network, "head", None)
+    if not isinstance(head, SingleHead):
+        what = "is a graph, as a distilled student is" if head is None else f"ends in a {type(head).__name__}"
         raise ConfigError(
-            f"the network ends in a {type(network.head).__name__}; only a SingleHead can be converted: "
-            "start from its checkpoint"
+            f"the network {what}; only a network with a SingleHead can be converted: start from its checkpoint, or "
+            "from that of the student's teacher"
         )
-    return network.head
+    return head
 
 
-def _with_head(network: DepthNet, head: DepthHead) -> DepthNet:
+def _with_head(network: CodeNetwork, head: DepthHead) -> DepthNet:
     converted = copy.deepcopy(network)
+    assert isinstance(converted, DepthNet)
     converted.head = head.train(network.training)
     return converted

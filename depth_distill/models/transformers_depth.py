@@ -39,6 +39,10 @@ class TransformersDepth(nn.Module):
             raise ConfigError(f"{folder} holds no depth network that transformers can load: {error}") from error
         self.metres_per_unit = metres_per_unit
 
+    def extra_repr(self) -> str:
+        """The unit."""
+        return f"metres_per_unit={self.metres_per_unit}"
+
     def forward(self, image: Tensor) -> Tensor:
         """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``, resized to it bilinearly."""
         depth = self.network(pixel_values=image).predicted_depth[:, None].float() * self.metres_per_unit

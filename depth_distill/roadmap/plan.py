@@ -23,7 +23,7 @@ class Row:
             another head, not trained again; ``distill``: of a student trained from it; ``mixed``: the smallest set of
             FP16 layers that reaches ``reach`` times FP32.
         equalize: equalize before quantizing or training.
-        options: of ``fit``, over those of the roadmap; for ``distill``. ``{teacher}`` in a value stands for the
+        options: of ``fit``, over those of the roadmap; for ``distill``. A value ``{teacher}`` stands for the
             teacher's checkpoint.
         head: which; for ``head``.
         levels: codes of a thermometer.
@@ -93,6 +93,6 @@ def load_plan(path: Path) -> Plan:
         for name in row.networks or []:
             if name not in plan.networks:
                 raise ConfigError(
-                    f"{path}: row {row.name!r} names the network {name!r}, expected one of {plan.networks}"
+                    f"{path}: row {row.name!r} names the network {name!r}, expected one of {', '.join(plan.networks)}"
                 )
     return plan

@@ -98,7 +98,7 @@ def _picture(found: Mapping[str, Any]) -> Figure:
         ax.xaxis.set_minor_formatter(_plain if high / low < 3 else "")
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.invert_yaxis()
-        ax.set_xlabel("abs_rel over FP32, after the tool chain's own PTQ")
+        ax.set_xlabel("abs_rel over FP32, after the tool chain's own PTQ (mixed: fake quantization)")
         ax.set_title(title)
     return figure
 

@@ -5,6 +5,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from depth_distill.cli import DepthCLI, build_cli
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator
 from depth_distill.export.vendor_ptq import vendor_network
-from depth_distill.models import DepthCodec, DepthNet, split_from_single, thermometer_from_single
+from depth_distill.models import CodeNetwork, DepthCodec, split_from_single, thermometer_from_single
 from depth_distill.quantization.calibrate import apply_calibration, calibrate
 from depth_distill.quantization.equalize import channel_ranges, equalize
 from depth_distill.quantization.fold import fold
@@ -52,6 +53,7 @@ class Roadmap:
     def run(self) -> dict[str, Any]:
         """Train and measure; a row that cannot run keeps the reason in place of numbers."""
         teacher = Path(self.plan.teacher_checkpoint or self._train(self.out / "teacher", self.plan.teacher_config))
+        self._require_same("made_with", self._made_with(teacher), self.found)
         bench = _Bench(teacher, self.plan, self.data_options)
         for name, ratio in self.plan.networks.items():
             network = self.found["networks"].setdefault(name, {"sigma": None, "rows": {}})
@@ -69,11 +71,28 @@ class Roadmap:
             write_json(self.file, self.found)
         return self.found
 
+    def _made_with(self, teacher: Path) -> dict[str, Any]:
+        shared = {key: value for key, value in asdict(self.plan).items() if key not in ("rows", "networks", "seeds")}
+        return shared | {"teacher_checkpoint": str(teacher.absolute()), "data_options": self.data_options}
+
+    def _require_same(self, name: str, made: dict[str, Any], kept: dict[str, Any]) -> None:
+        """Refuse to mix results of different settings under one name."""
+        made = json.loads(json.dumps(made))
+        before = kept.setdefault(name, made)
+        for key in before.keys() | made.keys():
+            if before.get(key) != made.get(key):
+                raise ConfigError(
+                    f"{self.file}: {name} was made with {key} {before.get(key)!r}, and now it is {made.get(key)!r}: "
+                    "choose another --out, or delete what is there"
+                )
+
     def _fill(
         self, network: dict[str, Any], name: str, row: Row, bench: "_Bench", graph: fx.GraphModule, teacher: Path
     ) -> None:
         seeds = (row.seeds or self.plan.seeds) if row.kind == "distill" else [0]
         results = network["rows"].setdefault(row.name, {})
+        made = {key: value for key, value in asdict(row).items() if key not in ("seeds", "networks")}
+        self._require_same(row.name, made, network.setdefault("rows_made_with", {}))
         for seed in seeds:
             if "abs_rel" in results.get(str(seed), {}):
                 continue
@@ -152,10 +171,8 @@ class _Bench:
         count = sum(parameter.numel() for parameter in graph.parameters())
         return _row(self.evaluator(graph), count * _FLOAT_BYTES / 1e6, 0.0) | {"float": 1.0}
 
-    def with_head(self, head: Head, levels: int) -> DepthNet:
+    def with_head(self, head: Head, levels: int) -> CodeNetwork:
         """The teacher with another head, which says the same."""
-        if not isinstance(self.network, DepthNet):
-            raise ConfigError("the teacher is a distilled student, whose head cannot be exchanged")
         return split_from_single(self.network) if head == "split" else thermometer_from_single(self.network, levels)
 
     def vendor_row(self, graph: fx.GraphModule, seconds: float, codec: DepthCodec) -> dict[str, float]:

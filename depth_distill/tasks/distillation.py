@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import AdamW
 from typing_extensions import override
@@ -122,6 +123,7 @@ class DistillationTask(MetricDepthTask):
         if output is None and not features and not hints:
             raise ConfigError("nothing to learn from the teacher: give output, features or hints")
         self.teacher_checkpoint = teacher_checkpoint
+        self._teacher_is_copy = teacher is None
         self.teacher = copy.deepcopy(network) if teacher is None else teacher
         self.teacher.requires_grad_(False).eval().to(memory_format=self.memory_format)
         self.student_start = student_start
@@ -129,6 +131,7 @@ class DistillationTask(MetricDepthTask):
         self.output_space = output_space
         self.features = features
         self.hints = hints
+        self.pair_losses = nn.ModuleList(pair.loss for pair in (*features, *hints))  # they may have parameters
         self.supervised = supervised
         weights = {"output": 1.0, "feature": alpha, "hint": beta, "supervised": gamma}
         used = {"output": output, "feature": features, "hint": hints, "supervised": supervised}
@@ -155,9 +158,16 @@ class DistillationTask(MetricDepthTask):
         """
         if self._started:
             return
+        if self.teacher_checkpoint is None and self._teacher_is_copy:
+            rank_zero_warn("neither teacher nor teacher_checkpoint is given: the teacher is the student as constructed")
         if self.teacher_checkpoint is not None:
             load_weights(self.teacher, self.teacher_checkpoint, "model.teacher (a copy of model.network if not given)")
         if self.student_start == "teacher":
+            if _what_it_says(self.teacher) != _what_it_says(self.network):
+                raise ConfigError(
+                    "student_start: teacher needs a student of the teacher's architecture, head, codec and depth "
+                    "range; start from 'own' weights or from a checkpoint of the student"
+                )
             try:
                 self.network.load_state_dict(self.teacher.state_dict())
             except RuntimeError as error:
@@ -278,7 +288,8 @@ class DistillationTask(MetricDepthTask):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Everything but the teacher."""
         state = super().state_dict(*args, **kwargs)
-        for key in [key for key in state if key.startswith(_NOT_SAVED)]:
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")  # averaged weights have one
+        for key in [key for key in state if key.startswith(prefix + _NOT_SAVED)]:
             del state[key]
         return state
 
@@ -295,3 +306,9 @@ class DistillationTask(MetricDepthTask):
                 f"Missing key(s): {', '.join(missing) or 'none'}. Unexpected key(s): {', '.join(unexpected) or 'none'}."
             )
         return found
+
+
+def _what_it_says(network: nn.Module) -> tuple[str, ...]:
+    """How a network's codes become metres: a state dict does not tell."""
+    head = getattr(network, "head", None)
+    return str(getattr(network, "codec", None)), str(getattr(network, "depth_range", None)), str(head)

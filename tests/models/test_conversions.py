@@ -52,7 +52,7 @@ def test_a_split_is_exact_in_float(output):
 
 @pytest.mark.parametrize("convert", [thermometer_from_single, split_from_single])
 def test_only_a_single_head_can_be_converted(convert):
-    with pytest.raises(ConfigError, match="IntegerFractionalHead; only a SingleHead"):
+    with pytest.raises(ConfigError, match="IntegerFractionalHead; only a network with a SingleHead"):
         convert(spread_network(IntegerFractionalHead))
 
 

@@ -88,10 +88,31 @@ def test_what_is_there_is_not_done_again(finished, monkeypatch):
     monkeypatch.setattr(roadmap.run, "vendor_network", None)  # would be called if anything were measured again
     plan = load_plan(folder.parent / "plan.yaml")
     (folder.parent / "fewer.yaml").write_text(
-        yaml.safe_dump({"teacher_config": "unused", "distill_config": plan.distill_config, "rows": ROWS[:6]})
+        yaml.safe_dump(
+            {
+                "teacher_config": "unused",
+                "distill_config": plan.distill_config,
+                "rows": ROWS[:6],
+                "calibration_images": 4,
+            }
+        )
     )
     from tools.roadmap import main
 
     assert main(["--config", str(folder.parent / "fewer.yaml"), *words[2:]]) == 0
     after = rows(folder)
     assert after == {name: before[name] for name in after}
+
+
+def test_results_of_other_settings_are_not_mixed_in(finished, capsys):
+    folder, words = finished
+    from tools.roadmap import main
+
+    plan = yaml.safe_load((folder.parent / "plan.yaml").read_text())
+    (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 6}))
+    assert main(["--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
+    assert "calibration_images 4, and now it is 6" in capsys.readouterr().err.replace("\n", " ")
+    changed = [row | {"equalize": True} if row["name"] == "INT8 PTQ" else row for row in ROWS]
+    (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"rows": changed}))
+    assert main(["--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
+    assert "INT8 PTQ was made with equalize False, and now it is True" in capsys.readouterr().err.replace("\n", " ")

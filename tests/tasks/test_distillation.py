@@ -23,6 +23,7 @@ from depth_distill.losses import (
 from depth_distill.models import GraphNetwork
 from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
+from depth_distill.types import DepthRange
 from tests.data.noisy_depth import NoisyDepth
 from tests.tasks.small_distillation import Losses, SmallNet, datamodule, pair, same_weights, task, trainer
 
@@ -300,6 +301,14 @@ def test_a_student_of_another_architecture_cannot_start_from_the_teacher(tmp_pat
         ConfigError, match=r"student_start: teacher needs a student of the teacher's architecture.*'own'"
     ):
         fit(tmp_path, teacher=teacher(), student_start="teacher")
+
+
+def test_a_student_whose_codes_mean_something_else_cannot_start_from_the_teacher(tmp_path):
+    # The state dicts fit; a teacher that is rescaled with its student would get the student's codec.
+    teacher = SmallNet()
+    teacher.depth_range = DepthRange(0.5, 10.0)
+    with pytest.raises(ConfigError, match="needs a student of the teacher's architecture, head, codec and depth range"):
+        fit(tmp_path, teacher=teacher, student_start="teacher")
 
 
 def test_evaluation_needs_no_checkpoint_of_the_teacher(tmp_path):

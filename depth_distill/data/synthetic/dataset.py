@@ -65,7 +65,7 @@ class SyntheticDepth(DepthDataset):
 
     @override
     def source(self, index: int) -> str:
-        return f"SyntheticDepth(seed={self.seed})[{index}]"
+        return f"SyntheticDepth(seed={self.seed}, size={self.size})[{index}]"
 
     @override
     def load(self, index: int) -> DepthSample:

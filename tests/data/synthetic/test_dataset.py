@@ -92,7 +92,7 @@ def test_other_sizes_show_the_same_scene():
 def test_names_and_sources():
     dataset = SyntheticDepth(50, seed=3)
     assert dataset.name(42) == "synthetic/000042"
-    assert dataset.source(42) == "SyntheticDepth(seed=3)[42]"
+    assert dataset.source(42) == "SyntheticDepth(seed=3, size=(96, 128))[42]"
     assert len(dataset) == 50
     with pytest.raises(IndexError):
         dataset[50]
