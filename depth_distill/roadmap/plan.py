@@ -25,6 +25,7 @@ class Row:
         equalize: equalize before quantizing or training.
         options: of ``fit``, over those of the roadmap; for ``distill``. A value ``{teacher}`` stands for the
             teacher's checkpoint.
+        fake_quant: of the callback ``FakeQuant``, over target, equalize and stress; for ``distill``.
         head: which; for ``head``.
         levels: codes of a thermometer.
         seeds: train with each of these, and give mean and spread; the roadmap's unless given.
@@ -36,6 +37,7 @@ class Row:
     kind: Kind
     equalize: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+    fake_quant: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] | None = None
     networks: list[str] | None = None
     reach: float = 1.01

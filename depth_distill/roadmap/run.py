@@ -33,6 +33,7 @@ from depth_distill.roadmap.report import MEASURED
 from depth_distill.trained import load_trained
 
 _FLOAT_BYTES = 4
+_SEARCH_BATCHES = 2  # of the validation split, for the search of mixed precision
 
 
 class Roadmap:
@@ -112,7 +113,7 @@ class Roadmap:
             return bench.float_row(graph)
         if row.kind == "distill":
             folder = self.out / "runs" / _slug(f"{name} {row.name} {seed}")
-            quantizer = {"target": self.plan.target, "equalize": row.equalize, "stress": sigma}
+            quantizer = {"target": self.plan.target, "equalize": row.equalize, "stress": sigma, **row.fake_quant}
             options = {
                 "seed_everything": seed,
                 "model.init_args.teacher_checkpoint": str(teacher),
@@ -183,14 +184,22 @@ class _Bench:
         return _row(metrics, megabytes(npu_operators(self._quantize(graph)), []), seconds)
 
     def mixed_row(self, graph: fx.GraphModule, reach: float, unfinished: Path) -> dict[str, float]:
-        """The smallest mixed network that is within reach of FP32, by fake quantization: no tool chain here does it."""
+        """The smallest mixed network that is within reach of FP32, by fake quantization: no tool chain here does it.
+
+        It is searched on a few images, because that takes some hundred evaluations, and measured on all.
+        """
         started = time.perf_counter()
         quantized = self._quantize(graph)
-        ranking = sensitivity(quantized, self.evaluator, resume=unfinished)
+        batches = self.evaluator.batches
+        few = Evaluator(batches[:: max(1, len(batches) // _SEARCH_BATCHES)], self.evaluator.codec)
         found = search_mixed_precision(
-            quantized, self.evaluator, ranking, self.calibration, reach * self.float_abs_rel,
+            quantized,
+            few,
+            sensitivity(quantized, few, resume=unfinished),
+            self.calibration,
+            reach * few(graph)["abs_rel"],
             calibrator=self.target.calibrator,
-        )  # fmt: skip
+        )
         metrics = self.evaluator(_mixed(quantized, found.chosen.layers, self.calibration, self.target.calibrator))
         row = _row(metrics, found.chosen.megabytes, time.perf_counter() - started)
         return row | {"wide_layers": float(len(found.chosen.layers))}
