@@ -181,11 +181,11 @@ def test_bad_data_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml"])
+@pytest.mark.parametrize("name", ["quickstart.yaml", "distill/quickstart.yaml"])
 def test_shipped_configs_without_files_run(name, tmp_path):
     code = main(
         ["fit", "--config", str(CONFIGS / name), "--run_dir", str(tmp_path), "--trainer.fast_dev_run", "1"]
-        + ["--data.num_workers", "0"]
+        + ["--data.num_workers", "0", "--data.calibration_size", "4"]
     )
     assert code == 0
 

@@ -114,12 +114,14 @@ class FakeQuant(Callback):
             graph = stress(graph, self.stress).graph_module
         if calibration is not None and self.equalize:
             graph = equalize(graph, channel_ranges(graph, calibration)).graph_module
+        quantized = fake_quantize(graph, self.target, self.learnable)
+        _enable(quantized, False)
         edited = calibration is not None and (self.equalize or self.stress is not None)
         if edited and getattr(task, "student_start", None) == "teacher":
-            # The same function with the same channel scales: only then do features correspond.
-            task.teacher = GraphNetwork(copy.deepcopy(graph), task.network).requires_grad_(False).eval()
+            # The same function with the same channel scales: only then do features correspond. Its quantizers stay off;
+            # they are where the result of an addition can be hooked.
+            task.teacher = GraphNetwork(copy.deepcopy(quantized), task.network).requires_grad_(False).eval()
             task.teacher.to(memory_format=task.memory_format)
-        quantized = fake_quantize(graph, self.target, self.learnable)
         layers = self._wide_layers()
         if layers:
             check_wide_format(self.target, self.wide)
@@ -128,7 +130,6 @@ class FakeQuant(Callback):
         network.to(memory_format=task.memory_format)
         network.train(task.network.training)  # a trace is in evaluation mode, where ranges would not follow batches
         task.network = network
-        _enable(quantized, False)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -217,8 +217,8 @@ def test_layers_of_another_width_get_an_adapter_that_is_trained(tmp_path):
 
     run = trainer(tmp_path, Keep())
     run.fit(fitted, datamodule())
-    assert set(fitted.adapters) == {"feature/encoder_layer1", "hint/decoder_up"}
-    adapter = fitted.adapters["feature/encoder_layer1"]
+    assert set(fitted.adapters) == {"feature/encoder_layer1/encoder_layer1", "hint/decoder_up/decoder_up"}
+    adapter = fitted.adapters["feature/encoder_layer1/encoder_layer1"]
     assert (adapter.in_channels, adapter.out_channels, adapter.kernel_size) == (8, 12, (1, 1))
     optimized = {id(each) for group in run.optimizers[0].param_groups for each in group["params"]}
     assert all(id(each) in optimized for each in fitted.adapters.parameters())
