@@ -92,6 +92,8 @@ class SecondEpoch(Callback):
 def measure(variant: str, words: Sequence[str], folder: str) -> dict[str, float]:
     """Fit one variant for two epochs in this process: seconds by part, and peak memory before and after in MB."""
     warnings.filterwarnings("ignore")
+    if multiprocessing.get_start_method() == "spawn" and "fork" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("fork", force=True)  # loader workers could not be sent what is timed here
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = ["--run_dir", f"{folder}/run", "--trainer.max_epochs=2", "--trainer.limit_val_batches=0"]
     cli = build_cli(DepthCLI, [*words, *run, "--trainer.profiler=simple"], run=False)
