@@ -10,6 +10,8 @@ an idle process with the libraries has. Options that are not listed override bot
 """
 
 import argparse
+import contextlib
+import io
 import multiprocessing
 import resource
 import statistics
@@ -105,7 +107,8 @@ def measure(variant: str, words: Sequence[str], folder: str) -> dict[str, float]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, FakeQuant):
                 callback.start_epoch = 2
-    trainer.fit(cli.model, cli.datamodule)
+    with contextlib.redirect_stdout(io.StringIO()):  # the profiler's own table
+        trainer.fit(cli.model, cli.datamodule)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {**timer.seconds_by_part, "idle_mb": idle / 1024, "peak_mb": peak / 1024}
 

@@ -199,7 +199,7 @@ def test_a_state_that_does_not_fit_is_refused(change, message):
 def test_a_state_without_teacher_and_with_leftovers_of_training_fits():
     state = task(network=SmallNet(seed=3)).state_dict()
     assert not any(name.startswith("teacher.") for name in state)
-    state["adapters.feature/encoder_layer1.weight"] = torch.zeros(1)
+    state["adapters.feature/encoder_layer1/encoder_layer1.weight"] = torch.zeros(1)
     loaded = task()
     loaded.load_state_dict(state)
     same_weights(loaded.network.state_dict(), SmallNet(seed=3).state_dict())
@@ -210,7 +210,7 @@ def test_in_training_an_adapter_without_its_layer_is_refused(tmp_path):
     run = trainer(tmp_path, FeatureHooks())
     run.fit(task(teacher=wide, features=[pair()]), datamodule())
     run.save_checkpoint(tmp_path / "student.ckpt")
-    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\): adapters\.feature/encoder_layer1"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\): adapters\.feature/encoder_layer1/encoder_layer1"):
         trainer(tmp_path, FeatureHooks(), epochs=2).fit(
             task(teacher=wide), datamodule(), ckpt_path=tmp_path / "student.ckpt", weights_only=True
         )
