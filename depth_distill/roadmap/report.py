@@ -15,6 +15,7 @@ from depth_distill.pictures import save_figure
 COLUMNS = ("abs_rel", "rmse", "delta1", "x FP32", "drift mm", "MB", "s")
 MEASURED = ("abs_rel", "rmse", "delta1", "drift_mm", "megabytes", "seconds")
 """What is kept of each result."""
+_TICKS = (0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 
 
 def summarize(results: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
@@ -94,12 +95,13 @@ def _picture(found: Mapping[str, Any]) -> Figure:
         ax.set_xscale("log")
         low, high = ax.get_xlim()
         ax.set_xlim(low, high * (high / low) ** 0.12)
+        ax.set_xticks([tick for tick in _TICKS if low <= tick <= high], minor=False)
+        ax.set_xticks([], minor=True)
         ax.xaxis.set_major_formatter(_plain)
-        ax.xaxis.set_minor_formatter(_plain if high / low < 3 else "")
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.invert_yaxis()
-        ax.set_xlabel("abs_rel over FP32, after the tool chain's own PTQ (mixed: fake quantization)")
         ax.set_title(title)
+    figure.supxlabel("abs_rel over FP32, after the tool chain's own PTQ (mixed: fake quantization)", fontsize=9)
     return figure
 
 

@@ -101,11 +101,11 @@ def random_scene(rng: np.random.Generator, aspect: float) -> Scene:
         aspect: image height over width; the camera is not pitched so far down that the ground comes too close.
     """
     choice = float(rng.random())
-    if choice < 0.40:
+    if choice < 0.35:
         return _room(rng, aspect, (2.8, 6.0), (3.0, 7.5), (2.4, 3.0))
-    if choice < 0.55:
+    if choice < 0.60:
         return _room(rng, aspect, (8.0, 14.0), (10.0, 20.0), (3.2, 5.5))
-    if choice < 0.80:
+    if choice < 0.76:
         return _corridor(rng, aspect)
     return _yard(rng, aspect)
 
@@ -195,7 +195,7 @@ def _finish(
     rng = layout.rng
     tan_half_hfov = math.tan(math.radians(float(rng.uniform(58, 68))) / 2)
     # Someone's hands or chest, rarely a robot's or a tall tripod: too wide a spread would hide the scale of a scene.
-    eye = float(np.clip(rng.normal(1.4, 0.14) if rng.random() < 0.94 else rng.uniform(0.5, 2.1), 0.5, 2.1))
+    eye = float(np.clip(rng.normal(1.4, 0.18) if rng.random() < 0.9 else rng.uniform(0.5, 2.1), 0.5, 2.1))
     roll = float(rng.normal(0, 0.025))
     # At the lower edge, half a field of view b below the axis, the ground is eye * cos(b) / sin(pitch + b) deep.
     half_fov = math.atan(tan_half_hfov * (aspect + abs(math.tan(roll))))
