@@ -15,7 +15,7 @@ from depth_distill.pictures import save_figure
 COLUMNS = ("abs_rel", "rmse", "delta1", "x FP32", "drift mm", "MB", "s")
 MEASURED = ("abs_rel", "rmse", "delta1", "drift_mm", "megabytes", "seconds")
 """What is kept of each result."""
-_TICKS = (0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+_TICKS = (0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 
 
 def summarize(results: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
