@@ -22,7 +22,7 @@ def test_what_is_shipped_is_a_plan_of_files_that_exist(path):
     assert Path(plan.teacher_config).is_file()
     assert Path(plan.distill_config).is_file()
     assert plan.rows[0].kind == "float"
-    assert {"float", "ptq", "distill", "mixed"} <= {row.kind for row in plan.rows}
+    assert {"float", "ptq", "distill"} <= {row.kind for row in plan.rows}
     assert list(plan.networks) == ["plain", "stressed"]
 
 
