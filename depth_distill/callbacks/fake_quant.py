@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, fx
 from typing_extensions import override
@@ -19,7 +18,7 @@ from depth_distill.quantization.equalize import channel_ranges, equalize
 from depth_distill.quantization.fake_quant import SiteKind
 from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import fake_quantize, quantizers
+from depth_distill.quantization.insert import fake_quantize, quantizers, set_enabled
 from depth_distill.quantization.mixed_precision import WideFormat, check_wide_format, set_precision
 from depth_distill.quantization.ptq import reset_weight_ranges, vendor_ranges
 from depth_distill.quantization.stress import stress
@@ -115,7 +114,7 @@ class FakeQuant(Callback):
         if calibration is not None and self.equalize:
             graph = equalize(graph, channel_ranges(graph, calibration)).graph_module
         quantized = fake_quantize(graph, self.target, self.learnable)
-        _enable(quantized, False)
+        set_enabled(quantized, False)
         edited = calibration is not None and (self.equalize or self.stress is not None)
         if edited and getattr(task, "student_start", None) == "teacher":
             # The same function with the same channel scales: only then do features correspond. Its quantizers stay off;
@@ -157,7 +156,8 @@ class FakeQuant(Callback):
         graph = _graph(pl_module)
         on, frozen = self._state(trainer)
         measured = all(quantizer.has_range for quantizer in activation_quantizers(graph).values())
-        if on and (not measured or trainer.current_epoch == self.start_epoch or self._follows_calibration(frozen)):
+        again = trainer.current_epoch == self.start_epoch or (self.ranges == "calibration" and not frozen)
+        if on and (again or not measured):
             for site, (low, high) in self._measure(trainer, graph).items():
                 quantizer = quantizers(graph)[site]
                 if not (quantizer.learnable and quantizer.has_range):
@@ -208,20 +208,17 @@ class FakeQuant(Callback):
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _enable(_graph(pl_module), _has_ranges(_graph(pl_module)))
+        set_enabled(_graph(pl_module), _has_ranges(_graph(pl_module)))
 
     def _state(self, trainer: Trainer) -> tuple[bool, bool]:
         """Whether quantizers are on, and whether their ranges are frozen."""
         epoch = trainer.current_epoch
         return epoch >= self.start_epoch, self.freeze_epoch is not None and epoch >= self.freeze_epoch
 
-    def _follows_calibration(self, frozen: bool) -> bool:
-        return self.ranges == "calibration" and not frozen
-
     def _switch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         graph = _graph(pl_module)
         on, frozen = self._state(trainer)
-        _enable(graph, on)
+        set_enabled(graph, on)
         for quantizer in quantizers(graph).values():
             if quantizer.learnable:
                 quantizer.requires_grad_(not frozen)
@@ -243,7 +240,7 @@ class FakeQuant(Callback):
     def _start_vendor(self, trainer: Trainer, pl_module: LightningModule) -> None:
         graph = _graph(pl_module)
         if trainer.state.fn != "fit":
-            _enable(graph, _has_ranges(graph))
+            set_enabled(graph, _has_ranges(graph))
         if trainer.sanity_checking:
             return
         self._vendor = dict(self._measure(trainer, graph))
@@ -253,8 +250,9 @@ class FakeQuant(Callback):
     def _update_vendor(self, trainer: Trainer, pl_module: LightningModule, batch: DepthBatch) -> None:
         if self._metrics is None:
             return
-        with vendor_ranges(_graph(pl_module), self._vendor), torch.autocast(pl_module.device.type, enabled=False):
-            depth_m = pl_module(batch.image)
+        task: Any = pl_module
+        with vendor_ranges(_graph(pl_module), self._vendor):
+            depth_m = task.in_full_precision(batch.image)
         self._metrics.update(depth_m, batch.depth_m, batch.valid, batch.sample_index)
 
     def _log_vendor(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -281,11 +279,6 @@ class FakeQuant(Callback):
 def _graph(pl_module: LightningModule) -> fx.GraphModule:
     graph: fx.GraphModule = pl_module.network.graph  # type: ignore[union-attr, assignment]
     return graph
-
-
-def _enable(graph: fx.GraphModule, on: bool) -> None:
-    for quantizer in quantizers(graph).values():
-        quantizer.enabled = on
 
 
 def _has_ranges(graph: fx.GraphModule) -> bool:

@@ -46,7 +46,7 @@ class TeacherCache(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         if not isinstance(pl_module, DistillationTask):
             raise ConfigError(f"TeacherCache needs a DistillationTask: a {type(pl_module).__name__} has no teacher")
-        task: Any = pl_module
+        task = pl_module
         if datamodule is None or datamodule.views is None:
             raise ConfigError("TeacherCache needs data.views: the number of augmented views that epochs take in turn")
         self._views = datamodule.views
@@ -79,15 +79,16 @@ class TeacherCache(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._stop(pl_module)
 
-    def _stop(self, task: Any) -> None:
-        task.teacher_signals = task.ask_teacher
+    def _stop(self, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, DistillationTask):
+            pl_module.teacher_signals = pl_module.ask_teacher
 
-    def _signals(self, task: Any, batch: DepthBatch, view: int) -> dict[str, Tensor]:
+    def _signals(self, task: DistillationTask, batch: DepthBatch, view: int) -> dict[str, Tensor]:
         assert self.cache is not None
         rows = [index * self._views + view for index in batch.sample_index.tolist()]
         kept = self.cache.get(rows)
         if kept is None:
-            said: dict[str, Tensor] = task.ask_teacher(batch)
+            said = task.ask_teacher(batch)
             self.cache.put(rows, said)
             # As it will be read the next time: the same numbers whether the cache is warm or cold.
             kept = {
@@ -97,7 +98,7 @@ class TeacherCache(Callback):
         return {name: value.to(batch.image.device, non_blocking=True) for name, value in kept.items()}
 
 
-def _example(task: Any, image_size: tuple[int, int]) -> DepthBatch:
+def _example(task: DistillationTask, image_size: tuple[int, int]) -> DepthBatch:
     """A batch of one black image: what the teacher returns has the shape of what it will return."""
     image = torch.zeros(1, 3, *image_size, device=task.device)
     depth_m = torch.zeros(1, 1, *image_size, device=task.device)
@@ -109,7 +110,7 @@ def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field], pr
     dataset = datamodule.train
     parts = [
         weights_hash(teacher),
-        f"{teacher} {getattr(teacher, 'codec', None)} {getattr(teacher, 'depth_range', None)}",
+        str(teacher),
         str(fields),
         f"{datamodule.image_size} {datamodule.normalize.mean} {datamodule.normalize.std} {datamodule.augment}",
         f"{datamodule.seed} {datamodule.views} {precision}",

@@ -10,10 +10,11 @@ from depth_distill.errors import ConfigError
 
 
 class CompositeLoss(nn.Module):
-    """Named terms and their weighted sum. Weights live here and nowhere else.
+    """Named terms and their weighted sum.
 
     Args:
-        terms: modules called with (prediction, target, valid), by name.
+        terms: modules by name, all called with the same arguments: (prediction, target, valid) where they compare maps,
+            a network where they are penalties on its weights.
         weights: weight of each term; 1 unless given.
 
     Raises:
@@ -31,8 +32,8 @@ class CompositeLoss(nn.Module):
         self.terms = nn.ModuleDict(terms)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in terms}
 
-    def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> dict[str, Tensor]:
+    def forward(self, *arguments: Tensor | nn.Module) -> dict[str, Tensor]:
         """Every term, unweighted, and ``total``, their weighted sum."""
-        values: dict[str, Tensor] = {name: term(prediction_m, target_m, valid) for name, term in self.terms.items()}
+        values: dict[str, Tensor] = {name: term(*arguments) for name, term in self.terms.items()}
         values["total"] = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return values

@@ -29,6 +29,10 @@ class CodeNetwork(nn.Module, ABC):
     def forward(self, image: Tensor) -> Tensor:
         """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
 
+    def extra_repr(self) -> str:
+        """Codec and depth range: what makes two networks of the same layers say different things."""
+        return f"{self.codec}, {self.depth_range}"
+
     def predict_depth(self, image: Tensor) -> Tensor:
         """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``.
 

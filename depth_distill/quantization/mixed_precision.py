@@ -131,6 +131,24 @@ def set_precision(quantized: fx.GraphModule, layers: Collection[str], wide: Wide
     return mixed
 
 
+def mixed_network(
+    quantized: fx.GraphModule,
+    layers: Collection[str],
+    calibration: Sequence[Tensor],
+    wide: WideFormat = "fp16",
+    calibrator: CalibratorName = "minmax",
+) -> fx.GraphModule:
+    """:func:`set_precision`, calibrated anew: what is in front of a layer decides about its range.
+
+    Raises:
+        ConfigError: see :func:`set_precision`.
+        DataError: see ``calibrate``.
+    """
+    mixed = set_precision(quantized, layers, wide)
+    apply_calibration(calibrate(mixed, calibration, calibrator, progress=False), mixed)
+    return mixed
+
+
 def megabytes(operators: Iterable[NpuOperator], layers: Collection[str], wide: WideFormat = "fp16") -> float:
     """Size of all weights and biases: one byte a weight and four a bias in INT8, two a weight in FP16 and INT16."""
     total = 0
@@ -186,9 +204,7 @@ def search_mixed_precision(
     def assess(layers: Sequence[str]) -> MixedNetwork:
         key = frozenset(layers)
         if key not in seen:
-            mixed = set_precision(quantized, layers, wide)
-            apply_calibration(calibrate(mixed, calibration, calibrator, progress=False), mixed)
-            abs_rel = evaluate(mixed)["abs_rel"]
+            abs_rel = evaluate(mixed_network(quantized, layers, calibration, wide, calibrator))["abs_rel"]
             seen[key] = MixedNetwork(tuple(layers), abs_rel, megabytes(operators, layers, wide))
             on_step(seen[key])
         return seen[key]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from depth_distill.quantization.calibrate import apply_calibration, calibrate
-from depth_distill.quantization.insert import fake_quantize, quantizers
+from depth_distill.quantization.insert import fake_quantize, quantizers, restored
 from depth_distill.quantization.quantized_layers import QuantizedLayer
 from depth_distill.quantization.target import NpuTarget
 
@@ -42,21 +42,22 @@ def vendor_ranges(graph: fx.GraphModule, ranges: Mapping[str, tuple[float, float
             their own minimum and maximum.
     """
     every = quantizers(graph)
-    before = {site: (each.enabled, each.tracking, each.has_range) for site, each in every.items()}
+    had_range = {site: each.has_range for site, each in every.items()}
     state = {site: {name: value.clone() for name, value in each.state_dict().items()} for site, each in every.items()}
     try:
-        for site, quantizer in every.items():
-            if site in ranges:
-                quantizer.set_range(*ranges[site])
-            quantizer.enabled, quantizer.tracking = True, False
-        reset_weight_ranges(graph)
-        yield
+        with restored(graph):
+            for site, quantizer in every.items():
+                if site in ranges:
+                    quantizer.set_range(*ranges[site])
+                quantizer.enabled, quantizer.tracking = True, False
+            reset_weight_ranges(graph)
+            yield
     finally:
         for site, quantizer in every.items():
             with torch.no_grad():
                 for name, value in state[site].items():
                     getattr(quantizer, name).copy_(value)
-            quantizer.enabled, quantizer.tracking, quantizer.has_range = before[site]
+            quantizer.has_range = had_range[site]
 
 
 def reset_weight_ranges(graph: fx.GraphModule) -> None:

@@ -51,10 +51,8 @@ def cells(results: Mapping[str, Mapping[str, Any]], float_abs_rel: float) -> lis
 
 def write_results(found: Mapping[str, Any], out: Path) -> None:
     """Write ``roadmap.md``, ``roadmap.csv`` and ``roadmap.png`` beside ``roadmap.json``."""
-    lines, records = (
-        [f"{found['protocol']}; ± is the standard deviation over seeds.", ""],
-        [["network", "row", *COLUMNS]],
-    )
+    lines = [f"{found['protocol']}; ± is the standard deviation over seeds.", ""]
+    records = [["network", "row", *COLUMNS]]
     for title, network in found["networks"].items():
         note = f" (channel ranges spread by sigma {network['sigma']:.3f})" if network["sigma"] else ""
         lines += [f"### {title}{note}", "", f"| row | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]

@@ -18,22 +18,22 @@ from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator
 from depth_distill.export.vendor_ptq import vendor_network
 from depth_distill.models import CodeNetwork, DepthCodec, split_from_single, thermometer_from_single
-from depth_distill.quantization.calibrate import apply_calibration, calibrate
 from depth_distill.quantization.equalize import channel_ranges, equalize
 from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
-from depth_distill.quantization.mixed_precision import megabytes, search_mixed_precision, set_precision
+from depth_distill.quantization.insert import fake_quantize
+from depth_distill.quantization.mixed_precision import megabytes, mixed_network, search_mixed_precision
 from depth_distill.quantization.operators import npu_operators
 from depth_distill.quantization.ptq import quantize_post_training
 from depth_distill.quantization.sensitivity import sensitivity
 from depth_distill.quantization.stress import find_sigma, stress
-from depth_distill.quantization.target import CalibratorName, load_target
+from depth_distill.quantization.target import load_target
 from depth_distill.roadmap.plan import Head, Plan, Row
 from depth_distill.roadmap.report import MEASURED
 from depth_distill.trained import load_trained
 
 _FLOAT_BYTES = 4
-_SEARCH_BATCHES = 2  # of the validation split, for the search of mixed precision
+_SEARCH_BATCHES = 2  # at least, evenly spread over the validation split: for the search of mixed precision
 
 
 class Roadmap:
@@ -181,7 +181,7 @@ class _Bench:
         evaluator = self.evaluator.read_by(codec)
         with tempfile.TemporaryDirectory() as folder:
             metrics = evaluator(vendor_network(graph, self.calibration, Path(folder)), "vendor PTQ")
-        return _row(metrics, megabytes(npu_operators(self._quantize(graph)), []), seconds)
+        return _row(metrics, megabytes(npu_operators(fake_quantize(graph, self.target)), []), seconds)
 
     def mixed_row(self, graph: fx.GraphModule, reach: float, unfinished: Path) -> dict[str, float]:
         """The smallest mixed network that is within reach of FP32, by fake quantization: no tool chain here does it.
@@ -200,9 +200,10 @@ class _Bench:
             reach * few(graph)["abs_rel"],
             calibrator=self.target.calibrator,
         )
-        metrics = self.evaluator(_mixed(quantized, found.chosen.layers, self.calibration, self.target.calibrator))
+        layers, calibrator = found.chosen.layers, self.target.calibrator
+        metrics = self.evaluator(mixed_network(quantized, layers, self.calibration, calibrator=calibrator))
         row = _row(metrics, found.chosen.megabytes, time.perf_counter() - started)
-        return row | {"wide_layers": float(len(found.chosen.layers))}
+        return row | {"wide_layers": float(len(layers))}
 
     def _quantize(self, graph: fx.GraphModule) -> fx.GraphModule:
         return quantize_post_training(graph, self.target, self.calibration, progress=False)
@@ -211,14 +212,6 @@ class _Bench:
 def _row(metrics: Mapping[str, float], size_mb: float, seconds: float) -> dict[str, float]:
     kept = {name: metrics[name] for name in MEASURED if name in metrics}
     return {**kept, "megabytes": size_mb, "seconds": seconds}
-
-
-def _mixed(
-    quantized: fx.GraphModule, layers: Sequence[str], calibration: Sequence[Tensor], calibrator: CalibratorName
-) -> fx.GraphModule:
-    mixed = set_precision(quantized, layers)
-    apply_calibration(calibrate(mixed, calibration, calibrator, progress=False), mixed)
-    return mixed
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:

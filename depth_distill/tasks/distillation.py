@@ -138,10 +138,8 @@ class DistillationTask(MetricDepthTask):
         self.weights = {name: weight for name, weight in weights.items() if used[name] and weight}
         self.balance = balance(self.weights)
         self.confidence = confidence
-        self.regularizers = nn.ModuleDict(regularizers or {})
-        self.regularizer_weights = {
-            name: float((regularizer_weights or {}).get(name, 1.0)) for name in self.regularizers
-        }
+        given = regularizers or regularizer_weights
+        self.regularizers = CompositeLoss(regularizers or {}, regularizer_weights) if given else None
         self.adapters = nn.ModuleDict()
         self.feature_pairs: list[ResolvedPair] = []
         self.hint_pairs: list[ResolvedPair] = []
@@ -163,7 +161,9 @@ class DistillationTask(MetricDepthTask):
         if self.teacher_checkpoint is not None:
             load_weights(self.teacher, self.teacher_checkpoint, "model.teacher (a copy of model.network if not given)")
         if self.student_start == "teacher":
-            if _what_it_says(self.teacher) != _what_it_says(self.network):
+            # Codec, depth range and head, of which a state dict is silent.
+            mine, other = ((x.extra_repr(), str(getattr(x, "head", None))) for x in (self.network, self.teacher))
+            if mine != other:
                 raise ConfigError(
                     "student_start: teacher needs a student of the teacher's architecture, head, codec and depth "
                     "range; start from 'own' weights or from a checkpoint of the student"
@@ -244,10 +244,10 @@ class DistillationTask(MetricDepthTask):
             terms["supervised"] = supervised.pop("total")
             logged |= {f"supervised/{name}": value.detach() for name, value in supervised.items()}
         total: Tensor = self.balance({name: value for name, value in terms.items() if name in self.weights})
-        for name, regularizer in self.regularizers.items():
-            penalty = regularizer(self.network)
-            logged[f"regularizer/{name}"] = penalty.detach()
-            total = total + self.regularizer_weights[name] * penalty
+        if self.regularizers is not None:
+            penalties = self.regularizers(self.network)
+            total = total + penalties.pop("total")
+            logged |= {f"regularizer/{name}": value.detach() for name, value in penalties.items()}
         self.log("train/loss", total, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in (terms | logged).items()})
         return total
@@ -306,9 +306,3 @@ class DistillationTask(MetricDepthTask):
                 f"Missing key(s): {', '.join(missing) or 'none'}. Unexpected key(s): {', '.join(unexpected) or 'none'}."
             )
         return found
-
-
-def _what_it_says(network: nn.Module) -> tuple[str, ...]:
-    """How a network's codes become metres: a state dict does not tell."""
-    head = getattr(network, "head", None)
-    return str(getattr(network, "codec", None)), str(getattr(network, "depth_range", None)), str(head)

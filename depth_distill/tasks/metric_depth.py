@@ -92,7 +92,7 @@ class MetricDepthTask(LightningModule):
     @override
     def validation_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
         """Predicted depth in metres, for callbacks that draw it."""
-        depth_m = self._in_full_precision(batch.image)
+        depth_m = self.in_full_precision(batch.image)
         loss = self.validation_loss(depth_m, batch)
         if loss is not None:
             self.log("val/loss", loss, batch_size=len(batch.image), sync_dist=True)
@@ -107,7 +107,7 @@ class MetricDepthTask(LightningModule):
     @override
     def test_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
         """Predicted depth in metres, for callbacks that draw it."""
-        depth_m = self._in_full_precision(batch.image)
+        depth_m = self.in_full_precision(batch.image)
         self.test_metrics.update(depth_m, batch.depth_m, batch.valid, batch.sample_index)
         return depth_m
 
@@ -119,7 +119,7 @@ class MetricDepthTask(LightningModule):
     @override
     def predict_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
         """Predicted depth in metres."""
-        return self._in_full_precision(batch.image)
+        return self.in_full_precision(batch.image)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -130,7 +130,7 @@ class MetricDepthTask(LightningModule):
         scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _in_full_precision(self, image: Tensor) -> Tensor:
+    def in_full_precision(self, image: Tensor) -> Tensor:
         """Evaluate in float32 whatever the training precision: the float baseline is what all else is compared to."""
         with torch.autocast(self.device.type, enabled=False):
             return self(image)

@@ -34,3 +34,8 @@ def test_a_graph_network_is_traced_to_a_copy_of_its_graph(network):
 def test_a_graph_network_refuses_the_sizes_that_its_source_refuses(network):
     with pytest.raises(ConfigError, match="multiples of its stride 32"):
         GraphNetwork(trace(network), network).predict_depth(torch.zeros(1, 3, 40, 64))
+
+
+def test_what_is_printed_says_what_codes_mean(network):
+    assert "log, 0.5-15 m" in str(network)
+    assert "log, 0.5-15 m" in str(GraphNetwork(trace(network), network))

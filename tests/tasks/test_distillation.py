@@ -329,3 +329,8 @@ def test_evaluation_needs_no_checkpoint_of_the_teacher(tmp_path):
 def test_a_loss_that_learns_nothing_is_refused(kwargs, message):
     with pytest.raises(ConfigError, match=message):
         task(**kwargs)
+
+
+def test_a_weight_of_a_regularizer_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="there is a weight for 'kurtosys' but no such term; did you mean 'kurtosis'"):
+        task(regularizers={"kurtosis": KurtosisPenalty()}, regularizer_weights={"kurtosys": 0.01})
