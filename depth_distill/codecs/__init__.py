@@ -5,6 +5,7 @@
 
 from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
+from depth_distill.codecs.description import codec_of, describe_codec
 from depth_distill.codecs.single import Encoding, HostSingle
 from depth_distill.codecs.thermometer import LEVELS, HostThermometer, Spread
 from depth_distill.codecs.two_part import (
@@ -30,4 +31,6 @@ __all__ = [
     "Integer",
     "Spread",
     "TwoPartCodec",
+    "codec_of",
+    "describe_codec",
 ]

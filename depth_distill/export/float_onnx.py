@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -18,22 +19,31 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _OLDEST_OPSET = 18  # torch's exporter writes nothing older: asked for 13 it silently gives 18
 
 
-def export_float(network: nn.Module, example_image: Tensor, path: Path, opset: int = OPSET) -> Path:
-    """Write ``network`` with a static batch of 1, input ``image`` and output ``codes``, weights inside the file.
+def export_float(
+    network: nn.Module,
+    example_image: Tensor,
+    path: Path,
+    opset: int = OPSET,
+    output_names: Sequence[str] = (OUTPUT_NAME,),
+) -> Path:
+    """Write ``network`` with a static batch of 1, input ``image`` and named outputs, weights inside the file.
 
     Args:
-        network: float, batch norm folded.
-        example_image: ``(1, 3, H, W)``; only its shape counts.
+        network: float, batch norm folded; it returns one tensor, or a tuple of as many as there are names.
+        example_image: ``(1, 3, H, W)``; only its shape and dtype count.
         path: where to; the file is whole or not there.
         opset: version of the ONNX operators, 18 or newer.
+        output_names: one for each tensor that the network returns.
 
     Raises:
         ConfigError: a batch other than 1, or an opset that torch cannot write.
     """
-    return write_onnx(network, example_image, path, opset)
+    return write_onnx(network, example_image, path, opset, output_names)
 
 
-def write_onnx(network: nn.Module, example_image: Tensor, path: Path, opset: int) -> Path:
+def write_onnx(
+    network: nn.Module, example_image: Tensor, path: Path, opset: int, output_names: Sequence[str] = (OUTPUT_NAME,)
+) -> Path:
     """What :func:`export_float` and :func:`~depth_distill.export.qdq.export_qdq` share: a call of torch's exporter."""
     if example_image.shape[:2] != (1, 3):
         raise ConfigError(f"example_image: received the shape {tuple(example_image.shape)}, expected (1, 3, H, W)")
@@ -51,7 +61,7 @@ def write_onnx(network: nn.Module, example_image: Tensor, path: Path, opset: int
                 dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=list(output_names),
                 external_data=False,
                 verbose=False,
             )

@@ -1,6 +1,7 @@
 """The fake-quantized network as an ONNX file of QuantizeLinear/DequantizeLinear pairs."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
-from depth_distill.export.float_onnx import OPSET, write_onnx
+from depth_distill.export.float_onnx import OPSET, OUTPUT_NAME, write_onnx
 from depth_distill.quantization.fake_quant import FakeQuantizer
 from depth_distill.quantization.insert import requantize_moves
 from depth_distill.quantization.quantized_layers import QuantizedLayer
@@ -19,22 +20,29 @@ from depth_distill.quantization.quantized_layers import QuantizedLayer
 _CODES = ((0, 255), (-128, 127))  # what torch's exporter translates
 
 
-def export_qdq(quantized: fx.GraphModule, example_image: Tensor, path: Path, opset: int = OPSET) -> Path:
+def export_qdq(
+    quantized: fx.GraphModule,
+    example_image: Tensor,
+    path: Path,
+    opset: int = OPSET,
+    output_names: Sequence[str] = (OUTPUT_NAME,),
+) -> Path:
     """Write a network from ``fake_quantize`` with its scales; names and shapes as in ``export_float``.
 
     Weights are stored as int8. Quantizers that are switched off leave no trace: their tensors stay float.
 
     Args:
         quantized: fake-quantized and calibrated; it is not changed.
-        example_image: ``(1, 3, H, W)``; only its shape counts.
+        example_image: ``(1, 3, H, W)``; only its shape and dtype count.
         path: where to; the file is whole or not there.
         opset: version of the ONNX operators.
+        output_names: one for each tensor that the network returns.
 
     Raises:
         ConfigError: a quantizer without a range or with a format other than 8 bits, and as ``export_float``.
     """
     with atomic_path(path) as temporary:
-        write_onnx(with_constants(quantized), example_image, temporary, opset)
+        write_onnx(with_constants(quantized), example_image, temporary, opset, output_names)
         onnx.save(store_integer_weights(onnx.load(temporary)), temporary)
     return path
 
