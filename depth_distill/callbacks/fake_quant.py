@@ -1,7 +1,6 @@
 """Fake quantization of the student: put in before training, switched by epoch, judged as the NPU will judge it."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from depth_distill.quantization.fake_quant import SiteKind
 from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
 from depth_distill.quantization.insert import fake_quantize, quantizers, set_enabled
-from depth_distill.quantization.mixed_precision import WideFormat, check_wide_format, set_precision
+from depth_distill.quantization.mixed_precision import WideFormat, check_wide_format, chosen_layers, set_precision
 from depth_distill.quantization.ptq import reset_weight_ranges, vendor_ranges
 from depth_distill.quantization.stress import stress
 from depth_distill.quantization.target import load_target
@@ -121,7 +120,7 @@ class FakeQuant(Callback):
             # they are where the result of an addition can be hooked.
             task.teacher = GraphNetwork(copy.deepcopy(quantized), task.network).requires_grad_(False).eval()
             task.teacher.to(memory_format=task.memory_format)
-        layers = self._wide_layers()
+        layers = chosen_layers(self.wide_layers) if isinstance(self.wide_layers, Path) else self.wide_layers
         if layers:
             check_wide_format(self.target, self.wide)
             quantized = set_precision(quantized, layers, self.wide)
@@ -262,18 +261,6 @@ class FakeQuant(Callback):
         self._metrics = None
         for name, value in values.items():
             pl_module.log(f"vendor/{name}", value, prog_bar=name == "abs_rel")
-
-    def _wide_layers(self) -> list[str]:
-        if not isinstance(self.wide_layers, Path):
-            return list(self.wide_layers)
-        try:
-            return list(json.loads(self.wide_layers.read_text())["chosen"]["layers"])
-        except FileNotFoundError as error:
-            raise ConfigError(f"wide_layers: {self.wide_layers} does not exist") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"wide_layers: {self.wide_layers} is no result of tools/mixed_precision.py: {error!r}"
-            ) from error
 
 
 def _graph(pl_module: LightningModule) -> fx.GraphModule:

@@ -1,8 +1,10 @@
 """Which layers to leave in FP16 or INT16, so that the rest can be INT8: by threshold, or for a target accuracy."""
 
 import copy
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
@@ -93,6 +95,22 @@ class MixedPrecision:
             last = each.layers[-1] if each.layers else ""
             table.add_row(f"{len(each.layers)}{mark}", f"{each.megabytes:.2f}", f"{each.abs_rel:.4f}", ratio, last)
         return table
+
+
+def chosen_layers(file: Path) -> tuple[str, ...]:
+    """The layers in the wide format that ``tools/mixed_precision.py`` chose, from its JSON file.
+
+    Raises:
+        ConfigError: no such file, or another kind of file.
+    """
+    try:
+        return tuple(json.loads(file.read_text())["chosen"]["layers"])
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"wide_layers: {file} does not exist: expected a result of tools/mixed_precision.py"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"wide_layers: {file} is no result of tools/mixed_precision.py: {error!r}") from error
 
 
 def check_wide_format(target: NpuTarget, wide: WideFormat) -> None:
