@@ -1,24 +1,20 @@
 """The command line: ``python -m depth_distill {fit,validate,test,predict,validate-data} --config FILE``."""
 
 import os
-import re
 import sys
 import warnings
-from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import set_parsing_settings
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from rich.console import Console
 from rich.progress import Progress
-from rich.text import Text
 from typing_extensions import override
 
 import depth_distill.losses
@@ -33,14 +29,14 @@ from depth_distill.callbacks import (
     RunCheckpoint,
     RunSummary,
 )
-from depth_distill.config_errors import explain
-from depth_distill.data import DepthDataModule, report_table, validate_dataset
-from depth_distill.errors import ConfigError, UserError
+from depth_distill.data import report_table, validate_dataset
+from depth_distill.data.datamodule import DepthDataModule
+from depth_distill.errors import ConfigError
+from depth_distill.exits import exit_code
+from depth_distill.parsing import PARSER, instantiate, parse
 from depth_distill.tables import metric_table
 from depth_distill.tasks import DepthTask  # noqa: F401
 
-# ${data.root} names a key of the file it stands in, whatever subcommand the file is given to.
-set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 # Warnings that a person can do nothing about: a resumed run keeps its log and checkpoints, the callbacks that a
 # checkpoint has the state of are not needed to evaluate it, and a teacher does not train; the last is between Lightning
 # and torch.
@@ -64,12 +60,8 @@ class DepthCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Not the method of LightningCLI, which warns of arguments that do not come from sys.argv itself.
         self.words = args
-        try:
-            self.config = parser.parse_args(args)
-        except ArgumentError as error:
-            command = getattr(self, "_subcommand_parsers", {}).get(next(iter(args), ""), parser)
-            options = re.findall(r"--([\w.]+)", command.format_usage())
-            raise ConfigError(explain(str(error), options, runs.config_files(args))) from error
+        command = getattr(self, "_subcommand_parsers", {}).get(next(iter(args), ""), parser)
+        self.config = parse(parser, args, runs.config_files(args), command)
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -208,9 +200,7 @@ class DataCLI(DepthCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        # Called instantiate from jsonargparse 4.49 on, which warns of the old name.
-        instantiate = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
-        self.config_init = instantiate(self.config)
+        self.config_init = instantiate(self.parser, self.config)
         self.datamodule, self.model = self.config_init["data"], self.config_init.get("model")
 
 
@@ -222,7 +212,7 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
         subclass_mode_model=True,
         auto_configure_optimizers=False,
         seed_everything_default=0,
-        parser_kwargs={"parser_mode": "omegaconf+", "prog": "depth-distill", "exit_on_error": False},
+        parser_kwargs=dict(PARSER),
         save_config_kwargs={"overwrite": True},
         args=list(args),
         run=run,
@@ -252,29 +242,8 @@ def main(args: Sequence[str] | None = None) -> int:
     return exit_code(lambda: _run(words))
 
 
-def exit_code(run: Callable[[], int | None]) -> int:
-    """What ``run`` returns, 0 for None; or 2, with a message, where it fails by something that a person can mend."""
-    try:
-        return run() or 0
-    except ValueError as error:
-        cause = _user_error(error)
-        if cause is None:
-            raise
-        # From a loader worker the message arrives below the worker's traceback.
-        message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
-        Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
-        return 2
-
-
 def _run(words: Sequence[str]) -> int | None:
     if words[:1] == ["validate-data"]:
         return validate_data(words[1:])
     build_cli(DepthCLI, words, run=True)
     return None
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """Jsonargparse raises an error of its own from ours where it builds what a config names."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error

@@ -8,7 +8,7 @@ from rich.progress import track
 from torch import Tensor
 
 from depth_distill.errors import DataError
-from depth_distill.metrics import DepthMetrics
+from depth_distill.metrics import BANDS_M, DepthMetrics
 from depth_distill.models import DepthCodec
 from depth_distill.types import DepthBatch
 
@@ -40,7 +40,7 @@ class Evaluator:
         self,
         batches: Iterable[DepthBatch],
         codec: DepthCodec,
-        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        bands_m: Sequence[tuple[float, float]] = BANDS_M,
         reference: Network | None = None,
     ) -> None:
         self.batches = tuple(batches)
@@ -89,8 +89,11 @@ class Evaluator:
             position: number of the batch.
             codes: what the network made of ``images[position]``.
         """
+        return self.measure_depth(position, self.codec.decode(codes.float()))
+
+    def measure_depth(self, position: int, depth_m: Tensor) -> Tensor:
+        """:meth:`measure` of depth ``(B, 1, H, W)`` in metres instead of codes."""
         batch = self.batches[position]
-        depth_m = self.codec.decode(codes.float())
         rows = self.metrics.measure(depth_m, batch.depth_m, batch.valid)
         if self.reference_m is None:
             return rows

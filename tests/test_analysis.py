@@ -11,8 +11,8 @@ from rich.table import Table
 from torch import nn
 
 from depth_distill import analysis
-from depth_distill.cli import exit_code
 from depth_distill.errors import ConfigError
+from depth_distill.exits import exit_code
 from depth_distill.quantization.insert import quantizers
 
 ENCODER = "--model.init_args.network.init_args.encoder"

@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
-from depth_distill.data import DepthDataModule
+from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.errors import DataError
 from depth_distill.evaluation import DRIFT_NAMES, Evaluator
 from depth_distill.losses import CompositeLoss, SILogLoss

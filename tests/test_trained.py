@@ -77,7 +77,7 @@ def test_ptq_of_the_loaded_student_gives_the_vendor_number_of_its_run(distilled_
     exported = quantize_post_training(
         trace(trained.network), load_target("per-tensor-minmax"), trained.calibration_images(), progress=False
     )
-    found = Evaluator(trained.datamodule.val_dataloader(), trained.network.codec, trained.bands_m)(exported)
+    found = Evaluator(trained.data.val_dataloader(), trained.network.codec, trained.bands_m)(exported)
     # Training keeps images in channels-last memory, where convolutions add in another order, and some codes flip.
     assert found["abs_rel"] == pytest.approx(summary["metrics"]["vendor/abs_rel"], rel=1e-3)
 
@@ -94,7 +94,7 @@ def test_calibration_images_are_spread_over_the_training_split(checkpoint):
     trained = load_trained(checkpoint)
     found = trained.calibration_images(4)
     assert [len(batch) for batch in found] == [2, 2]
-    view = trained.datamodule.evaluation_view("train")
+    view = trained.data.evaluation_view("train")
     assert torch.equal(torch.cat(found), torch.stack([view[index].image for index in (0, 2, 5, 7)]))
     assert sum(len(batch) for batch in trained.calibration_images(99)) == 8
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from depth_distill.atomic import write_json
-from depth_distill.cli import exit_code
+from depth_distill.exits import exit_code
 from depth_distill.export.float_onnx import export_float
 from depth_distill.export.vendor_ptq import vendor_ptq
 from depth_distill.quantization.calibrate import calibrate
@@ -72,15 +72,15 @@ def _measure(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """What one process does; prints its seconds and peak as JSON."""
     (images,) = options.images
     trained = load_trained(options.checkpoint, overrides=[*overrides, "--data.num_workers=0"])
-    trained.datamodule.calibration_size = images
-    batches = (batch.image for batch in trained.datamodule.calibration_dataloader())
+    trained.data.calibration_size = images
+    batches = (batch.image for batch in trained.data.calibration_dataloader())
     graph_module = fold(trace(trained.network))
     started = time.perf_counter()
     if options.worker == "depth-distill":
         calibrate(fake_quantize(graph_module, load_target("per-tensor-minmax")), batches, progress=False)
     elif options.worker == "onnxruntime":
         with tempfile.TemporaryDirectory() as folder:
-            example = next(iter(trained.datamodule.val_dataloader())).image[:1]
+            example = next(iter(trained.data.val_dataloader())).image[:1]
             file = export_float(graph_module, example, Path(folder) / "float.onnx")
             started = time.perf_counter()
             vendor_ptq(file, batches, Path(folder) / "vendor.onnx")

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from depth_distill import analysis
 from depth_distill.atomic import write_json
-from depth_distill.cli import exit_code
 from depth_distill.evaluation import Evaluator
+from depth_distill.exits import exit_code
 from depth_distill.quantization.insert import quantizers
 from depth_distill.quantization.operators import npu_operators
 from depth_distill.quantization.sensitivity import sensitivity, sensitivity_settings

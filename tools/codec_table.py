@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from depth_distill.atomic import atomic_path, write_json
-from depth_distill.cli import exit_code
 from depth_distill.codecs import (
     DepthRange,
     HostCodec,
@@ -31,6 +30,7 @@ from depth_distill.codecs import (
     HostThermometer,
     TwoPartCodec,
 )
+from depth_distill.exits import exit_code
 from depth_distill.pictures import save_figure
 
 SAMPLES = 200_000

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from depth_distill import analysis
 from depth_distill.charts import paired_bars
-from depth_distill.cli import exit_code
+from depth_distill.exits import exit_code
 from depth_distill.quantization.error_budget import error_budget
 
 

@@ -31,9 +31,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path, write_json
-from depth_distill.cli import exit_code
 from depth_distill.codecs import HostIntegerFractional, HostSplit
 from depth_distill.evaluation import Evaluator
+from depth_distill.exits import exit_code
 from depth_distill.export.vendor_ptq import vendor_network
 from depth_distill.models import CodeNetwork, DepthCodec, DepthNet, SingleHead, carry_errors, split_from_single
 from depth_distill.models import thermometer_from_single as thermometer

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from depth_distill.atomic import write_json
 from depth_distill.cli import DataCLI, build_cli
-from depth_distill.data import DepthDataModule
+from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.metrics import DepthMetrics
 from depth_distill.tables import metric_table
 

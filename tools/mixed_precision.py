@@ -16,8 +16,8 @@ from rich.console import Console
 
 from depth_distill import analysis
 from depth_distill.charts import size_curve
-from depth_distill.cli import exit_code
 from depth_distill.errors import ConfigError
+from depth_distill.exits import exit_code
 from depth_distill.quantization.mixed_precision import (
     MixedNetwork,
     check_wide_format,

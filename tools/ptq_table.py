@@ -26,7 +26,7 @@ from rich.console import Console
 from torch import Tensor, fx
 
 from depth_distill.atomic import atomic_path, write_json
-from depth_distill.cli import exit_code
+from depth_distill.exits import exit_code
 from depth_distill.export.parity import share_within_one_step
 from depth_distill.export.qdq import export_qdq
 from depth_distill.export.runtime import OnnxNetwork

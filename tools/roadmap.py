@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from depth_distill.cli import exit_code
+from depth_distill.exits import exit_code
 from depth_distill.roadmap import COLUMNS, Roadmap, cells, float_abs_rel, load_plan, write_results
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from depth_distill import analysis
 from depth_distill.charts import paired_bars
-from depth_distill.cli import exit_code
+from depth_distill.exits import exit_code
 from depth_distill.quantization.sensitivity import FastSensitivity, fast_sensitivity, sensitivity
 
 

@@ -51,4 +51,4 @@ def codec_of(description: Mapping[str, Any]) -> HostCodec:
         expected = ", ".join(("min_depth_m", "max_depth_m", *keys))
         raise ConfigError(f"a codec of kind {kind} needs {expected}; received {', '.join(values) or 'nothing'}")
     depth_range = DepthRange(values.pop("min_depth_m"), values.pop("max_depth_m"))
-    return cls(depth_range, **values)
+    return cls(depth_range, **values)  # type: ignore[call-arg]

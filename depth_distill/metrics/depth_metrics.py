@@ -11,6 +11,9 @@ from depth_distill.errors import ConfigError
 from depth_distill.metrics.functional import METRIC_NAMES, depth_metrics_per_image
 from depth_distill.types import DepthRange
 
+BANDS_M = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0))
+"""The depth bands of the tables, unless a config says otherwise: near, middle, far."""
+
 
 class DepthMetrics(Metric):
     """Metrics of each image, averaged over images: the field's protocol.
@@ -37,7 +40,7 @@ class DepthMetrics(Metric):
     def __init__(
         self,
         depth_range: DepthRange,
-        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        bands_m: Sequence[tuple[float, float]] = BANDS_M,
     ) -> None:
         super().__init__()
         for near, far in bands_m:

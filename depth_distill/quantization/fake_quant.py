@@ -145,6 +145,13 @@ class FakeQuantizer(nn.Module):
             scale, zero_point = self._applied()
             return scale.clone(), zero_point.round().clone()
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest value that can leave it; of a per-tensor range."""
+        scale, zero_point = (float(each) for each in self.constants())
+        codes = self.tensor_format
+        return (codes.quant_min - zero_point) * scale, (codes.quant_max - zero_point) * scale
+
     def forward(self, values: Tensor) -> Tensor:
         """The values on the grid of the format, in the dtype they came in."""
         if not self.enabled:

@@ -8,6 +8,7 @@ from torch.optim import AdamW
 from typing_extensions import override
 
 from depth_distill.losses import CompositeLoss
+from depth_distill.metrics import BANDS_M
 from depth_distill.models import DepthNet
 from depth_distill.tasks.metric_depth import MetricDepthTask
 from depth_distill.tasks.schedules import LRSchedulerFactory
@@ -33,7 +34,7 @@ class DepthTask(MetricDepthTask):
         code_loss: CompositeLoss | None = None,
         optimizer: OptimizerCallable = AdamW,
         lr_scheduler: LRSchedulerFactory | None = None,
-        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        bands_m: Sequence[tuple[float, float]] = BANDS_M,
         decay_norm_and_bias: bool = False,
         channels_last: bool = True,
     ) -> None:

@@ -17,6 +17,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.losses import CompositeLoss
 from depth_distill.losses.balance import FixedWeights
 from depth_distill.losses.feature_terms import AttentionTransfer
+from depth_distill.metrics import BANDS_M
 from depth_distill.models import CodeNetwork
 from depth_distill.models.checkpoints import load_weights
 from depth_distill.tasks.layer_pairs import FindLayers, LayerPair, ResolvedPair, check_maps, resolve
@@ -113,7 +114,7 @@ class DistillationTask(MetricDepthTask):
         regularizer_weights: Mapping[str, float] | None = None,
         optimizer: OptimizerCallable = AdamW,
         lr_scheduler: LRSchedulerFactory | None = None,
-        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        bands_m: Sequence[tuple[float, float]] = BANDS_M,
         decay_norm_and_bias: bool = False,
         channels_last: bool = True,
     ) -> None:

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from typing_extensions import override
 
 from depth_distill.errors import ConfigError
-from depth_distill.metrics import DepthMetrics
+from depth_distill.metrics import BANDS_M, DepthMetrics
 from depth_distill.models import CodeNetwork
 from depth_distill.tasks.schedules import LRSchedulerFactory
 from depth_distill.types import DepthBatch
@@ -43,7 +43,7 @@ class MetricDepthTask(LightningModule):
         network: CodeNetwork,
         optimizer: OptimizerCallable = AdamW,
         lr_scheduler: LRSchedulerFactory | None = None,
-        bands_m: Sequence[tuple[float, float]] = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0)),
+        bands_m: Sequence[tuple[float, float]] = BANDS_M,
         decay_norm_and_bias: bool = False,
         channels_last: bool = True,
     ) -> None:

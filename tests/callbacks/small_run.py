@@ -4,7 +4,7 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch.optim import AdamW
 
-from depth_distill.data import DepthDataModule
+from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.losses import CompositeLoss, SILogLoss
 from depth_distill.models import DepthNet
 from depth_distill.tasks import DepthTask

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from depth_distill.data import DepthDataModule
+from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import DepthRange
 from tests.data.constant_depth import ConstantDepth

@@ -6,7 +6,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.optim import SGD
 
-from depth_distill.data import DepthDataModule
+from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.losses import CompositeLoss, FeatureMSE, L1Loss
 from depth_distill.models import CodeNetwork, SingleCodec
 from depth_distill.tasks import DistillationTask, LayerPair

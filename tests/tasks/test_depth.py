@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch.optim import AdamW
 from torchvision.transforms import v2
 
-from depth_distill.data import DepthDataModule
+from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.errors import ConfigError
 from depth_distill.losses import CompositeLoss, L1Loss, SILogLoss
 from depth_distill.models import DepthNet
@@ -159,7 +159,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, s
 
 
 def test_no_weight_is_lost_to_nan_when_a_batch_has_no_depth(tmp_path, monkeypatch):
-    monkeypatch.setattr("depth_distill.data.datamodule.check_scale", lambda *_: None)  # it refuses data like this
+    monkeypatch.setattr("depth_distill.data.splits.check_scale", lambda *_: None)  # it refuses data like this
     fitted = task()
     trainer(tmp_path, epochs=1).fit(fitted, datamodule(train=ConstantDepth(8, depth_m=20.0), val=ConstantDepth(2)))
     assert all(math.isfinite(value.sum().item()) for value in fitted.state_dict().values())

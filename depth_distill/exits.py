@@ -1,0 +1,29 @@
+"""How a command ends: its exit code, and the message of an error that a person can mend."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.text import Text
+
+from depth_distill.errors import UserError
+
+
+def exit_code(run: Callable[[], int | None]) -> int:
+    """What ``run`` returns, 0 for None; or 2, with a message, where it fails by something that a person can mend."""
+    try:
+        return run() or 0
+    except ValueError as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
+        # From a loader worker the message arrives below the worker's traceback.
+        message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
+        Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
+        return 2
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """Jsonargparse raises an error of its own from ours where it builds what a config names."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
