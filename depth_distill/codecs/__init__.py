@@ -5,7 +5,7 @@
 
 from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
-from depth_distill.codecs.description import codec_of, describe_codec
+from depth_distill.codecs.description import codec_of, describe_codec, formula
 from depth_distill.codecs.single import Encoding, HostSingle
 from depth_distill.codecs.thermometer import LEVELS, HostThermometer, Spread
 from depth_distill.codecs.two_part import (
@@ -33,4 +33,5 @@ __all__ = [
     "TwoPartCodec",
     "codec_of",
     "describe_codec",
+    "formula",
 ]

@@ -8,14 +8,14 @@ only what both call by one name is used. Two rules keep the bits equal on every 
 
 import math
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 Array = Any
 """float32, of ``xp``."""
 
 _LN2 = math.log(2)
-# Taylor: at |f| <= 1/2 the first missing term is 5e-9, a tenth of the last bit's half.
-_POWER = tuple(_LN2**n / math.factorial(n) for n in range(8))
+# Taylor series of 2^f: at |f| <= 1/2 the first missing term is 5e-9, a tenth of the last bit's half.
+POWER_SERIES = tuple(_LN2**n / math.factorial(n) for n in range(8))
 # atanh(s) = s + s^3/3 + ...; at |s| <= 0.1716 the first missing term is 2e-9.
 _ATANH = tuple(1 / (2 * n + 1) for n in range(5))
 _MANTISSA, _ONE, _BIAS = 0x7FFFFF, 0x3F800000, 127
@@ -24,6 +24,29 @@ _MANTISSA, _ONE, _BIAS = 0x7FFFFF, 0x3F800000, 127
 def float32(value: float) -> float:
     """The nearest float32, as the number that both libraries make of it."""
     return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+class SplitFactor(NamedTuple):
+    """A factor of :func:`power_of_two` in parts whose products with parts of the values are exact.
+
+    Attributes:
+        grid: values are split at the multiples of ``1 / grid``.
+        high: the first 11 bits of the factor.
+        low: the rest of it, float32.
+        whole: all of it, float32.
+    """
+
+    grid: float
+    high: float
+    low: float
+    whole: float
+
+
+def split_factor(factor: float, reach: int = 1) -> SplitFactor:
+    """The parts of a factor for values of at most ``reach``, a power of two, in magnitude."""
+    step = 2.0 ** (math.frexp(factor)[1] - 11)
+    high = round(factor / step) * step
+    return SplitFactor(float(4096 // reach), high, float32(factor - high), float32(factor))
 
 
 def power_of_two(xp: Any, values: Array, factor: float, reach: int = 1) -> Array:
@@ -38,17 +61,15 @@ def power_of_two(xp: Any, values: Array, factor: float, reach: int = 1) -> Array
         factor: less than 64 in magnitude.
         reach: a power of two.
     """
-    grid = 4096 // reach
-    high = xp.round(values * float(grid)) * (1 / grid)
+    parts = split_factor(factor, reach)
+    high = xp.round(values * parts.grid) * (1 / parts.grid)
     low = values - high
-    factor_step = 2.0 ** (math.frexp(factor)[1] - 11)
-    factor_high = round(factor / factor_step) * factor_step
-    product_high = high * factor_high
-    product_low = high * float32(factor - factor_high) + low * float32(factor)
+    product_high = high * parts.high
+    product_low = high * parts.low + low * parts.whole
     whole = xp.round(product_high)
     rest = (product_high - whole) + product_low
-    power = rest * 0.0 + float32(_POWER[-1])
-    for coefficient in reversed(_POWER[:-1]):
+    power = rest * 0.0 + float32(POWER_SERIES[-1])
+    for coefficient in reversed(POWER_SERIES[:-1]):
         power = power * rest + float32(coefficient)
     # An integer made of NaN is undefined; the NaN itself is in ``power``.
     exponent = xp.asarray(xp.where(whole == whole, whole, xp.zeros_like(whole)), dtype=xp.int32)
@@ -84,6 +105,15 @@ def log2_ratio(xp: Any, numerator: Array, denominator: Array) -> Array:
 def sigmoid(xp: Any, values: Array) -> Array:
     """``1 / (1 + exp(-x))`` of at most 16 in magnitude."""
     power = power_of_two(xp, values, -1 / _LN2, reach=16)
+    return xp.ones_like(power) / (power + 1.0)
+
+
+def saturating_sigmoid(xp: Any, logits: Array) -> Array:
+    """``1 / (1 + exp(-x))`` of any number, to 3 units in the last place: what a host does to logits.
+
+    From 16.64 up it is 1, and below -32 it stays at 1.3e-14, which no depth can tell from 0. NaN stays NaN.
+    """
+    power = power_of_two(xp, xp.clip(logits, -32.0, 32.0), -1 / _LN2, reach=32)
     return xp.ones_like(power) / (power + 1.0)
 
 

@@ -41,8 +41,8 @@ class HostSingle(HostCodec):
             raise ConfigError(f"encoding must be one of {', '.join(get_args(Encoding))}, got {encoding!r}")
         self.depth_range = depth_range
         self.encoding = encoding
-        self._span_m = float32(self.far_m - self.near_m)
-        self._octaves = math.log2(self.far_m / self.near_m)
+        self.span_m = float32(self.far_m - self.near_m)
+        self.octaves = math.log2(self.far_m / self.near_m)
 
     def __str__(self) -> str:
         return f"single, {self.encoding}"
@@ -55,32 +55,32 @@ class HostSingle(HostCodec):
         """One code."""
         depth_m = self.clamped(xp, depth_m)
         if self.encoding == "linear":
-            codes = (depth_m - self.near_m) / xp.full_like(depth_m, self._span_m)
+            codes = (depth_m - self.near_m) / xp.full_like(depth_m, self.span_m)
         elif self.encoding == "inverse":
             # (1/a - 1/d) / (1/a - 1/b) without the differences of quotients, which cancel.
-            codes = ((depth_m - self.near_m) * self.far_m) / (depth_m * self._span_m)
+            codes = ((depth_m - self.near_m) * self.far_m) / (depth_m * self.span_m)
         else:
             octaves = log2_ratio(xp, depth_m, xp.full_like(depth_m, self.near_m))
-            codes = octaves / xp.full_like(depth_m, float32(self._octaves))
+            codes = octaves / xp.full_like(depth_m, float32(self.octaves))
         return xp.clip(codes, 0.0, 1.0)
 
     def decode_with(self, xp: Any, codes: Array) -> Array:
         """From one code."""
         codes = xp.clip(codes, 0.0, 1.0)
         if self.encoding == "linear":
-            depth_m = codes * self._span_m + self.near_m
+            depth_m = codes * self.span_m + self.near_m
         elif self.encoding == "inverse":
             # a b / (a + (1 - u) (b - a)): no difference cancels, as 1 - u is exact where it is small.
-            denominator = (1.0 - codes) * self._span_m + self.near_m
+            denominator = (1.0 - codes) * self.span_m + self.near_m
             depth_m = xp.full_like(codes, float32(self.near_m * self.far_m)) / denominator
         else:
-            depth_m = power_of_two(xp, codes, self._octaves) * self.near_m
+            depth_m = power_of_two(xp, codes, self.octaves) * self.near_m
         return xp.clip(depth_m, self.near_m, self.far_m)
 
     def slopes_with(self, xp: Any, codes: Array) -> Array:
         """``b - a``, ``d^2 (1/a - 1/b)`` or ``d ln(b/a)``."""
         if self.encoding == "linear":
-            return xp.full_like(codes, self._span_m)
+            return xp.full_like(codes, self.span_m)
         depth_m = self.decode_with(xp, codes)
         if self.encoding == "inverse":
             return depth_m * depth_m * (1 / self.near_m - 1 / self.far_m)

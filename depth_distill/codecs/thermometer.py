@@ -53,7 +53,7 @@ class HostThermometer(HostCodec):
         self.spread = spread
         self.channels = levels
         self.knots = _knots(levels, spread)
-        self._widths = [float32(b - a) for a, b in zip(self.knots, self.knots[1:], strict=False)]
+        self.widths = [float32(b - a) for a, b in zip(self.knots, self.knots[1:], strict=False)]
 
     def __str__(self) -> str:
         return f"thermometer x {self.channels}, {self.encoding}" + ", logistic" * (self.spread == "logistic")
@@ -71,7 +71,7 @@ class HostThermometer(HostCodec):
             position = logit(xp, xp.clip(position, float32(_SATURATION / 2), float32(1 - _SATURATION / 2)))
         codes = [
             xp.clip((position - knot) / xp.full_like(position, width), 0.0, 1.0)
-            for knot, width in zip(self.knots, self._widths, strict=False)
+            for knot, width in zip(self.knots, self.widths, strict=False)
         ]
         return xp.concatenate(codes, -3)
 
@@ -85,14 +85,14 @@ class HostThermometer(HostCodec):
         slope = self.single.slopes_with(xp, position)
         if self.spread == "logistic":
             slope = slope * (position * (1.0 - position))
-        return xp.concatenate([slope * width for width in self._widths], -3)
+        return xp.concatenate([slope * width for width in self.widths], -3)
 
     def _position(self, xp: Any, codes: Array) -> Array:
         """The code of the single codec; added up in one order, as sums depend on it."""
         codes = xp.clip(codes, 0.0, 1.0)
-        position = codes[..., :1, :, :] * self._widths[0] + self.knots[0]
+        position = codes[..., :1, :, :] * self.widths[0] + self.knots[0]
         for k in range(1, self.channels):
-            position = position + codes[..., k : k + 1, :, :] * self._widths[k]
+            position = position + codes[..., k : k + 1, :, :] * self.widths[k]
         return sigmoid(xp, position) if self.spread == "logistic" else position
 
 

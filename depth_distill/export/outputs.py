@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from depth_distill.codecs import HostCodec, TwoPartCodec
+from depth_distill.codecs.arithmetic import saturating_sigmoid
 from depth_distill.errors import ConfigError
 
 
@@ -31,6 +32,10 @@ class OutputLayout:
             ConfigError: an output that is missing, or has another number of channels.
         """
         if not isinstance(outputs, Mapping):
+            if len(outputs) != len(self.names):
+                raise ConfigError(
+                    f"received {len(outputs)} outputs, expected {len(self.names)}: {', '.join(self.names)}"
+                )
             outputs = dict(zip(self.names, outputs, strict=True))
         for name, channels in zip(self.names, self.channels, strict=True):
             if name not in outputs:
@@ -38,7 +43,10 @@ class OutputLayout:
             if outputs[name].shape[1] != channels:
                 raise ConfigError(f"output {name!r} has {outputs[name].shape[1]} channels, expected {channels}")
         together = torch.cat([outputs[name].float() for name in self.names], dim=1)
-        return together.sigmoid() if self.logits else together
+        if not self.logits:
+            return together
+        codes: Tensor = saturating_sigmoid(torch, together)  # the bits of decode.py and decode.h
+        return codes
 
 
 def output_layout(codec: HostCodec, separate: bool | None = None, logits: bool = False) -> OutputLayout:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from depth_distill.codecs.arithmetic import log2_ratio, logit, power_of_two, sigmoid
+from depth_distill.codecs.arithmetic import log2_ratio, logit, power_of_two, saturating_sigmoid, sigmoid
 
 DENSE = np.concatenate(
     [np.linspace(0, 1, 2_000_001), np.arange(256) / 255, np.random.default_rng(0).random(500_000)]
@@ -54,6 +54,16 @@ def test_sigmoid_and_its_inverse():
     exact = np.log(inner / (1 - inner.astype(np.float64)))
     # 1 - u is rounded where u is small, by half a unit of 1: absolute, not relative.
     assert np.abs(same_bits(logit, inner) - exact).max() < 2e-6
+
+
+def test_the_sigmoid_of_logits_takes_any_number():
+    x = np.concatenate([60 * DENSE - 30, [-np.inf, -1e30, 16.64, 40, np.inf]]).astype(np.float32)
+    u = same_bits(saturating_sigmoid, x)
+    exact = 1 / (1 + np.exp(-np.clip(x, -32, 32).astype(np.float64)))
+    assert ulps(u, exact).max() < 3
+    assert u[-3:].tolist() == [1, 1, 1]
+    assert 0 < u[-5] == u[-4] < 2e-14
+    assert np.isnan(same_bits(saturating_sigmoid, np.float32([np.nan]))).all()
 
 
 def test_nan_stays_nan():
