@@ -7,16 +7,25 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
+from depth_distill.export.edits import (
+    name_by_layer,
+    resize_by_scales,
+    take_uint8,
+    to_opset,
+    with_shapes,
+    without_traces,
+    without_unused,
+)
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "codes"
 OPSET = 19  # the newest that the tool chains tried here all read
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_OLDEST_OPSET = 18  # torch's exporter writes nothing older: asked for 13 it silently gives 18
+OLDEST_OPSET = 17
+_OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: asked for 13 it silently gives 18
 
 
 def export_float(
@@ -25,30 +34,44 @@ def export_float(
     path: Path,
     opset: int = OPSET,
     output_names: Sequence[str] = (OUTPUT_NAME,),
+    uint8_input: bool = False,
+    power_of_two_resize: bool = False,
 ) -> Path:
     """Write ``network`` with a static batch of 1, input ``image`` and named outputs, weights inside the file.
+
+    Nodes and tensors are called after the layers they come from, and the shape of every tensor is written down.
 
     Args:
         network: float, batch norm folded; it returns one tensor, or a tuple of as many as there are names.
         example_image: ``(1, 3, H, W)``; only its shape and dtype count.
         path: where to; the file is whole or not there.
-        opset: version of the ONNX operators, 18 or newer.
+        opset: version of the ONNX operators, 17 or newer.
         output_names: one for each tensor that the network returns.
+        uint8_input: ``image`` is uint8 in the file; for a network from
+            :func:`~depth_distill.export.inputs.fold_normalization`, which reads pixels.
+        power_of_two_resize: see :func:`~depth_distill.export.edits.resize_by_scales`.
 
     Raises:
-        ConfigError: a batch other than 1, or an opset that torch cannot write.
+        ConfigError: a batch other than 1, an opset that cannot be written, names that do not fit what the network
+            returns, or a resize that is no power of two where that is asked for.
     """
-    return write_onnx(network, example_image, path, opset, output_names)
+    return write_onnx(network, example_image, path, opset, output_names, uint8_input, power_of_two_resize)
 
 
 def write_onnx(
-    network: nn.Module, example_image: Tensor, path: Path, opset: int, output_names: Sequence[str] = (OUTPUT_NAME,)
+    network: nn.Module,
+    example_image: Tensor,
+    path: Path,
+    opset: int,
+    output_names: Sequence[str] = (OUTPUT_NAME,),
+    uint8_input: bool = False,
+    power_of_two_resize: bool = False,
 ) -> Path:
-    """What :func:`export_float` and :func:`~depth_distill.export.qdq.export_qdq` share: a call of torch's exporter."""
+    """What :func:`export_float` and :func:`~depth_distill.export.qdq.export_qdq` share: torch's exporter and edits."""
     if example_image.shape[:2] != (1, 3):
         raise ConfigError(f"example_image: received the shape {tuple(example_image.shape)}, expected (1, 3, H, W)")
-    if opset < _OLDEST_OPSET:
-        raise ConfigError(f"opset: received {opset}, expected {_OLDEST_OPSET} or newer")
+    if opset < OLDEST_OPSET:
+        raise ConfigError(f"opset: received {opset}, expected {OLDEST_OPSET} or newer")
     training = network.training
     try:
         with atomic_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
@@ -59,21 +82,31 @@ def write_onnx(
                 (example_image,),
                 temporary,
                 dynamo=True,
-                opset_version=opset,
+                opset_version=max(opset, _OLDEST_OF_TORCH),
                 input_names=[INPUT_NAME],
                 output_names=list(output_names),
                 external_data=False,
                 verbose=False,
             )
-            onnx.save(_without_traces(onnx.load(temporary)), temporary)
+            model = without_traces(onnx.load(temporary))
+            found = [each.name for each in model.graph.output]
+            if found != list(output_names):
+                raise ConfigError(
+                    f"output_names: received {', '.join(output_names)}, but the network returns {len(found)} tensors"
+                )
+            model = name_by_layer(model, _layers(network), network.state_dict())
+            if uint8_input:
+                model = take_uint8(model, INPUT_NAME)
+            if power_of_two_resize:
+                model = resize_by_scales(model)
+            onnx.save(with_shapes(without_unused(to_opset(model, opset))), temporary)
     finally:
         network.train(training)
     return path
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop the exporter's notes (stack traces with the paths of this machine) but the scopes, which name layers."""
-    for owner in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        for note in [each for each in owner.metadata_props if each.key != _SCOPES]:
-            owner.metadata_props.remove(note)
-    return model
+def _layers(network: nn.Module) -> set[str]:
+    """Paths of the modules that are one layer: those that a graph calls, elsewhere those that hold no others."""
+    if isinstance(network, fx.GraphModule):
+        return {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+    return {name for name, module in network.named_modules() if not list(module.children())}
