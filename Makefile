@@ -25,6 +25,25 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## Train a small depth network on the built-in scenes (4 to 10 minutes on 2 cores)
 	$(BIN)/python -m depth_distill fit --config configs/quickstart.yaml --runs_dir $(RUNS)
 
+CKPT ?= $(error give a checkpoint: make export-npu CKPT=runs/.../checkpoints/last.ckpt)
+TARGET ?= per-tensor-minmax
+OUT ?= bundle
+.PHONY: export-npu
+export-npu: $(STAMP) ## Bundle for the NPU: CKPT=runs/.../last.ckpt TARGET=per-tensor-minmax OUT=bundle ARGS=...
+	$(BIN)/python tools/export_npu.py --checkpoint "$(CKPT)" --target $(TARGET) --out $(OUT) $(ARGS)
+
+# Their pins clash, so each tool chain has an environment of its own; one that cannot be installed does not stop the rest.
+RECIPES := depth_distill/export/recipes
+BACKENDS := openvino qnn rknn iree
+.PHONY: backends
+backends: ## Environments of the NPU tool chains that exports are verified on (several GB)
+	@for name in $(BACKENDS); do \
+		echo "== $$name"; \
+		test -x .backends/$$name/bin/python || $(PYTHON) -m venv .backends/$$name; \
+		.backends/$$name/bin/python -m pip install --quiet -r $(RECIPES)/requirements-$$name.txt \
+			|| echo "$$name could not be installed: exports are not verified on it"; \
+	done
+
 .PHONY: test
 test: $(STAMP) ## Run the tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

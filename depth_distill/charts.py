@@ -62,3 +62,25 @@ def size_curve(
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return figure
+
+
+def drift_bars(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
+    """One horizontal bar a layer, in graph order from the top: mean drift in percent of the layer's range.
+
+    Args:
+        rows: name, mean drift relative to the range in [0, 1], SQNR in dB.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(8.5, 1.4 + 0.2 * len(rows)), layout="constrained")
+    ax: Axes = figure.subplots()
+    ax.barh(range(len(rows)), [100 * drift for _, drift, _ in rows], color=_ALONE)
+    for position, (_, drift, sqnr_db) in enumerate(rows):
+        ax.text(100 * drift, position, f" {sqnr_db:.0f} dB", va="center", fontsize=6)
+    ax.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.margins(x=0.1)
+    ax.set_xlabel("mean drift, percent of the layer's range (SQNR beside the bar)")
+    ax.set_title(title, fontsize=10)
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_axisbelow(True)
+    return figure

@@ -52,6 +52,28 @@ def depth_panel(rows: Sequence[PanelRow]) -> Figure:
     return figure
 
 
+def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Figure:
+    """A figure with one row an image: image, depth of the float network, depth of the other, and what they differ by.
+
+    Args:
+        rows: image ``(3, H, W)`` RGB in [0, 1], depth of both ``(1, H, W)`` in metres.
+    """
+    height, width = rows[0][0].shape[-2:]
+    figure = Figure(figsize=(4 * 3.55, len(rows) * (3.0 * height / width + 0.35)), layout="constrained")
+    axes = figure.subplots(len(rows), 4, squeeze=False)
+    for (image, float_m, other_m), row_axes in zip(rows, axes, strict=True):
+        for ax in row_axes:
+            ax.set_axis_off()
+        row_axes[0].imshow(_array(image).transpose(1, 2, 0))
+        scale = _depth_scale(_array(float_m)[0])
+        _draw_map(row_axes[1], _array(float_m)[0], scale, "FP32 [m]")
+        _draw_map(row_axes[2], _array(other_m)[0], scale, "INT8 [m]")
+        error_mm = 1000 * np.abs(_array(other_m)[0] - _array(float_m)[0])
+        worst = max(float(np.percentile(error_mm, 99)), 1.0)
+        _draw_map(row_axes[3], error_mm, Normalize(0.0, worst), f"|INT8 - FP32| [mm], mean {error_mm.mean():.1f}")
+    return figure
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically."""
     with atomic_path(path) as temporary:

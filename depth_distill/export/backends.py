@@ -165,7 +165,7 @@ BACKENDS: Mapping[str, Backend] = {
         Backend(
             "openvino", "OpenVINO", "openvino", "openvino", frozenset({"float", "int8", "fp16", "mixed"}), False, False
         ),
-        Backend("nncf", "NNCF on OpenVINO", "nncf", "openvino", frozenset({"float"}), True, False),
+        Backend("nncf", "NNCF on OpenVINO", "nncf", "openvino", frozenset(), True, False),
         Backend(
             "qnn", "Qualcomm QNN", "onnxruntime_qnn", "qnn", frozenset({"float", "int8", "fp16", "mixed"}), True, True
         ),

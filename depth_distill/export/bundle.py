@@ -11,6 +11,7 @@ from typing import Any
 from depth_distill.atomic import write_json
 from depth_distill.codecs import HostCodec, codec_of
 from depth_distill.errors import ConfigError
+from depth_distill.export.inputs import InputLayout
 from depth_distill.export.outputs import OutputLayout
 
 MANIFEST = "manifest.json"
@@ -54,6 +55,13 @@ class Bundle:
         """What leaves the network."""
         outputs = self.manifest["outputs"]
         return OutputLayout(tuple(outputs["names"]), tuple(outputs["channels"]), outputs["logits"])
+
+    @property
+    def input(self) -> InputLayout:
+        """What the files take."""
+        image = self.manifest["input"]
+        height, width = image["shape"][2:]
+        return InputLayout(height, width, image["mean"], image["std"], image["dtype"] == "uint8")
 
     @property
     def calibration(self) -> Path:

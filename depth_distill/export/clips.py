@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
+from operator import is_not
 
 from torch import fx, nn
 
@@ -44,9 +46,9 @@ def bake_ranges(
                 baked.add_submodule(path, nn.Hardtanh(low, high))
                 with baked.graph.inserting_after(node):
                     clip = baked.graph.call_module(path, (node,))
-                node.replace_all_uses_with(clip, delete_user_cb=lambda user, clip=clip: user is not clip)
+                node.replace_all_uses_with(clip, delete_user_cb=partial(is_not, clip))
             elif operation.activation in _CLIPS:
-                baked.add_submodule(path, nn.Hardtanh(max(low, 0.0), high))
+                baked.add_submodule(path, nn.Hardtanh(low if operation.activation == "clip" else 0.0, high))
                 with baked.graph.inserting_after(node):
                     node.replace_all_uses_with(baked.graph.call_module(path, (node.all_input_nodes[0],)))
                 baked.graph.erase_node(node)

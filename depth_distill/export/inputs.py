@@ -29,8 +29,8 @@ class InputLayout:
 
     height: int
     width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Sequence[float]
+    std: Sequence[float]
     uint8: bool = False
 
     def pixels(self, images: Tensor) -> Tensor:

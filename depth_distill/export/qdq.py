@@ -12,12 +12,14 @@ from torch import Tensor, fx, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
+from depth_distill.export.edits import without_unused
 from depth_distill.export.float_onnx import OPSET, OUTPUT_NAME, write_onnx
 from depth_distill.quantization.fake_quant import FakeQuantizer
 from depth_distill.quantization.insert import requantize_moves
 from depth_distill.quantization.quantized_layers import QuantizedLayer
 
 _CODES = ((0, 255), (-128, 127))  # what torch's exporter translates
+_LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
 def export_qdq(
@@ -26,10 +28,12 @@ def export_qdq(
     path: Path,
     opset: int = OPSET,
     output_names: Sequence[str] = (OUTPUT_NAME,),
+    uint8_input: bool = False,
 ) -> Path:
     """Write a network from ``fake_quantize`` with its scales; names and shapes as in ``export_float``.
 
-    Weights are stored as int8. Quantizers that are switched off leave no trace: their tensors stay float.
+    Weights are stored as int8 and biases as int32, as integer arithmetic adds them: with the scale of the products.
+    Quantizers that are switched off, or round to half precision, leave no trace: their tensors stay float.
 
     Args:
         quantized: fake-quantized and calibrated; it is not changed.
@@ -37,13 +41,15 @@ def export_qdq(
         path: where to; the file is whole or not there.
         opset: version of the ONNX operators.
         output_names: one for each tensor that the network returns.
+        uint8_input: ``image`` is uint8 in the file, and is the first quantized tensor as it is.
 
     Raises:
         ConfigError: a quantizer without a range or with a format other than 8 bits, and as ``export_float``.
     """
     with atomic_path(path) as temporary:
-        write_onnx(with_constants(quantized), example_image, temporary, opset, output_names)
-        onnx.save(store_integer_weights(onnx.load(temporary)), temporary)
+        write_onnx(with_constants(quantized), example_image, temporary, opset, output_names, uint8_input)
+        model = quantize_biases(store_integer_weights(onnx.load(temporary)))
+        onnx.save(read_codes(model) if uint8_input else model, temporary)
     return path
 
 
@@ -76,15 +82,77 @@ def store_integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         codes = np.clip(np.rint(values / scale) + offset, limits.min, limits.max).astype(zero_point.dtype)
         model.graph.initializer.append(numpy_helper.from_array(codes, node.output[0]))
         model.graph.node.remove(node)
-    used = {name for node in model.graph.node for name in node.input}
-    for tensor in list(model.graph.initializer):
-        if tensor.name not in used:
-            model.graph.initializer.remove(tensor)
-    return model
+    return without_unused(model)
+
+
+def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which the bias of a layer with quantized input and weight is int32, with the product of their scales.
+
+    That is what integer arithmetic adds (Jacob et al. 2018, eq. 11), and what readers of QDQ files expect.
+    """
+    model = copy.deepcopy(model)
+    graph = model.graph
+    stored = {each.name: each for each in graph.initializer}
+    dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    position = 0
+    for node in list(graph.node):
+        if node.op_type in _LAYERS and len(node.input) == 3 and node.input[2] in stored:
+            sources = [dequantized.get(name) for name in node.input[:2]]
+            if all(source is not None and source.input[1] in stored for source in sources):
+                scales = [numpy_helper.to_array(stored[source.input[1]]) for source in sources if source is not None]
+                scale = (scales[0] * scales[1]).astype(np.float32)
+                bias = numpy_helper.to_array(stored[node.input[2]])
+                limits = np.iinfo(np.int32)
+                codes = np.clip(np.rint(bias / scale.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+                name = node.input[2]
+                parts = {"codes": codes, "scale": scale, "zero_point": np.zeros(scale.shape, np.int32)}
+                graph.initializer.extend(
+                    numpy_helper.from_array(value, f"{name}.{part}") for part, value in parts.items()
+                )
+                dequantize = onnx.helper.make_node(
+                    "DequantizeLinear",
+                    [f"{name}.{part}" for part in parts],
+                    [f"{name}.dequantized"],
+                    f"{name}.dequantized",
+                )
+                if scale.ndim:
+                    dequantize.attribute.append(onnx.helper.make_attribute("axis", 0))
+                node.input[2] = dequantize.output[0]
+                graph.node.insert(position, dequantize)
+                position += 1
+        position += 1
+    return without_unused(model)
+
+
+def read_codes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which a uint8 input that is cast to float and quantized with scale 1 is the quantized tensor itself.
+
+    Raises:
+        ConfigError: the input is quantized with another scale, which would change the pixels.
+    """
+    model = copy.deepcopy(model)
+    graph = model.graph
+    stored = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    pixels = {each.name for each in graph.input if each.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
+    for cast in [node for node in graph.node if node.op_type == "Cast" and node.input[0] in pixels]:
+        for quantize in [node for node in graph.node if node.input and node.input[0] == cast.output[0]]:
+            if quantize.op_type != "QuantizeLinear":
+                raise ConfigError(f"uint8 input: {quantize.name} ({quantize.op_type}) reads the pixels as floats")
+            scale, zero_point = (stored[name] for name in quantize.input[1:])
+            if scale != 1 or zero_point != 0 or zero_point.dtype != np.uint8:
+                raise ConfigError(
+                    f"uint8 input: the image is quantized to {zero_point.dtype} with scale {scale} and zero point "
+                    f"{zero_point}, expected uint8, 1 and 0: this target needs float input"
+                )
+            for node in graph.node:
+                node.input[:] = [cast.input[0] if name == quantize.output[0] else name for name in node.input]
+            graph.node.remove(quantize)
+        graph.node.remove(cast)
+    return without_unused(model)
 
 
 def _constant(quantizer: FakeQuantizer) -> nn.Module:
-    if not quantizer.enabled:
+    if not quantizer.enabled or quantizer.in_half:
         return nn.Identity()
     if not quantizer.has_range:
         raise ConfigError(f"the quantizer {quantizer.site} has no range: calibrate before exporting")

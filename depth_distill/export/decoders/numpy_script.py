@@ -41,7 +41,7 @@ def numpy_script(codec: HostCodec, layout: OutputLayout) -> str:
 def needed_functions(functions: Mapping[str, str], text: str) -> str:
     """Those of the functions, by name and each after those that it calls, that the text calls, directly or not."""
     chosen = ""
-    for name, function in reversed(functions.items()):
+    for name, function in reversed(list(functions.items())):
         if re.search(rf"\b{name}\(", chosen + text):
             chosen = function + chosen
     return chosen

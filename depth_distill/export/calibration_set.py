@@ -1,0 +1,78 @@
+"""The calibration images as files, in the forms that tool chains take."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from depth_distill.atomic import atomic_path
+from depth_distill.errors import DataError
+
+_README = """\
+Calibration images of this network, {count} of them, in the order of the training split.
+
+tensors/*.npy, tensors.txt   {shape} {dtype}, as the network takes them. RKNN: rknn.build(dataset="tensors.txt");
+                             NNCF, OpenVINO and ONNX Runtime: see ../recipes.
+raw/*.raw, input_list.txt    the same values without a header, row-major. QNN: --input_list input_list.txt; TensorRT:
+                             read them in IInt8Calibrator.get_batch, or trtexec --loadInputs={name}:raw/0000.raw
+images/*.png, images.txt     8-bit RGB of the network's size, before normalization: for tool chains that normalize.
+
+Paths in the lists are relative to this folder; run the tool chain here, or give it absolute ones.
+"""
+
+
+def write_calibration_set(tensors: NDArray[np.generic], images: NDArray[np.uint8], name: str, folder: Path) -> None:
+    """Write what a tool chain calibrates with.
+
+    Args:
+        tensors: ``(N, 3, H, W)``, as the network takes them.
+        images: ``(N, 3, H, W)`` RGB, the same before normalization.
+        name: of the network's input.
+        folder: is made.
+
+    Raises:
+        DataError: no images, or NaN or infinity in one; the message says which.
+    """
+    if not len(tensors):
+        raise DataError("the calibration set is empty: expected at least one image")
+    wrong = [index for index, each in enumerate(tensors) if not np.isfinite(each).all()]
+    if wrong:
+        raise DataError(f"calibration image {wrong[0]} has NaN or infinity; {len(wrong)} of {len(tensors)} have")
+    for index, (tensor, image) in enumerate(zip(tensors, images, strict=True)):
+        with atomic_path(folder / "tensors" / f"{index:04d}.npy") as temporary:
+            np.save(temporary, tensor[None], allow_pickle=False)
+        with atomic_path(folder / "raw" / f"{index:04d}.raw") as temporary:
+            temporary.write_bytes(np.ascontiguousarray(tensor).tobytes())
+        with atomic_path(folder / "images" / f"{index:04d}.png") as temporary:
+            Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(temporary)
+    numbers = [f"{index:04d}" for index in range(len(tensors))]
+    _write_lines(folder / "tensors.txt", [f"tensors/{number}.npy" for number in numbers])
+    _write_lines(folder / "input_list.txt", [f"{name}:=raw/{number}.raw" for number in numbers])
+    _write_lines(folder / "images.txt", [f"images/{number}.png" for number in numbers])
+    shape = (1, *tensors.shape[1:])
+    _write_lines(
+        folder / "README.txt", [_README.format(count=len(tensors), shape=shape, dtype=tensors.dtype, name=name)]
+    )
+
+
+def read_calibration_set(folder: Path) -> NDArray[np.generic]:
+    """The tensors of a calibration set, ``(N, 3, H, W)``.
+
+    Raises:
+        DataError: no list, or a file that it names is missing.
+    """
+    listed = folder / "tensors.txt"
+    if not listed.is_file():
+        raise DataError(f"{listed} does not exist: {folder} is no calibration set")
+    names = listed.read_text().split()
+    for name in names:
+        if not (folder / name).is_file():
+            raise DataError(f"{folder / name} does not exist, though {listed} names it")
+    return np.concatenate([np.load(folder / name, allow_pickle=False) for name in names])
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,190 @@
+"""From a checkpoint to a bundle, step by step; what was there before stays until the new one is whole."""
+
+import dataclasses
+import platform
+import resource
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import depth_distill
+from depth_distill.codecs import describe_codec, formula
+from depth_distill.errors import ConfigError
+from depth_distill.export.artifacts import BUNDLE, write_artifacts
+from depth_distill.export.backends import Backend
+from depth_distill.export.bundle import MANIFEST, Bundle, load_bundle, put_in_place, recover, sha256, write_manifest
+from depth_distill.export.encodings import scales
+from depth_distill.export.float_onnx import OPSET
+from depth_distill.export.npu_check import check_onnx
+from depth_distill.export.preparation import Preparation, Prepared, prepare
+from depth_distill.export.reporting import Results, write_results
+from depth_distill.export.steps import Steps, source_hash
+from depth_distill.export.verification import verify
+from depth_distill.export.wide_layers import WideLayers, choose_wide_layers
+from depth_distill.quantization.target import NpuTarget
+from depth_distill.trained import TrainedNetwork, config_of, load_trained
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "timm", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Attributes:
+        checkpoint: of a ``fit``.
+        out: the bundle; what is there is replaced at the end if it is a bundle.
+        config: of the checkpoint; the one in its run folder unless given.
+        overrides: options that change data or network, such as ``--data.root DIR``.
+        preparation: what is done to the network.
+        opset: of the files.
+        wide_layers: layers of ``model.mixed.onnx`` in FP16, or a file from ``tools/mixed_precision.py``; the fewest
+            that reach ``target_abs_rel`` unless given.
+        target_abs_rel: 1.02 times that of the float network unless given.
+        search_images: about how many images that search scores on.
+        images: about how many validation images the files are verified on; all unless given.
+        backends: tool chains that they are verified on.
+        refuse: whether an operator that the target refuses is an error, or a warning in the report.
+        command: what was typed, for the record.
+    """
+
+    checkpoint: Path
+    out: Path
+    config: Path | None = None
+    overrides: Sequence[str] = ()
+    preparation: Preparation = field(default_factory=Preparation)
+    opset: int = OPSET
+    wide_layers: Path | Sequence[str] | None = None
+    target_abs_rel: float | None = None
+    search_images: int = 40
+    images: int | None = None
+    backends: Sequence[Backend] = ()
+    refuse: bool = True
+    command: str = ""
+
+
+def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -> Bundle:
+    """Make a bundle.
+
+    Steps that an interrupted call for the same ``out`` finished are not done again, if nothing that they depend on
+    changed: weights, images, options, or this package.
+
+    Raises:
+        StepError: naming the step that failed; the old bundle is as it was.
+        ConfigError: ``out`` is something else than a bundle.
+    """
+    out = options.out.absolute()
+    recover(out)
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{options.out} exists and is no bundle (it has no {MANIFEST}): choose another --out")
+    work = out.with_name(f".{out.name}.work")
+    package = Path(depth_distill.__file__).parent
+    sources = source_hash([package / each for each in ("codecs", "export", "metrics", "models", "quantization")])
+    steps = Steps(work, console, sources)
+    console.print(f"exporting {options.checkpoint} for {target.name}", soft_wrap=True, highlight=False)
+    run = steps.run("load checkpoint", None, lambda: _load(options), value=False)
+    prepared = prepare(run, target, options.preparation, steps, console)
+    wide = _choose(options, target, run, prepared, steps)
+    written = write_artifacts(prepared, run.network.codec.host, wide.layers, target, options.opset, steps)
+    folder = work / BUNDLE
+    findings = steps.run(
+        "check operators", None, lambda: _check(folder / written["float"], target, options), value=False
+    )
+    verified = verify(options.backends, options.images, run, prepared, folder, written, steps)
+    manifest = _manifest(options, target, run, prepared, written)
+    results = Results(
+        manifest, verified, wide, prepared.gain, findings, {**steps.seconds}, peak_memory_mb(), tuple(steps.kept)
+    )
+    steps.run("write report", None, lambda: write_results(folder, results, prepared, run), value=False)
+    manifest["metrics"] = verified
+    manifest["steps_seconds"] = {**steps.seconds}
+    manifest["peak_memory_mb"] = peak_memory_mb()
+    steps.run("write manifest", None, lambda: write_manifest(folder, manifest), value=False)
+    steps.run("put the bundle in place", None, lambda: put_in_place(folder, out), value=False)
+    shutil.rmtree(work, ignore_errors=True)
+    return load_bundle(out)
+
+
+def peak_memory_mb() -> float:
+    """Largest memory of this process so far, in MB of 1e6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if platform.system() == "Darwin" else peak * 1024 / 1e6
+
+
+def _load(options: ExportOptions) -> TrainedNetwork:
+    return load_trained(options.checkpoint, options.config, options.overrides)
+
+
+def _choose(
+    options: ExportOptions, target: NpuTarget, run: TrainedNetwork, prepared: Prepared, steps: Steps
+) -> WideLayers:
+    named = options.wide_layers
+    depends_on = [
+        prepared.fingerprint,
+        prepared.ranges,
+        named.read_text() if isinstance(named, Path) and named.is_file() else named,
+        options.target_abs_rel,
+        options.search_images,
+        target.capabilities,
+    ]
+
+    def choose() -> dict[str, Any]:
+        evaluator = run.evaluator(options.search_images, reference=prepared.reference)
+        found = choose_wide_layers(
+            prepared, target, evaluator, named, options.target_abs_rel, steps.folder / "sensitivity"
+        )
+        return dataclasses.asdict(found)
+
+    found = steps.run("choose FP16 layers", depends_on, choose)
+    return WideLayers(tuple(found["layers"]), found["reason"])
+
+
+def _check(file: Path, target: NpuTarget, options: ExportOptions) -> list[dict[str, str]]:
+    check = check_onnx(file, target)
+    violations = [each for each in check.findings if each.severity == "violation"]
+    if violations and options.refuse:
+        lines = "\n".join(f"  {each}" for each in violations)
+        raise ConfigError(
+            f"{target.name} refuses {len(violations)} operators (--allow-violations exports all the same):\n{lines}"
+        )
+    return [dataclasses.asdict(each) for each in check.findings]
+
+
+def _manifest(
+    options: ExportOptions, target: NpuTarget, run: TrainedNetwork, prepared: Prepared, written: Mapping[str, str]
+) -> dict[str, Any]:
+    codec = run.network.codec.host
+    profile = {key: value for key, value in dataclasses.asdict(target).items() if key != "source"}
+    folder_scales = scales(_work(options) / BUNDLE / written["int8"])
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": options.command,
+        "checkpoint": {"name": options.checkpoint.name, "sha256": sha256(options.checkpoint)},
+        "config": config_of(options.checkpoint, options.config).name,
+        "target": profile,
+        "preparation": dataclasses.asdict(options.preparation),
+        "opset": options.opset,
+        "input": prepared.inputs.to_dict(),
+        "outputs": {
+            "names": list(prepared.outputs.names),
+            "channels": list(prepared.outputs.channels),
+            "logits": prepared.outputs.logits,
+        },
+        "codec": describe_codec(codec),
+        "formula": formula(codec),
+        "artifacts": dict(written),
+        "scales": folder_scales,
+        "calibration": {"folder": "calibration", "images": len(prepared.calibration)},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }
+
+
+def _work(options: ExportOptions) -> Path:
+    out = options.out.absolute()
+    return out.with_name(f".{out.name}.work")

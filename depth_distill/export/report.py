@@ -1,0 +1,181 @@
+"""The report of an export: one structure, written as a page and as Markdown."""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from depth_distill.atomic import atomic_path
+
+_CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68em; margin: 2.5em auto; padding: 0 1.5em; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.1em; margin-top: 2.2em; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92em; }
+th, td { padding: 0.25em 0.8em; text-align: right; border-bottom: 1px solid #eee; vertical-align: top; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2), td.text { text-align: left; }
+th { font-weight: 600; border-bottom: 2px solid #bbb; } td.failed { color: #a33; text-align: left; }
+p.summary { font-size: 1.05em; margin: 0.3em 0; } li.warning { color: #8a5a00; } img { max-width: 100%; }
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file on one runtime.
+
+    Attributes:
+        artifact: which file.
+        runtime: which tool chain; with "PTQ" where it quantized the float file by itself.
+        version: of the tool chain.
+        abs_rel: of the depth, on the validation images.
+        ratio: to that of the float network.
+        drift_codes: mean difference of the codes from those of the same file on ONNX Runtime without optimization.
+        drift_mm: mean difference of the depth from that of the float network.
+        milliseconds: of one image; None for simulators.
+        latency_ratio: to the float file on the same runtime, in the same run.
+        simulator: the tool chain stands in for a chip.
+        notes: what had to be set.
+        error: why the tool chain refused the file, if it did.
+    """
+
+    artifact: str
+    runtime: str
+    version: str = ""
+    abs_rel: float | None = None
+    ratio: float | None = None
+    drift_codes: float | None = None
+    drift_mm: float | None = None
+    milliseconds: float | None = None
+    latency_ratio: float | None = None
+    simulator: bool = False
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with tables, lines and pictures below.
+
+    Attributes:
+        title: of the section.
+        header: of the table.
+        rows: of the table, as text.
+        lines: paragraphs above the table.
+        pictures: PNG files in the folder of the report.
+    """
+
+    title: str
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    lines: Sequence[str] = ()
+    pictures: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says.
+
+    Attributes:
+        title: of the page.
+        summary: the outcome in sentences, the most important first.
+        warnings: what a reader must know before using the files.
+        sections: in order.
+    """
+
+    title: str
+    summary: Sequence[str]
+    warnings: Sequence[str] = ()
+    sections: Sequence[Section] = field(default_factory=tuple)
+
+
+RUNTIME_HEADER = ("file", "runtime", "abs_rel", "x FP32", "drift of codes", "drift [mm]", "ms", "x FP32 file", "MB")
+
+
+def runtime_section(rows: Sequence[Row], megabytes: Mapping[str, float], protocol: str) -> Section:
+    """Every file on every runtime as a table."""
+    table: list[Sequence[str]] = []
+    notes: list[str] = []
+    for row in rows:
+        runtime = f"{row.runtime} {row.version}".strip() + (" (simulator)" if row.simulator else "")
+        if row.error is not None:
+            table.append((row.artifact, runtime, f"refused: {row.error.strip().splitlines()[-1]}"))
+            continue
+        cells = (
+            _number(row.abs_rel, 4),
+            _number(row.ratio, 3),
+            _number(row.drift_codes, 5),
+            _number(row.drift_mm, 1),
+            _number(row.milliseconds, 1),
+            _number(row.latency_ratio, 2),
+            _number(megabytes.get(row.artifact), 2),
+        )
+        table.append((row.artifact, runtime, *cells))
+        notes += [f"{row.artifact} on {row.runtime}: {note}" for note in row.notes]
+    lines = (
+        f"abs_rel: {protocol}. Drift of codes is from the same file on ONNX Runtime without optimization (of a PTQ "
+        "row, from the float file); drift in mm is from the float network.",
+        *notes,
+    )
+    return Section("Every file on every runtime", RUNTIME_HEADER, table, lines)
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write ``report.html``, which holds its pictures, and ``report.md``, which names them."""
+    for name, text in (("report.html", _html(folder, report)), ("report.md", _markdown(report))):
+        with atomic_path(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _html(folder: Path, report: Report) -> str:
+    parts = [f"<h1>{html.escape(report.title)}</h1>"]
+    parts += [f'<p class="summary">{html.escape(line)}</p>' for line in report.summary]
+    if report.warnings:
+        items = "".join(f'<li class="warning">{html.escape(line)}</li>' for line in report.warnings)
+        parts.append(f"<h2>Warnings</h2><ul>{items}</ul>")
+    for section in report.sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        parts += [f"<p>{html.escape(line)}</p>" for line in section.lines]
+        if section.rows:
+            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in section.header)
+            body = "".join(_html_row(row, len(section.header)) for row in section.rows)
+            parts.append(f"<table><tr>{head}</tr>{body}</table>")
+        for name in section.pictures:
+            data = base64.b64encode((folder / name).read_bytes()).decode()
+            parts.append(f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{data}"></p>')
+    body = "\n".join(parts)
+    title = html.escape(report.title)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{_CSS}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _html_row(row: Sequence[str], columns: int) -> str:
+    cells = [f"<td>{html.escape(cell)}</td>" for cell in row]
+    if len(row) < columns:  # the last cell spans the rest: a reason instead of numbers
+        span = columns - len(row) + 1
+        cells[-1] = f'<td class="failed" colspan="{span}">{html.escape(row[-1])}</td>'
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _markdown(report: Report) -> str:
+    lines = [f"# {report.title}", "", *(f"{line}\n" for line in report.summary)]
+    if report.warnings:
+        lines += ["## Warnings", "", *(f"- {line}" for line in report.warnings), ""]
+    for section in report.sections:
+        lines += [f"## {section.title}", "", *(f"{line}\n" for line in section.lines)]
+        if section.rows:
+            lines += [_markdown_row(section.header), _markdown_row(["---"] * len(section.header))]
+            lines += [_markdown_row([*row, *[""] * (len(section.header) - len(row))]) for row in section.rows]
+            lines.append("")
+        lines += [f"![{name}]({name})\n" for name in section.pictures]
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,234 @@
+"""Every file on every tool chain that is installed, scored by the one metric."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depth_distill.errors import ConfigError
+from depth_distill.evaluation import Evaluator
+from depth_distill.export.backends import Backend, BackendRun, find_backend
+from depth_distill.export.bundle import sha256
+from depth_distill.export.census import census
+from depth_distill.export.drift import layer_drift
+from depth_distill.export.inputs import InputLayout
+from depth_distill.export.latency import latencies
+from depth_distill.export.outputs import OutputLayout
+from depth_distill.export.preparation import Prepared
+from depth_distill.export.report import Row
+from depth_distill.export.single_onnx import METRES
+from depth_distill.export.steps import Steps
+from depth_distill.export.wide_layers import FileScorer
+from depth_distill.trained import TrainedNetwork
+
+_LAYER_IMAGES = 8  # enough for means over thousands of values a layer
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One file on one tool chain.
+
+    Attributes:
+        artifact: ``float``, ``int8``, ``fp16``, ``mixed`` or ``single``.
+        backend: the tool chain.
+        quantize: it quantizes the float file itself: what the NPU's vendor does.
+        options: of the backend.
+    """
+
+    artifact: str
+    backend: Backend
+    quantize: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Of its step and its row."""
+        return f"{self.artifact} on {self.backend.name}" + ", quantized by it" * self.quantize
+
+
+def trials(artifacts: Sequence[str], backends: Sequence[Backend]) -> tuple[Trial, ...]:
+    """Every file on every backend that takes it, and the float file quantized by those that can."""
+    found = []
+    for artifact in artifacts:
+        for backend in backends:
+            kind = "float" if artifact == "single" else artifact
+            # Metres need exponentials and rounding that no NPU has: that file is for hosts.
+            if kind in backend.takes and not (artifact == "single" and backend.simulator):
+                found.append(Trial(artifact, backend))
+            if artifact == "float" and backend.quantizes:
+                found.append(Trial(artifact, backend, quantize=True))
+    return tuple(found)
+
+
+class Verifier:
+    """Runs trials on the images of an evaluator.
+
+    Args:
+        evaluator: labelled images; its reference is the float network, from which depth drift is measured.
+        inputs: what the files take.
+        outputs: what leaves them.
+        calibration: folder of calibration tensors.
+        float_metrics: of the float network.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        inputs: InputLayout,
+        outputs: OutputLayout,
+        calibration: Path,
+        float_metrics: Mapping[str, float],
+    ) -> None:
+        self.evaluator = evaluator
+        self.inputs = inputs
+        self.outputs = outputs
+        self.calibration = calibration
+        self.float_metrics = float_metrics
+        self.images = inputs.prepare(torch.cat(evaluator.images)).numpy()
+        self._references: dict[str, NDArray[np.float32]] = {}
+
+    def run(self, trial: Trial, files: Mapping[str, Path]) -> dict[str, Any]:
+        """A :class:`~depth_distill.export.report.Row` as plain data.
+
+        Where a tool chain refuses a file, that is its result: the row has its reason and no numbers.
+        """
+        title = trial.backend.title + (" PTQ" if trial.quantize else "")
+        try:
+            calibration = self.calibration if trial.quantize else None
+            ran = trial.backend.run(files[trial.artifact], self.images, calibration, trial.options)
+        except ConfigError as error:
+            row = Row(trial.artifact, title, error=str(error), simulator=trial.backend.simulator)
+            return asdict(row)
+        return asdict(self._row(trial, title, ran, files))
+
+    def _row(self, trial: Trial, title: str, ran: BackendRun, files: Mapping[str, Path]) -> Row:
+        if trial.artifact == "single":
+            drift, score = None, self._score_metres(torch.from_numpy(ran.outputs[METRES]))
+        else:
+            codes = self._codes(ran)
+            drift = float(np.abs(codes.numpy() - self._reference(trial, files)).mean())
+            score = self._score(codes, self.evaluator.measure)
+        return Row(
+            trial.artifact,
+            title,
+            version=ran.version,
+            abs_rel=score["abs_rel"],
+            ratio=score["abs_rel"] / self.float_metrics["abs_rel"],
+            drift_codes=drift,
+            drift_mm=score["drift_mm"],
+            milliseconds=ran.milliseconds,
+            simulator=ran.simulator,
+            notes=ran.notes,
+        )
+
+    def _codes(self, ran: BackendRun) -> Tensor:
+        return self.outputs.codes({name: torch.from_numpy(each) for name, each in ran.outputs.items()})
+
+    def _reference(self, trial: Trial, files: Mapping[str, Path]) -> NDArray[np.float32]:
+        """Codes of the same file by ONNX Runtime, node by node as it is written."""
+        if trial.artifact not in self._references:
+            ran = find_backend("onnxruntime").run(
+                files[trial.artifact], self.images, options={"optimize": "0"}, repeats=0
+            )
+            self._references[trial.artifact] = self._codes(ran).numpy()
+        return self._references[trial.artifact]
+
+    def _score(self, values: Tensor, measure: Callable[[int, Tensor], Tensor]) -> dict[str, float]:
+        sizes = [len(images) for images in self.evaluator.images]
+        rows = [measure(position, each) for position, each in enumerate(values.split(sizes))]
+        return self.evaluator.summarize(torch.cat(rows))
+
+    def _score_metres(self, depth_m: Tensor) -> dict[str, float]:
+        return self._score(depth_m, self.evaluator.measure_depth)
+
+
+def verify(
+    backends: Sequence[Backend],
+    images: int | None,
+    run: TrainedNetwork,
+    prepared: Prepared,
+    folder: Path,
+    written: Mapping[str, str],
+    steps: Steps,
+) -> dict[str, Any]:
+    """Score the float network, its fake-quantized graph, and every file on every backend.
+
+    Args:
+        backends: tool chains.
+        images: about how many validation images; all unless given.
+        run: the trained network and its data.
+        prepared: what the files were written from.
+        folder: of the files.
+        written: names of the files by kind.
+        steps: each trial is one.
+
+    Returns:
+        JSON: ``protocol``, ``images``, metrics of ``float`` and ``fake_quantized``, ``rows`` (see
+        :class:`~depth_distill.export.report.Row`), ``latency_ms`` on ONNX Runtime by file, ``census`` by file, and
+        ``layers`` (see :class:`~depth_distill.export.drift.LayerDrift`).
+    """
+    evaluator = steps.run(
+        "read validation images", None, lambda: run.evaluator(images, reference=prepared.reference), value=False
+    )
+    files = {kind: folder / name for kind, name in written.items()}
+    state = [prepared.fingerprint, prepared.ranges, len(torch.cat(evaluator.images)), evaluator.protocol]
+    scorer = FileScorer(evaluator, prepared)
+    floats = steps.run("score the float network", state, lambda: evaluator(prepared.reference))
+    integers = steps.run("score the fake-quantized network", state, lambda: scorer.score(prepared.quantized))
+    verifier = Verifier(evaluator, prepared.inputs, prepared.outputs, folder / "calibration", floats)
+    rows = []
+    for trial in trials(tuple(written), backends):
+        depends_on = [state, sha256(files[trial.artifact]), trial.backend.name, trial.quantize]
+        rows.append(steps.run(f"run {trial.title}", depends_on, partial(verifier.run, trial, files)))
+    timed = {kind: path for kind, path in files.items() if kind != "single"}
+    milliseconds = steps.run(
+        "time files on ONNX Runtime",
+        [sha256(path) for path in timed.values()],
+        lambda: latencies(timed, verifier.images[:1]),
+    )
+    counts = steps.run(
+        "count operators",
+        [sha256(path) for path in timed.values()],
+        lambda: {kind: census(path).to_dict() for kind, path in timed.items()},
+    )
+    layers = steps.run(
+        "compare layer by layer",
+        [sha256(files["float"]), sha256(files["int8"]), state],
+        lambda: [
+            each.to_dict() for each in layer_drift(files["float"], files["int8"], verifier.images[:_LAYER_IMAGES])
+        ],
+    )
+    return {
+        "protocol": evaluator.protocol,
+        "images": len(verifier.images),
+        "float": floats,
+        "fake_quantized": integers,
+        "rows": _with_latency_ratios(rows),
+        "latency_ms": milliseconds,
+        "census": counts,
+        "layers": layers,
+    }
+
+
+def _with_latency_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each against the float file on the same runtime."""
+    floats = {
+        (row["runtime"], row["version"]): row["milliseconds"]
+        for row in rows
+        if row["artifact"] == "float" and row["milliseconds"]
+    }
+    return [
+        {
+            **row,
+            "latency_ratio": row["milliseconds"] / base
+            if row["milliseconds"] and (base := floats.get((row["runtime"].removesuffix(" PTQ"), row["version"])))
+            else None,
+        }
+        for row in rows
+    ]
