@@ -40,7 +40,7 @@ class DepthSplits:
             every epoch if not given. With a few of them a teacher's answers can be cached.
 
     Raises:
-        ConfigError: ``views`` below 1.
+        ConfigError: ``views`` below 1, or an ``image_std`` that is not positive.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class DepthSplits:
     ) -> None:
         if views is not None and views < 1:
             raise ConfigError(f"data.views: received {views}, expected at least 1")
+        if not all(std > 0 for std in image_std):
+            raise ConfigError(f"data.image_std: received {list(image_std)}, expected positive numbers")
         super().__init__()
         self.root = root
         self.train = train

@@ -124,6 +124,10 @@ def to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
             model = version_converter.convert_version(model, opset)
         except Exception as error:  # of the converter's C++ part: RuntimeError or its own
             raise ConfigError(f"opset: this network cannot be written with opset {opset}: {error}") from error
+        if opset < 18:  # the converter leaves this attribute, of which older operators know nothing
+            for node in model.graph.node:
+                for attribute in [each for each in node.attribute if each.name == "noop_with_empty_axes"]:
+                    node.attribute.remove(attribute)
         # The oldest format of the file that has these operators: who cannot read new operators reads no new format.
         model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
         if _opset(model) != opset:
