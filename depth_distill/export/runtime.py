@@ -8,6 +8,8 @@ from torch import Tensor
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.float_onnx import INPUT_NAME
+from depth_distill.export.inputs import InputLayout
+from depth_distill.export.outputs import OutputLayout
 
 
 class OnnxNetwork:
@@ -17,12 +19,21 @@ class OnnxNetwork:
         path: a file with the input ``image``, static batch 1.
         optimize: let ONNX Runtime fuse operators, which turns QDQ pairs into integer arithmetic.
         threads: threads of ONNX Runtime; 0 is one a core.
+        inputs: what the file takes; normalized images unless given.
+        outputs: what leaves the file; codes as its first output unless given.
 
     Raises:
         ConfigError: no such file, or one that ONNX Runtime refuses, or, when called, images of another size.
     """
 
-    def __init__(self, path: Path, optimize: bool = True, threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        optimize: bool = True,
+        threads: int = 0,
+        inputs: InputLayout | None = None,
+        outputs: OutputLayout | None = None,
+    ) -> None:
         if not path.is_file():
             raise ConfigError(f"{path} does not exist")
         options = onnxruntime.SessionOptions()
@@ -35,6 +46,8 @@ class OnnxNetwork:
         except Exception as error:  # its exceptions share no base class
             raise ConfigError(f"ONNX Runtime cannot load {path}: {error}") from error
         self.path = path
+        self.inputs = inputs
+        self.outputs = outputs
         self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[-2:])
 
     def __call__(self, image: Tensor) -> Tensor:
@@ -44,5 +57,9 @@ class OnnxNetwork:
                 f"{self.path} takes images of {self.image_size[0]} x {self.image_size[1]} (H x W), "
                 f"received {image.shape[-2]} x {image.shape[-1]}"
             )
-        runs = (self.session.run(None, {INPUT_NAME: each[None].float().cpu().numpy()})[0] for each in image)
-        return torch.cat([torch.from_numpy(codes) for codes in runs])
+        feeds = image if self.inputs is None else self.inputs.prepare(image.cpu())
+        if feeds.is_floating_point():
+            feeds = feeds.float()
+        runs = [self.session.run(None, {INPUT_NAME: each[None].cpu().numpy()}) for each in feeds]
+        together = [torch.cat([torch.from_numpy(run[position]) for run in runs]) for position in range(len(runs[0]))]
+        return together[0] if self.outputs is None else self.outputs.codes(together)
