@@ -275,7 +275,7 @@ class _Search:
     def _capability(self, name: str, node: str, operation: str, found: str) -> Finding:
         support = getattr(self.target.capabilities, name)
         severity: Severity = "violation" if support == "no" else "warning"
-        remedy = "use another file of the bundle" if support == "no" else "try it on the chip, or see npu_info --probe"
+        remedy = "use another file of the bundle" if support == "no" else "try it on the chip before you rely on it"
         return Finding(severity, node, operation, self._rule(f"capabilities.{name}"), f"{found}: {support}", remedy)
 
     def _rule(self, key: str) -> str:
