@@ -19,7 +19,8 @@ from depth_distill.quantization.insert import quantizers
 from depth_distill.quantization.ptq import quantize_post_training
 from depth_distill.quantization.target import load_target
 from depth_distill.tasks import DepthTask
-from depth_distill.trained import add_arguments, load_trained
+from depth_distill.trained import add_arguments, build_untrained, load_data, load_trained
+from tests.distilled_run import config as distillation
 from tests.tasks.small_distillation import same_weights
 
 ENCODER = "--model.init_args.network.init_args.encoder"
@@ -157,6 +158,67 @@ def test_a_config_without_a_depth_net(checkpoint, tmp_path):
 def test_an_image_size_that_does_not_fit(checkpoint):
     with pytest.raises(ConfigError, match="image size 48 x 64"):
         load_trained(checkpoint, overrides=["--data.image_size", "[48,64]"])
+
+
+def test_the_config_that_fit_was_given_serves_as_well_as_the_resolved_one(distilled_run, tmp_path):
+    """It names the callback shortly, and refers from key to key."""
+    checkpoint = distilled_run[0]
+    values = distillation(checkpoint)
+    values["data"] |= {"depth_range": {"min_m": 0.5, "max_m": 15.0}, "seed": "${seed_everything}"}
+    values["model"]["init_args"]["network"]["init_args"]["depth_range"] = {
+        "min_m": "${data.depth_range.min_m}",
+        "max_m": "${data.depth_range.max_m}",
+    }
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(values | {"seed_everything": 3}))
+    resolved, found = load_trained(checkpoint), load_trained(checkpoint, tmp_path / "short.yaml")
+    same_weights(found.network.state_dict(), resolved.network.state_dict())
+    assert found.data.seed == 3
+    far = load_trained(checkpoint, tmp_path / "short.yaml", ["--data.depth_range.max_m", "10"])
+    assert far.network.depth_range.max_m == far.data.depth_range.max_m == 10
+
+
+def test_data_and_model_may_be_files_beside_the_config(checkpoint, tmp_path):
+    values = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text())
+    for part in ("data", "model"):
+        (tmp_path / f"{part}.yaml").write_text(yaml.safe_dump(values[part]))
+    (tmp_path / "parts.yaml").write_text(yaml.safe_dump({"data": "data.yaml", "model": "model.yaml"}))
+    found = load_trained(checkpoint, tmp_path / "parts.yaml")
+    same_weights(found.network.state_dict(), load_trained(checkpoint).network.state_dict())
+    assert len(found.data.train) == 8
+
+
+def test_before_training_the_network_is_what_the_config_starts_from(checkpoint):
+    config = checkpoint.parents[1] / "config.yaml"
+    first, second = build_untrained(config), build_untrained(config)
+    same_weights(first.network.state_dict(), second.network.state_dict())  # of one seed
+    other = build_untrained(config, ["--seed_everything", "5"])
+    name = next(each for each in first.network.state_dict() if each.startswith("decoder") and each.endswith("weight"))
+    weight = first.network.state_dict()[name]
+    assert not torch.equal(weight, other.network.state_dict()[name])
+    assert not torch.equal(weight, load_trained(checkpoint).network.state_dict()[name])
+    assert not first.network.training
+    assert sum(map(len, first.calibration_images(4))) == 4
+
+
+def test_data_alone_does_not_build_the_network(checkpoint):
+    config = checkpoint.parents[1] / "config.yaml"
+    bands = ["--model.init_args.bands_m", "[[1, 3]]"]
+    data, bands_m = load_data(config, [*bands, ENCODER, "resnet81", "--data.batch_size", "3"])
+    assert [tuple(band) for band in bands_m] == [(1, 3)]
+    assert [len(batch.image) for batch in data.validation_batches()] == [3, 2]
+
+
+def test_what_is_wrong_in_the_config_is_said(checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match=r"lost\.yaml does not exist"):
+        load_trained(checkpoint, tmp_path / "lost.yaml")
+    (tmp_path / "broken.yaml").write_text("trainer: {max_epochs: 5\n")
+    with pytest.raises(ConfigError, match=r"broken\.yaml: not valid YAML: while parsing"):
+        load_trained(checkpoint, tmp_path / "broken.yaml")
+    values = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text())
+    values["data"]["batch_sise"] = 2
+    (tmp_path / "unknown.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match="batch_sise"):
+        load_trained(checkpoint, tmp_path / "unknown.yaml")
 
 
 def test_options_of_a_tool():
