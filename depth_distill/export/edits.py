@@ -13,6 +13,18 @@ from onnx import TensorProto, numpy_helper, shape_inference, version_converter
 from depth_distill.errors import ConfigError
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_CONVENTION = {  # of a Resize, with ONNX's defaults
+    "mode": b"nearest",
+    "coordinate_transformation_mode": b"half_pixel",
+    "nearest_mode": b"round_prefer_floor",
+}
+_ASYMMETRIC = (b"nearest", b"asymmetric", b"floor")
+# With a whole factor f, the centre of pixel i maps to (i + 0.5) / f - 0.5, which is never half-way between two.
+_SAME_PIXELS = [
+    (b"nearest", coordinates, rounding)
+    for coordinates in (b"half_pixel", b"pytorch_half_pixel", b"half_pixel_symmetric")
+    for rounding in (b"round_prefer_floor", b"round_prefer_ceil")
+]
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -77,7 +89,7 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give every Resize constant scales that are powers of two: tool chains for NPUs take no ``sizes``.
 
     Nearest-neighbour enlargement also gets the convention that all of them know, ``asymmetric`` coordinates rounded
-    down; for a whole factor every convention picks the same pixels.
+    down, where that picks the same pixels: half-pixel centres that are rounded to the nearest do for a whole factor.
 
     Raises:
         ConfigError: a Resize whose factors are not powers of two, or whose shapes are unknown; names the node.
@@ -100,16 +112,14 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
             constant = f"{node.name}.scales"
             model.graph.initializer.append(numpy_helper.from_array(scales, constant))
             node.input[:] = [node.input[0], "", constant]
-        attributes = {each.name: each for each in node.attribute}
-        mode = attributes["mode"].s if "mode" in attributes else b"nearest"
-        if mode == b"nearest" and scales.min() >= 1:
-            kept = [
-                each for each in node.attribute if each.name not in ("coordinate_transformation_mode", "nearest_mode")
-            ]
+        attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        convention = tuple(attributes.get(key, default) for key, default in _CONVENTION.items())
+        if scales.min() >= 1 and convention in _SAME_PIXELS:
+            kept = [each for each in node.attribute if each.name not in _CONVENTION]
             del node.attribute[:]
             node.attribute.extend(kept)
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+            for key, value in zip(_CONVENTION, _ASYMMETRIC, strict=True):
+                node.attribute.append(onnx.helper.make_attribute(key, value))
     return without_unused(model)
 
 
