@@ -18,6 +18,7 @@ from depth_distill.quantization.record import nearest
 from depth_distill.quantization.target import NpuTarget
 
 _FUSING = ("layer", "add")  # what an NPU computes together with the activation behind it
+_SATURATING = ("activation", "concat")  # what it computes together with a clip: the ends of the output's codes
 _WEIGHT = "weight_quantizer"
 _PREFIX = "quantizers"
 
@@ -219,11 +220,12 @@ def _unique_names(operations: dict[fx.Node, Operation]) -> dict[fx.Node, str]:
 def _is_rounded(node: fx.Node, operation: Operation, operations: dict[fx.Node, Operation], target: NpuTarget) -> bool:
     if operation.kind in ("move", "identity", "not_a_tensor", "output"):
         return False
-    if operation.kind in _FUSING:
+    if operation.kind in (*_FUSING, *_SATURATING):
         users = list(node.users)
         while len(users) == 1 and operations[users[0]].kind == "identity":
             users = list(users[0].users)
-        if len(users) == 1 and operations[users[0]].activation in target.fused_activations:
+        behind = operations[users[0]].activation if len(users) == 1 else None
+        if behind in target.fused_activations and (operation.kind in _FUSING or behind == "clip"):
             return False
     return True
 

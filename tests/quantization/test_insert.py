@@ -95,6 +95,23 @@ def test_an_activation_that_is_not_fused_is_rounded_before_and_after():
     assert len(sites(Net(nn.LeakyReLU))) == len(sites(Net(nn.LeakyReLU), leaky)) + 2
 
 
+def test_nothing_is_rounded_right_before_a_clip():
+    """A clip is the ends of the codes of what it follows, where the target takes clips in at all."""
+    net = trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ELU(), nn.Hardtanh(-0.5, 2.0), nn.Conv2d(4, 4, 1), nn.Tanh()))
+    target = load_target("per-tensor-minmax")
+    sites = [site.name for site in placement(net, target) if site.kind != "weight"]
+    assert sites == ["input", "0", "2", "3", "4"]
+    without = dataclasses.replace(target, fused_activations=("relu",))
+    assert [site.name for site in placement(net, without) if site.kind != "weight"] == [
+        "input",
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
+
+
 def test_a_layer_with_two_readers_is_not_fused():
     class Forked(nn.Module):
         def __init__(self):
