@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -27,7 +28,7 @@ def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_chan
 
     Args:
         float_onnx: a file from ``export_float``.
-        batches: normalized calibration images ``(B, 3, H, W)``, each batch read once.
+        batches: calibration images ``(B, 3, H, W)`` as the file takes them, normalized or uint8, each batch read once.
         path: where to; the file is whole or not there.
         per_channel: one scale an output channel for weights, for reference: what most current NPUs take.
 
@@ -91,4 +92,5 @@ class _Reader(CalibrationDataReader):
         if image is None:
             return None
         self.count += 1
-        return {INPUT_NAME: image[None].float().cpu().numpy()}
+        taken = image if image.dtype == torch.uint8 else image.float()
+        return {INPUT_NAME: taken[None].cpu().numpy()}

@@ -1,5 +1,6 @@
 """Pixels as input: the same codes, at the border too, on grids that lose nothing."""
 
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from depth_distill.errors import ConfigError
 from depth_distill.export.float_onnx import export_float
 from depth_distill.export.inputs import InputLayout, fold_normalization
+from depth_distill.export.vendor_ptq import vendor_ptq
 from depth_distill.quantization.graph import trace
 from depth_distill.quantization.insert import quantizers
 from depth_distill.quantization.ptq import quantize_post_training
@@ -63,6 +65,24 @@ def test_the_file_takes_uint8(pixels, tmp_path):
     (found,) = session.run(None, {"image": pixels[:1].numpy()})
     with torch.no_grad():
         assert torch.allclose(torch.from_numpy(found), folded(pixels[:1].float()), atol=1e-5)
+
+
+def test_the_vendors_ptq_keeps_every_pixel(pixels, tmp_path):
+    """The fourth channel shows calibration 255, so that pixels keep scale 1 however dark the images are."""
+    dark = pixels // 2
+    folded = fold_normalization(network(), IMAGENET_MEAN, IMAGENET_STD)
+    file = export_float(folded, pixels[:1].float(), tmp_path / "a.onnx", uint8_input=True)
+    vendor = vendor_ptq(file, [LAYOUT.prepare(normalized(dark))], tmp_path / "v.onnx")
+    model = onnx.load(vendor)
+    stored = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}
+    (of_cat,) = (node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "cat")
+    assert [float(stored[name]) for name in of_cat.input[1:]] == [1.0, 0.0]
+    session = onnxruntime.InferenceSession(vendor, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": dark[:1].numpy()})
+    with torch.no_grad():
+        expected = folded(dark[:1].float())
+    # Weights of 8 bits in two layers: a few per cent of the range.
+    assert (torch.from_numpy(found) - expected).abs().mean() < 0.03 * (expected.max() - expected.min())
 
 
 def test_an_image_that_two_layers_read_cannot_be_folded():
