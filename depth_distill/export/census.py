@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from depth_distill.errors import ConfigError
+from depth_distill.export.runtime import open_session, session_options
 
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _CONVS = ("Conv", "FusedConv", "ConvTranspose")
@@ -49,15 +49,11 @@ def census(path: Path) -> Census:
         ConfigError: ONNX Runtime refuses it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options = session_options()
         # Beyond "extended" are memory layouts of this machine's processor.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-        try:
-            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no base class
-            raise ConfigError(f"ONNX Runtime cannot load {path}: {error}") from error
+        open_session(path, options, path)
         graph = onnx.load(options.optimized_model_filepath).graph
     kinds = Counter(node.op_type for node in graph.node)
     border = {each.name for each in (*graph.input, *graph.output)}

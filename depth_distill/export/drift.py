@@ -188,14 +188,14 @@ def layer_drift(reference_onnx: Path, other_onnx: Path, inputs: np.ndarray) -> l
     """
     pairs = matched(layers_of(load(reference_onnx)), layers_of(load(other_onnx)))
     # An input that neither file quantizes is the same by definition.
-    pairs = [(one, two) for one, two in pairs if two.op != INPUT or two.codes is not None]
+    pairs = [(one, two) for one, two in pairs if two.op != INPUT or two.step is not None]
     if not pairs:
         raise ConfigError(f"{reference_onnx} and {other_onnx} share no layer: are they of the same network?")
     if not len(inputs):
         raise DataError("nothing to compare: expected at least one input")
     reference = LayerRunner(reference_onnx, [one for one, _ in pairs])
     other = LayerRunner(other_onnx, [two for _, two in pairs])
-    gathered = [DriftStatistics(f"layer {two.name}", two.codes.scale if two.codes else None) for _, two in pairs]
+    gathered = [DriftStatistics(f"layer {two.name}", two.step) for _, two in pairs]
     for value in inputs:
         expected, found = reference.layer_outputs(value[None]), other.layer_outputs(value[None])
         for statistics, (one, two) in zip(gathered, pairs, strict=True):

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+from depth_distill.export.runtime import open_session, session_options
 
 
 def latencies(files: Mapping[str, Path], image: NDArray[Any], repeats: int = 50, threads: int = 1) -> dict[str, float]:
@@ -19,14 +19,12 @@ def latencies(files: Mapping[str, Path], image: NDArray[Any], repeats: int = 50,
         image: the input of all of them, batch 1.
         repeats: rounds; in each, every file runs once.
         threads: of ONNX Runtime; 0 is one a core.
+
+    Raises:
+        ConfigError: ONNX Runtime refuses a file.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    sessions = {
-        name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        for name, path in files.items()
-    }
+    options = session_options(threads=threads)
+    sessions = {name: open_session(path, options, path) for name, path in files.items()}
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(repeats + 2):
         for name, session in sessions.items():
@@ -36,8 +34,3 @@ def latencies(files: Mapping[str, Path], image: NDArray[Any], repeats: int = 50,
             if turn >= 2:  # the first runs allocate
                 taken[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(each) for name, each in taken.items()}
-
-
-def one_image(images: NDArray[Any]) -> NDArray[Any]:
-    """The first, as a batch of 1."""
-    return np.ascontiguousarray(images[:1])

@@ -10,13 +10,13 @@ import onnx
 from rich.table import Table
 
 from depth_distill.errors import ConfigError
+from depth_distill.export.layers import load
 from depth_distill.export.onnx_graph import ACTIVATION_OPS, OnnxGraph, attributes, label
 from depth_distill.quantization.target import NpuTarget
 
 Severity = Literal["violation", "warning"]
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow")
-_FLOAT_TYPES = {"float16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,11 @@ def check_onnx(model: Path | onnx.ModelProto, target: NpuTarget) -> OpCheck:
         ConfigError: no such file, or no valid ONNX model.
     """
     if isinstance(model, Path):
-        if not model.is_file():
-            raise ConfigError(f"{model} does not exist")
+        path, model = model, load(model)
         try:
-            model = onnx.load(model)
             onnx.checker.check_model(model)
-        except Exception as error:  # of protobuf or onnx, which share no base class
-            raise ConfigError(f"the file is no valid ONNX model: {error}") from error
+        except onnx.checker.ValidationError as error:
+            raise ConfigError(f"{path} is no valid ONNX model: {error}") from error
     graph = OnnxGraph(model)
     search = _Search(graph, target)
     operators = list(graph.operators())

@@ -22,7 +22,6 @@ ACTIVATION_OPS = {
     "Gelu": "gelu",
     "Erf": "gelu",  # what the exporter writes it as below opset 20
 }
-LAYER_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _NO_OPERATORS = (*_ROUNDING, "Constant", "Identity")
 
@@ -39,7 +38,6 @@ class OnnxGraph:
             model = inliner.inline_local_functions(model)
         self.model = shape_inference.infer_shapes(model, data_prop=True)
         self.nodes: Sequence[onnx.NodeProto] = self.model.graph.node
-        self.producer = {name: node for node in self.nodes for name in node.output if name}
         self._stored = {each.name: each for each in self.model.graph.initializer}
         graph = self.model.graph
         self._types = {each.name: each.type.tensor_type for each in (*graph.value_info, *graph.input, *graph.output)}
@@ -50,15 +48,6 @@ class OnnxGraph:
     def opset(self) -> int:
         """Version of ONNX's own operators."""
         return next((each.version for each in self.model.opset_import if each.domain in ("", "ai.onnx")), 1)
-
-    @cached_property
-    def consumers(self) -> dict[str, list[onnx.NodeProto]]:
-        """Who reads a tensor."""
-        found: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.nodes:
-            for name in node.input:
-                found.setdefault(name, []).append(node)
-        return found
 
     def operators(self) -> Iterator[onnx.NodeProto]:
         """What an NPU computes: no Q/DQ, no identity, nothing that depends on constants alone."""
@@ -102,17 +91,6 @@ class OnnxGraph:
         if name in self._stored:
             return _dtype_name(self._stored[name].data_type)
         return _dtype_name(self._types[name].elem_type) if name in self._types else None
-
-    def behind_rounding(self, name: str) -> str:
-        """The tensor that ``name`` is a rounded copy of; itself if it is none."""
-        while name in self.producer and self.producer[name].op_type in (*_ROUNDING, "Identity"):
-            name = self.producer[name].input[0]
-        return name
-
-    def rounding(self, name: str) -> onnx.NodeProto | None:
-        """The DequantizeLinear that a tensor comes from."""
-        node = self.producer.get(name)
-        return node if node is not None and node.op_type == "DequantizeLinear" else None
 
     def _evaluate(self, node: onnx.NodeProto, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         used = {name: values[name] for name in node.input if name}

@@ -36,15 +36,7 @@ class OnnxNetwork:
     ) -> None:
         if not path.is_file():
             raise ConfigError(f"{path} does not exist")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no base class
-            raise ConfigError(f"ONNX Runtime cannot load {path}: {error}") from error
+        self.session = open_session(path, session_options(optimize, threads), path)
         self.path = path
         self.inputs = inputs
         self.outputs = outputs
@@ -63,3 +55,35 @@ class OnnxNetwork:
         runs = [self.session.run(None, {INPUT_NAME: each[None].cpu().numpy()}) for each in feeds]
         together = [torch.cat([torch.from_numpy(run[position]) for run in runs]) for position in range(len(runs[0]))]
         return together[0] if self.outputs is None else self.outputs.codes(together)
+
+
+def session_options(optimize: bool = True, threads: int = 0) -> onnxruntime.SessionOptions:
+    """Options of a session that prints errors only.
+
+    Args:
+        optimize: let ONNX Runtime fuse operators; else they run one by one, as they are written.
+        threads: of ONNX Runtime; 0 is one a core.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def open_session(model: Path | bytes, options: onnxruntime.SessionOptions, title: Path) -> onnxruntime.InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        model: a file, or what one would hold.
+        options: see :func:`session_options`.
+        title: what the error message calls it.
+
+    Raises:
+        ConfigError: ONNX Runtime refuses it.
+    """
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        raise ConfigError(f"ONNX Runtime cannot load {title}: {error}") from error
