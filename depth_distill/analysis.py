@@ -20,8 +20,7 @@ from depth_distill.quantization.graph import trace
 from depth_distill.quantization.ptq import quantize_post_training
 from depth_distill.quantization.stress import stress
 from depth_distill.quantization.target import NpuTarget, load_target
-
-_PAGE_WIDTH = 160  # characters: a file or a pipe has no width, and 80 would cut the names of layers
+from depth_distill.tables import page
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,7 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
 
 def report(out: Path, name: str, values: dict[str, object], table: Table, figure: Figure) -> None:
     """Print the table, and write ``<name>.json`` and ``<name>.png`` into the folder."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _PAGE_WIDTH)
+    console = page()
     console.print(table)
     write_json(out / f"{name}.json", values)
     save_figure(figure, out / f"{name}.png")

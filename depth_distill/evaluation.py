@@ -82,6 +82,14 @@ class Evaluator:
             rows = [self.measure(position, network(self.images[position])) for position in positions]
         return self.summarize(torch.cat(rows))
 
+    def of_codes(self, codes: Tensor) -> dict[str, float]:
+        """Metrics of codes ``(N, C, H, W)`` of all images, in their order, wherever they were computed."""
+        return self._of_all(codes, self.measure)
+
+    def of_depth(self, depth_m: Tensor) -> dict[str, float]:
+        """Metrics of depth ``(N, 1, H, W)`` in metres of all images, in their order."""
+        return self._of_all(depth_m, self.measure_depth)
+
     def measure(self, position: int, codes: Tensor) -> Tensor:
         """Metrics of each image of a batch, ``(B, len(names))`` float64.
 
@@ -108,3 +116,7 @@ class Evaluator:
     def summarize(self, rows: Tensor) -> dict[str, float]:
         """Means over images, by name; NaN where no image has ground truth (or none in the band)."""
         return dict(zip(self.names, rows.nanmean(dim=0).tolist(), strict=True))
+
+    def _of_all(self, values: Tensor, measure: Callable[[int, Tensor], Tensor]) -> dict[str, float]:
+        batches = values.split([len(images) for images in self.images])
+        return self.summarize(torch.cat([measure(position, each) for position, each in enumerate(batches)]))

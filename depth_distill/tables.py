@@ -3,9 +3,20 @@
 import math
 from collections.abc import Mapping
 
+from rich.console import Console
 from rich.table import Table
 
 from depth_distill.metrics import METRIC_NAMES
+
+_PAGE_WIDTH = 160  # characters: a file or a pipe has no width, and 80 would cut the names of layers
+
+
+def page() -> Console:
+    """A console that is wide enough for tables of layers where it is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _PAGE_WIDTH)
+    return console
 
 
 def metric_table(title: str, metrics: Mapping[str, float]) -> Table:

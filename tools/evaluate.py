@@ -68,8 +68,7 @@ def _of_file(file: Path, evaluator: Evaluator) -> dict[str, float]:
         return evaluator(OnnxNetwork(file), "val")
     network = OnnxNetwork(file, inputs=bundle.input)
     if [each.name for each in network.session.get_outputs()] == [METRES]:
-        rows = [evaluator.measure_depth(i, network(images)) for i, images in enumerate(evaluator.images)]
-        return evaluator.summarize(torch.cat(rows))
+        return evaluator.of_depth(torch.cat([network(images) for images in evaluator.images]))
     if str(bundle.codec) != str(evaluator.codec) or bundle.codec.depth_range != evaluator.codec.depth_range:
         raise ConfigError(f"{file} has the codec {bundle.codec}, but the run's network {evaluator.codec}")
     network.outputs = bundle.layout
@@ -77,12 +76,9 @@ def _of_file(file: Path, evaluator: Evaluator) -> dict[str, float]:
 
 
 def _of_predictions(folder: Path, evaluator: Evaluator, name_of: Callable[[int], str]) -> dict[str, float]:
-    rows = []
-    for position, batch in enumerate(evaluator.batches):
-        names = [name_of(index) for index in batch.sample_index.tolist()]
-        depth_m = torch.stack([_read(folder, name, tuple(batch.depth_m.shape[-2:])) for name in names])
-        rows.append(evaluator.measure_depth(position, depth_m))
-    return evaluator.summarize(torch.cat(rows))
+    names = [name_of(index) for batch in evaluator.batches for index in batch.sample_index.tolist()]
+    size = tuple(evaluator.images[0].shape[-2:])
+    return evaluator.of_depth(torch.stack([_read(folder, name, size) for name in names]))
 
 
 def _read(folder: Path, name: str, size: tuple[int, ...]) -> Tensor:

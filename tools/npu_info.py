@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 import yaml  # type: ignore[import-untyped]
-from rich.console import Console
 from rich.table import Table
 
 from depth_distill.errors import ConfigError
@@ -29,10 +28,10 @@ from depth_distill.export.outputs import output_layout, separate_outputs
 from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
 from depth_distill.quantization.target import NpuTarget, load_target
+from depth_distill.tables import page
 from depth_distill.trained import build_untrained
 
 _WORDS = {"yes": "confirmed", "no": "unsupported", "unconfirmed": "unconfirmed"}
-_PAGE_WIDTH = 160
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -44,9 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="check the network of this config, untrained")
     parser.add_argument("--strict", action="store_true", help="warnings count as well")
     options, overrides = parser.parse_known_args(args)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _PAGE_WIDTH)
+    console = page()
 
     def work() -> int:
         target = load_target(options.target)
@@ -55,8 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"unknown options {' '.join(overrides)}; see --help")
             console.print(capability_table(target))
             if not options.supported_dtypes:
-                profile = {key: value for key, value in dataclasses.asdict(target).items() if key != "source"}
-                console.print(yaml.safe_dump(_plain(profile), sort_keys=False), highlight=False)
+                console.print(yaml.safe_dump(_plain(target.to_dict()), sort_keys=False), highlight=False)
             return 0
         with tempfile.TemporaryDirectory() as folder:
             file = options.check or _untrained(options.config, overrides, Path(folder) / "model.float.onnx")

@@ -30,7 +30,6 @@ from rich.table import Table
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.charts import drift_bars
 from depth_distill.errors import ConfigError, DataError
-from depth_distill.evaluation import Evaluator
 from depth_distill.exits import exit_code
 from depth_distill.export.backends import find_backend
 from depth_distill.export.bundle import Bundle, load_bundle
@@ -39,9 +38,8 @@ from depth_distill.export.drift import Drift, DriftStatistics, output_drift
 from depth_distill.export.layers import LayerRunner, layers_of, load
 from depth_distill.pictures import save_figure
 from depth_distill.quantization.record import nearest
+from depth_distill.tables import page
 from depth_distill.trained import load_trained
-
-_PAGE_WIDTH = 140
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -62,9 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder for test_npu.json and, with --dumps, test_npu.png")
     options, overrides = parser.parse_known_args(args)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _PAGE_WIDTH)
+    console = page()
 
     def work() -> int:
         bundle = load_bundle(options.bundle)
@@ -123,7 +119,8 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
         console.print(f"{ran.milliseconds:.2f} ms an image", highlight=False)
     values: dict[str, object] = {"title": title, "outputs": {name: drift.to_dict() for name, drift in drifts.items()}}
     if evaluator is not None:
-        abs_rel = _abs_rel(evaluator, bundle, ran.outputs)
+        outputs = {name: torch.from_numpy(each) for name, each in ran.outputs.items()}
+        abs_rel = evaluator.of_codes(bundle.layout.codes(outputs))["abs_rel"]
         console.print(f"abs_rel {abs_rel:.4f}, {evaluator.protocol}", highlight=False)
         values["abs_rel"] = abs_rel
     if options.out is not None:
@@ -132,13 +129,6 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
     verdict = f"too far off: {', '.join(beyond)}" if beyond else "within tolerance"
     console.print(f"{verdict} (mean drift {options.max_mean_drift:g})", highlight=False)
     return int(bool(beyond))
-
-
-def _abs_rel(evaluator: Evaluator, bundle: Bundle, outputs: dict[str, NDArray[np.float32]]) -> float:
-    codes = bundle.layout.codes({name: torch.from_numpy(each) for name, each in outputs.items()})
-    sizes = [len(each) for each in evaluator.images]
-    rows = [evaluator.measure(position, each) for position, each in enumerate(codes.split(sizes))]
-    return evaluator.summarize(torch.cat(rows))["abs_rel"]
 
 
 def _of_dumps(folder: Path, runner: LayerRunner, images: NDArray[np.generic]) -> dict[str, Drift]:

@@ -10,21 +10,20 @@ from depth_distill.export.backends import RECIPES
 from depth_distill.export.calibration_set import write_calibration_set
 from depth_distill.export.decoders import write_decoders
 from depth_distill.export.encodings import aimet_encodings
-from depth_distill.export.float_onnx import export_float
+from depth_distill.export.float_onnx import INPUT_NAME, export_float
 from depth_distill.export.half import export_half, export_mixed
-from depth_distill.export.preparation import Prepared, images_hash
+from depth_distill.export.preparation import Prepared, tensor_hash
 from depth_distill.export.qdq import export_qdq
 from depth_distill.export.single_onnx import export_with_decoder
 from depth_distill.export.steps import Steps
 from depth_distill.quantization.mixed_precision import mixed_network
-from depth_distill.quantization.target import NpuTarget
 
 BUNDLE = "bundle"
 """The new bundle, inside the folder of the steps."""
 
 
 def write_artifacts(
-    prepared: Prepared, codec: HostCodec, wide_layers: Sequence[str], target: NpuTarget, opset: int, steps: Steps
+    prepared: Prepared, codec: HostCodec, wide_layers: Sequence[str], opset: int, steps: Steps
 ) -> dict[str, str]:
     """Write everything but the manifest and the report.
 
@@ -51,12 +50,11 @@ def write_artifacts(
     write("int8", integers, lambda path: export_qdq(prepared.quantized, example, path, opset, names, uint8))
     write("fp16", floats, lambda path: export_half(folder / written["float"], path))
     if wide_layers:
-        batches = [prepared.feed(each) for each in prepared.calibration.split(16)]
         write(
             "mixed",
             [*integers, list(wide_layers)],
             lambda path: export_mixed(
-                mixed_network(prepared.quantized, wide_layers, batches, "fp16", target.calibrator),
+                mixed_network(prepared.quantized, wide_layers, prepared.batches, "fp16", prepared.calibrator),
                 wide_layers,
                 example,
                 path,
@@ -80,7 +78,7 @@ def write_artifacts(
     )
     steps.run(
         "write calibration images",
-        [images_hash(prepared.calibration), prepared.inputs.to_dict()],
+        [tensor_hash(prepared.calibration), prepared.inputs.to_dict()],
         lambda: _write_calibration(prepared, folder / "calibration"),
         [f"{BUNDLE}/calibration"],
     )
@@ -98,7 +96,7 @@ def _write_calibration(prepared: Prepared, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     tensors = prepared.inputs.prepare(prepared.calibration).numpy()
     pixels = prepared.inputs.pixels(prepared.calibration).numpy()
-    write_calibration_set(tensors, pixels, str(prepared.inputs.to_dict()["name"]), folder)
+    write_calibration_set(tensors, pixels, INPUT_NAME, folder)
 
 
 def _write_recipes(folder: Path) -> None:

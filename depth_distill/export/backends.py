@@ -5,7 +5,6 @@ the working directory, or where ``DEPTH_DISTILL_BACKENDS`` points; ``make backen
 the recipe that an export bundle carries, so what was verified is what the user gets.
 """
 
-import difflib
 import importlib.util
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from depth_distill.data.reading import did_you_mean
 from depth_distill.errors import ConfigError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -182,8 +182,7 @@ def find_backend(name: str) -> Backend:
         ConfigError: there is none; with the nearest name.
     """
     if name not in BACKENDS:
-        nearest = difflib.get_close_matches(name, BACKENDS, n=1) or sorted(BACKENDS)
-        raise ConfigError(f"backend {name!r} is none of {', '.join(sorted(BACKENDS))}; did you mean {nearest[0]!r}?")
+        raise ConfigError(f"there is no backend {name!r}; {did_you_mean(name, BACKENDS)}")
     return BACKENDS[name]
 
 

@@ -26,12 +26,14 @@ class OutputLayout:
     channels: tuple[int, ...]
     logits: bool = False
 
-    def codes(self, outputs: Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
-        """Codes ``(B, C, H, W)`` of the outputs, by name or in order.
+    def codes(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
+        """Codes ``(B, C, H, W)`` of the outputs: by name, in order, or the only one.
 
         Raises:
             ConfigError: an output that is missing, or has another number of channels.
         """
+        if isinstance(outputs, Tensor):
+            outputs = [outputs]
         if not isinstance(outputs, Mapping):
             if len(outputs) != len(self.names):
                 raise ConfigError(

@@ -25,7 +25,7 @@ from depth_distill.export.npu_check import check_onnx
 from depth_distill.export.preparation import Preparation, Prepared, prepare
 from depth_distill.export.reporting import Results, write_results
 from depth_distill.export.steps import Steps, source_hash
-from depth_distill.export.verification import verify
+from depth_distill.export.verification import split_hash, verify
 from depth_distill.export.wide_layers import WideLayers, choose_wide_layers
 from depth_distill.quantization.target import NpuTarget
 from depth_distill.trained import TrainedNetwork, config_of, load_trained
@@ -84,20 +84,27 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{options.out} exists and is no bundle (it has no {MANIFEST}): choose another --out")
     work = out.with_name(f".{out.name}.work")
-    package = Path(depth_distill.__file__).parent
-    sources = source_hash([package / each for each in ("codecs", "export", "metrics", "models", "quantization")])
-    steps = Steps(work, console, sources)
+    # Another target or another version of this package makes other files.
+    steps = Steps(work, console, [target.to_dict(), source_hash(Path(depth_distill.__file__).parent)])
     console.print(f"exporting {options.checkpoint} for {target.name}", soft_wrap=True, highlight=False)
-    run = steps.run("load checkpoint", None, lambda: _load(options), value=False)
+    run = steps.run(
+        "load checkpoint",
+        None,
+        lambda: load_trained(options.checkpoint, options.config, options.overrides),
+        value=False,
+    )
     prepared = prepare(run, target, options.preparation, steps, console)
-    wide = _choose(options, target, run, prepared, steps)
-    written = write_artifacts(prepared, run.network.codec.host, wide.layers, target, options.opset, steps)
+    evaluator = steps.run(
+        "read validation images", None, lambda: run.evaluator(options.images, reference=prepared.reference), value=False
+    )
+    wide = _choose(options, target, run, prepared, split_hash(evaluator), steps)
+    written = write_artifacts(prepared, run.network.codec.host, wide.layers, options.opset, steps)
     folder = work / BUNDLE
     findings = steps.run(
         "check operators", None, lambda: _check(folder / written["float"], target, options), value=False
     )
-    verified = verify(options.backends, options.images, run, prepared, folder, written, steps)
-    manifest = _manifest(options, target, run, prepared, written)
+    verified = verify(options.backends, evaluator, prepared, folder, written, steps)
+    manifest = _manifest(options, target, run, prepared, written, folder)
     results = Results(
         manifest, verified, wide, prepared.gain, findings, {**steps.seconds}, peak_memory_mb(), tuple(steps.kept)
     )
@@ -117,12 +124,13 @@ def peak_memory_mb() -> float:
     return peak / 1e6 if platform.system() == "Darwin" else peak * 1024 / 1e6
 
 
-def _load(options: ExportOptions) -> TrainedNetwork:
-    return load_trained(options.checkpoint, options.config, options.overrides)
-
-
 def _choose(
-    options: ExportOptions, target: NpuTarget, run: TrainedNetwork, prepared: Prepared, steps: Steps
+    options: ExportOptions,
+    target: NpuTarget,
+    run: TrainedNetwork,
+    prepared: Prepared,
+    split: Sequence[str],
+    steps: Steps,
 ) -> WideLayers:
     named = options.wide_layers
     depends_on = [
@@ -131,15 +139,20 @@ def _choose(
         named.read_text() if isinstance(named, Path) and named.is_file() else named,
         options.target_abs_rel,
         options.search_images,
-        target.capabilities,
+        split,
     ]
 
     def choose() -> dict[str, Any]:
-        evaluator = run.evaluator(options.search_images, reference=prepared.reference)
-        found = choose_wide_layers(
-            prepared, target, evaluator, named, options.target_abs_rel, steps.folder / "sensitivity"
+        return dataclasses.asdict(
+            choose_wide_layers(
+                prepared,
+                target,
+                lambda: run.evaluator(options.search_images, reference=prepared.reference),
+                named,
+                options.target_abs_rel,
+                steps.folder / "sensitivity",
+            )
         )
-        return dataclasses.asdict(found)
 
     found = steps.run("choose FP16 layers", depends_on, choose)
     return WideLayers(tuple(found["layers"]), found["reason"])
@@ -157,17 +170,20 @@ def _check(file: Path, target: NpuTarget, options: ExportOptions) -> list[dict[s
 
 
 def _manifest(
-    options: ExportOptions, target: NpuTarget, run: TrainedNetwork, prepared: Prepared, written: Mapping[str, str]
+    options: ExportOptions,
+    target: NpuTarget,
+    run: TrainedNetwork,
+    prepared: Prepared,
+    written: Mapping[str, str],
+    folder: Path,
 ) -> dict[str, Any]:
     codec = run.network.codec.host
-    profile = {key: value for key, value in dataclasses.asdict(target).items() if key != "source"}
-    folder_scales = scales(_work(options) / BUNDLE / written["int8"])
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": options.command,
         "checkpoint": {"name": options.checkpoint.name, "sha256": sha256(options.checkpoint)},
         "config": config_of(options.checkpoint, options.config).name,
-        "target": profile,
+        "target": target.to_dict(),
         "preparation": dataclasses.asdict(options.preparation),
         "opset": options.opset,
         "input": prepared.inputs.to_dict(),
@@ -179,12 +195,7 @@ def _manifest(
         "codec": describe_codec(codec),
         "formula": formula(codec),
         "artifacts": dict(written),
-        "scales": folder_scales,
+        "scales": scales(folder / written["int8"]),
         "calibration": {"folder": "calibration", "images": len(prepared.calibration)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }
-
-
-def _work(options: ExportOptions) -> Path:
-    out = options.out.absolute()
-    return out.with_name(f".{out.name}.work")

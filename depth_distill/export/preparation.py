@@ -64,6 +64,7 @@ class Prepared:
         inputs: what the files take.
         outputs: what leaves them.
         calibration: normalized calibration images ``(N, 3, H, W)``.
+        calibrator: how ranges were measured on them.
         gain: largest and mean range ratio of the layers before and after equalization; None without it.
     """
 
@@ -73,6 +74,7 @@ class Prepared:
     inputs: InputLayout
     outputs: OutputLayout
     calibration: Tensor
+    calibrator: CalibratorName
     gain: dict[str, float] | None
 
     @property
@@ -90,6 +92,11 @@ class Prepared:
         """What the integer files depend on besides: scale and zero point by site."""
         every = quantizers(self.quantized).items()
         return {site: [each.tolist() for each in quantizer.constants()] for site, quantizer in every}
+
+    @property
+    def batches(self) -> list[Tensor]:
+        """What the graphs are calibrated on."""
+        return [self.feed(images) for images in self.calibration.split(_BATCH)]
 
     def feed(self, images: Tensor) -> Tensor:
         """What the graphs take, of normalized images."""
@@ -112,7 +119,7 @@ def prepare(run: TrainedNetwork, target: NpuTarget, how: Preparation, steps: Ste
     if how.equalize:
         found = steps.run(
             "equalize",
-            [weights_hash(graph), images_hash(images), how.bake_ranges],
+            [weights_hash(graph), tensor_hash(images), how.bake_ranges],
             lambda: _equalize(graph, images, how, steps.folder, console),
             [_WEIGHTS],
         )
@@ -124,11 +131,11 @@ def prepare(run: TrainedNetwork, target: NpuTarget, how: Preparation, steps: Ste
     )
     quantized = fake_quantize(graph, target)
     calibrator = how.calibrator or target.calibrator
-    prepared = Prepared(folded.eval(), graph.eval(), quantized.eval(), inputs, outputs, images, gain)
+    prepared = Prepared(folded.eval(), graph.eval(), quantized.eval(), inputs, outputs, images, calibrator, gain)
     measured = steps.run(
         "calibrate",
-        [weights_hash(quantized), images_hash(images), calibrator, inputs.to_dict()],
-        lambda: calibrate(quantized, map(prepared.feed, images.split(_BATCH)), calibrator).ranges,
+        [weights_hash(quantized), tensor_hash(images), calibrator, inputs.to_dict()],
+        lambda: calibrate(quantized, prepared.batches, calibrator).ranges,
     )
     ranges = {site: (float(low), float(high)) for site, (low, high) in measured.items()}
     if how.uint8_input:
@@ -138,9 +145,9 @@ def prepare(run: TrainedNetwork, target: NpuTarget, how: Preparation, steps: Ste
     return prepared
 
 
-def images_hash(images: Tensor) -> str:
-    """SHA-256 of float32 images."""
-    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()
+def tensor_hash(values: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor on the CPU."""
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _calibration(run: TrainedNetwork, how: Preparation) -> Tensor:

@@ -161,8 +161,6 @@ def _errors(prepared: Prepared, run: TrainedNetwork) -> Any:
     codec = run.network.codec
     with torch.inference_mode():
         exact = codec.decode(prepared.reference(images))
-        values = prepared.quantized(prepared.feed(images))
-        outputs = [values] if isinstance(values, torch.Tensor) else list(values)
-        rounded = codec.decode(prepared.outputs.codes(outputs))
+        rounded = codec.decode(prepared.outputs.codes(prepared.quantized(prepared.feed(images))))
     pictures = run.data.normalize.inverse(images)
     return error_map(list(zip(pictures, exact, rounded, strict=True)))

@@ -103,10 +103,9 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def source_hash(folders: Sequence[Path]) -> str:
-    """SHA-256 over the Python files of some folders: another version of the program makes other files."""
+def source_hash(folder: Path) -> str:
+    """SHA-256 over the Python files below a folder."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
-            digest.update(path.read_bytes())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Every file on every tool chain that is installed, scored by the one metric."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from depth_distill.export.drift import layer_drift
 from depth_distill.export.inputs import InputLayout
 from depth_distill.export.latency import latencies
 from depth_distill.export.outputs import OutputLayout
-from depth_distill.export.preparation import Prepared
+from depth_distill.export.preparation import Prepared, tensor_hash
 from depth_distill.export.report import Row
 from depth_distill.export.single_onnx import METRES
 from depth_distill.export.steps import Steps
 from depth_distill.export.wide_layers import FileScorer
-from depth_distill.trained import TrainedNetwork
 
 _LAYER_IMAGES = 8  # enough for means over thousands of values a layer
 
@@ -38,13 +37,11 @@ class Trial:
         artifact: ``float``, ``int8``, ``fp16``, ``mixed`` or ``single``.
         backend: the tool chain.
         quantize: it quantizes the float file itself: what the NPU's vendor does.
-        options: of the backend.
     """
 
     artifact: str
     backend: Backend
     quantize: bool = False
-    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -101,7 +98,7 @@ class Verifier:
         title = trial.backend.title + (" PTQ" if trial.quantize else "")
         try:
             calibration = self.calibration if trial.quantize else None
-            ran = trial.backend.run(files[trial.artifact], self.images, calibration, trial.options)
+            ran = trial.backend.run(files[trial.artifact], self.images, calibration)
         except ConfigError as error:
             row = Row(trial.artifact, title, error=str(error), simulator=trial.backend.simulator)
             return asdict(row)
@@ -109,11 +106,11 @@ class Verifier:
 
     def _row(self, trial: Trial, title: str, ran: BackendRun, files: Mapping[str, Path]) -> Row:
         if trial.artifact == "single":
-            drift, score = None, self._score_metres(torch.from_numpy(ran.outputs[METRES]))
+            drift, score = None, self.evaluator.of_depth(torch.from_numpy(ran.outputs[METRES]))
         else:
             codes = self._codes(ran)
             drift = float(np.abs(codes.numpy() - self._reference(trial, files)).mean())
-            score = self._score(codes, self.evaluator.measure)
+            score = self.evaluator.of_codes(codes)
         return Row(
             trial.artifact,
             title,
@@ -139,19 +136,10 @@ class Verifier:
             self._references[trial.artifact] = self._codes(ran).numpy()
         return self._references[trial.artifact]
 
-    def _score(self, values: Tensor, measure: Callable[[int, Tensor], Tensor]) -> dict[str, float]:
-        sizes = [len(images) for images in self.evaluator.images]
-        rows = [measure(position, each) for position, each in enumerate(values.split(sizes))]
-        return self.evaluator.summarize(torch.cat(rows))
-
-    def _score_metres(self, depth_m: Tensor) -> dict[str, float]:
-        return self._score(depth_m, self.evaluator.measure_depth)
-
 
 def verify(
     backends: Sequence[Backend],
-    images: int | None,
-    run: TrainedNetwork,
+    evaluator: Evaluator,
     prepared: Prepared,
     folder: Path,
     written: Mapping[str, str],
@@ -161,8 +149,7 @@ def verify(
 
     Args:
         backends: tool chains.
-        images: about how many validation images; all unless given.
-        run: the trained network and its data.
+        evaluator: the validation split; its reference is the trained network.
         prepared: what the files were written from.
         folder: of the files.
         written: names of the files by kind.
@@ -173,33 +160,31 @@ def verify(
         :class:`~depth_distill.export.report.Row`), ``latency_ms`` on ONNX Runtime by file, ``census`` by file, and
         ``layers`` (see :class:`~depth_distill.export.drift.LayerDrift`).
     """
-    evaluator = steps.run(
-        "read validation images", None, lambda: run.evaluator(images, reference=prepared.reference), value=False
-    )
     files = {kind: folder / name for kind, name in written.items()}
-    state = [prepared.fingerprint, prepared.ranges, len(torch.cat(evaluator.images)), evaluator.protocol]
+    hashes = {kind: sha256(path) for kind, path in files.items()}
+    state = [prepared.fingerprint, prepared.ranges, split_hash(evaluator)]
     scorer = FileScorer(evaluator, prepared)
     floats = steps.run("score the float network", state, lambda: evaluator(prepared.reference))
     integers = steps.run("score the fake-quantized network", state, lambda: scorer.score(prepared.quantized))
     verifier = Verifier(evaluator, prepared.inputs, prepared.outputs, folder / "calibration", floats)
     rows = []
     for trial in trials(tuple(written), backends):
-        depends_on = [state, sha256(files[trial.artifact]), trial.backend.name, trial.quantize]
+        depends_on = [state, hashes[trial.artifact], trial.backend.name, trial.quantize]
         rows.append(steps.run(f"run {trial.title}", depends_on, partial(verifier.run, trial, files)))
     timed = {kind: path for kind, path in files.items() if kind != "single"}
     milliseconds = steps.run(
         "time files on ONNX Runtime",
-        [sha256(path) for path in timed.values()],
+        hashes,
         lambda: latencies(timed, verifier.images[:1]),
     )
     counts = steps.run(
         "count operators",
-        [sha256(path) for path in timed.values()],
+        hashes,
         lambda: {kind: census(path).to_dict() for kind, path in timed.items()},
     )
     layers = steps.run(
         "compare layer by layer",
-        [sha256(files["float"]), sha256(files["int8"]), state],
+        [hashes["float"], hashes["int8"], state],
         lambda: [
             each.to_dict() for each in layer_drift(files["float"], files["int8"], verifier.images[:_LAYER_IMAGES])
         ],
@@ -214,6 +199,16 @@ def verify(
         "census": counts,
         "layers": layers,
     }
+
+
+def split_hash(evaluator: Evaluator) -> list[str]:
+    """What scores on a split depend on: images, ground truth and protocol."""
+    batches = evaluator.batches
+    return [
+        tensor_hash(torch.cat([batch.image for batch in batches])),
+        tensor_hash(torch.cat([batch.depth_m * batch.valid for batch in batches])),
+        evaluator.protocol,
+    ]
 
 
 def _with_latency_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Which layers of a prepared network stay in FP16: those that are named, or the fewest that reach an accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class WideLayers:
 def choose_wide_layers(
     prepared: Prepared,
     target: NpuTarget,
-    evaluator: Evaluator,
+    evaluator: Callable[[], Evaluator],
     named: Path | Sequence[str] | None,
     target_abs_rel: float | None,
     resume: Path,
@@ -35,7 +35,7 @@ def choose_wide_layers(
     Args:
         prepared: the network.
         target: what it is for.
-        evaluator: some labelled images, for the search.
+        evaluator: gives some labelled images, where there is a search.
         named: layers, or a file from ``tools/mixed_precision.py``; the search is left out.
         target_abs_rel: what the search is to reach; 1.02 times that of the float network unless given.
         resume: folder for unfinished work of the search.
@@ -50,7 +50,7 @@ def choose_wide_layers(
     can = target.capabilities
     if "no" in (can.fp16, can.per_layer_precision):
         return WideLayers((), f"{target.name} does not mix FP16 and INT8")
-    scorer = FileScorer(evaluator, prepared)
+    scorer = FileScorer(evaluator(), prepared)
     float_abs_rel = scorer.score(prepared.graph)["abs_rel"]
     integer_abs_rel = scorer.score(prepared.quantized)["abs_rel"]
     wanted = 1.02 * float_abs_rel if target_abs_rel is None else target_abs_rel
@@ -59,9 +59,8 @@ def choose_wide_layers(
             (), f"pure INT8 reaches abs_rel {integer_abs_rel:.4f}, wanted {wanted:.4f}: no layer needs FP16"
         )
     ranking = sensitivity(prepared.quantized, scorer, resume=resume)
-    calibration = [prepared.feed(each) for each in prepared.calibration.split(16)]
     found = search_mixed_precision(
-        prepared.quantized, scorer.score, ranking, calibration, wanted, calibrator=target.calibrator
+        prepared.quantized, scorer.score, ranking, prepared.batches, wanted, calibrator=prepared.calibrator
     )
     return WideLayers(found.chosen.layers, found.statement)
 
@@ -83,8 +82,7 @@ class FileScorer:
 
     def measure(self, position: int, values: Tensor | Sequence[Tensor]) -> Tensor:
         """Metrics of each image of the batch at ``position``."""
-        outputs = [values] if isinstance(values, Tensor) else values
-        return self.evaluator.measure(position, self.prepared.outputs.codes(outputs))
+        return self.evaluator.measure(position, self.prepared.outputs.codes(values))
 
     def score(self, graph: fx.GraphModule) -> dict[str, float]:
         """Metrics of a graph."""

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml  # type: ignore[import-untyped]
 
@@ -151,6 +151,10 @@ class NpuTarget(Record):
                 raise RecordError(f"received {value!r}, which contradicts capabilities.{capability}: no", key)
         if self.activations.granularity == "per_channel":
             raise RecordError("received 'per_channel', expected per_tensor: no convolution takes it", _GRANULARITY)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The profile as plain data, without the file that it came from."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "source"}
 
     def line_of(self, key: str) -> str:
         """``file:line: key: value`` of a dotted key, to show which line of a profile forbids something.

@@ -108,6 +108,32 @@ def test_an_interrupted_export_goes_on_and_leaves_the_old_bundle(trained_checkpo
 
 
 @pytest.mark.parametrize(
+    ("words", "again", "kept"),
+    [
+        (["--target", "symmetric-pow2"], "calibrate", "nothing"),
+        (["--data.val.init_args.seed", "5"], "score the float network", "calibrate"),
+        (["--calibration-images", "3"], "calibrate", "nothing"),
+    ],
+)
+def test_what_depends_on_what_changed_is_done_again(
+    words, again, kept, trained_checkpoint, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "bundle"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("depth_distill.export.pipeline.write_manifest", interrupt)
+        assert export(trained_checkpoint, out) == 130
+    capsys.readouterr()
+    assert main(["--checkpoint", str(trained_checkpoint), "--out", str(out), *SMALL, *words]) == 0
+    text = capsys.readouterr().out
+    assert f"{again}  kept" not in text
+    assert kept == "nothing" or f"{kept}  kept" in text
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--target", "per-tensor-minmx"], "unknown target 'per-tensor-minmx'.*per-tensor-minmax"),
