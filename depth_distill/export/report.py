@@ -13,10 +13,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68em; margi
 h1 { font-size: 1.5em; } h2 { font-size: 1.1em; margin-top: 2.2em; border-bottom: 1px solid #ddd; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.92em; }
 th, td { padding: 0.25em 0.8em; text-align: right; border-bottom: 1px solid #eee; vertical-align: top; }
-th:first-child, td:first-child, th:nth-child(2), td:nth-child(2), td.text { text-align: left; }
+th.text, td.text { text-align: left; }
 th { font-weight: 600; border-bottom: 2px solid #bbb; } td.failed { color: #a33; text-align: left; }
 p.summary { font-size: 1.05em; margin: 0.3em 0; } li.warning { color: #8a5a00; } img { max-width: 100%; }
 """
+_TEXT = ' class="text"'
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,10 @@ def _html(folder: Path, report: Report) -> str:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
         parts += [f"<p>{html.escape(line)}</p>" for line in section.lines]
         if section.rows:
-            head = "".join(f"<th>{html.escape(cell)}</th>" for cell in section.header)
+            texts = [_is_text(cell) for cell in section.rows[0]]
+            texts += [False] * (len(section.header) - len(texts))
+            columns = zip(section.header, texts, strict=True)
+            head = "".join(f"<th{_TEXT * text}>{html.escape(cell)}</th>" for cell, text in columns)
             body = "".join(_html_row(row, len(section.header)) for row in section.rows)
             parts.append(f"<table><tr>{head}</tr>{body}</table>")
         for name in section.pictures:
@@ -151,11 +155,16 @@ def _html(folder: Path, report: Report) -> str:
 
 
 def _html_row(row: Sequence[str], columns: int) -> str:
-    cells = [f"<td>{html.escape(cell)}</td>" for cell in row]
+    cells = [f"<td{_TEXT * _is_text(cell)}>{html.escape(cell)}</td>" for cell in row]
     if len(row) < columns:  # the last cell spans the rest: a reason instead of numbers
         span = columns - len(row) + 1
         cells[-1] = f'<td class="failed" colspan="{span}">{html.escape(row[-1])}</td>'
     return f"<tr>{''.join(cells)}</tr>"
+
+
+def _is_text(cell: str) -> bool:
+    """Words start at the left, numbers and what stands for one end at the right."""
+    return not cell[:1].isdigit() and cell != "-"
 
 
 def _markdown(report: Report) -> str:
