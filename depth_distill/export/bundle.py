@@ -78,13 +78,8 @@ def load_bundle(folder: Path) -> Bundle:
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(f"{folder} is no bundle: it has no {MANIFEST}; make one with tools/export_npu.py")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        received = manifest.get("schema_version") if isinstance(manifest, dict) else None
-        raise ConfigError(f"{path}: schema_version is {received}, expected {SCHEMA_VERSION}: export again")
+    manifest = _read(path)
+    _check_schema(path, manifest)
     for name, entry in manifest["files"].items():
         if not (folder / name).is_file():
             raise ConfigError(f"{folder / name} is missing, though {MANIFEST} lists it: export again")
@@ -96,9 +91,20 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def bundle_of(file: Path) -> Bundle | None:
-    """The bundle that a file lies in, unchecked; None if it lies in none."""
+    """The bundle that a network file lies in, its files unchecked; None if it lies in none.
+
+    Raises:
+        ConfigError: there is a manifest that cannot be read, or one of another schema.
+    """
     path = file.absolute().parent / MANIFEST
-    return Bundle(path.parent, json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    manifest = _read(path)
+    artifacts = manifest.get("artifacts")
+    if not isinstance(artifacts, dict) or file.name not in artifacts.values():
+        return None  # a manifest of something else
+    _check_schema(path, manifest)
+    return Bundle(path.parent, manifest)
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
@@ -148,6 +154,20 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}; move the file elsewhere, or export again") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _check_schema(path: Path, manifest: Mapping[str, Any]) -> None:
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ConfigError(f"{path}: schema_version is {version}, expected {SCHEMA_VERSION}: export again")
 
 
 def _aside(out: Path) -> Path:

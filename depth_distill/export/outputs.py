@@ -71,6 +71,24 @@ def output_layout(codec: HostCodec, separate: bool | None = None, logits: bool =
     return OutputLayout(("logits" if logits else "codes",), (codec.channels,), logits)
 
 
+def named_layout(codec: HostCodec, names: Sequence[str]) -> OutputLayout:
+    """The layout that :func:`output_layout` calls by these names, for a file whose bundle is not there.
+
+    A single output of any other name is taken for the codes.
+
+    Raises:
+        ConfigError: there are several, and no layout of this codec has them.
+    """
+    layouts = [output_layout(codec, separate, logits) for separate in (None, False, True) for logits in (False, True)]
+    for layout in layouts:
+        if layout.names == tuple(names):
+            return layout
+    if len(names) == 1:
+        return OutputLayout((names[0],), (codec.channels,))
+    wanted = " or ".join(dict.fromkeys(", ".join(layout.names) for layout in layouts))
+    raise ConfigError(f"there are the outputs {', '.join(names)}, expected those of {codec}: {wanted}")
+
+
 def drop_sigmoid(graph_module: fx.GraphModule) -> fx.GraphModule:
     """A copy that ends before its sigmoid.
 

@@ -6,7 +6,7 @@ import pytest
 
 from depth_distill.codecs import DepthRange, HostSingle, describe_codec
 from depth_distill.errors import ConfigError
-from depth_distill.export.bundle import load_bundle, put_in_place, recover, write_manifest
+from depth_distill.export.bundle import bundle_of, load_bundle, put_in_place, recover, write_manifest
 from depth_distill.export.outputs import OutputLayout
 
 VALUES = {
@@ -51,6 +51,26 @@ def test_a_bundle_that_is_not_what_it_says_is_refused(tmp_path):
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         load_bundle(folder)
+
+
+def test_a_file_knows_its_bundle(tmp_path):
+    folder = make(tmp_path / "bundle")
+    file = folder / "model.float.onnx"
+    bundle = bundle_of(file)
+    assert bundle.folder == folder
+    assert bundle.artifact("float") == file
+    assert bundle_of(tmp_path / "alone.onnx") is None
+    assert bundle_of(folder / "another.onnx") is None  # in the folder, but not of the bundle
+    manifest = folder / "manifest.json"
+    for of_something_else in ('{"name": "app", "icons": []}', '["a", "b"]', '{"artifacts": ["model.float.onnx"]}'):
+        manifest.write_text(of_something_else)
+        assert bundle_of(file) is None
+    manifest.write_text('{"artifacts": {"float": "model.float.onnx"}, "schema_version": 99}')
+    with pytest.raises(ConfigError, match="schema_version is 99, expected 1"):
+        bundle_of(file)
+    manifest.write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        bundle_of(file)
 
 
 def test_a_new_bundle_takes_the_place_of_the_old_one(tmp_path):

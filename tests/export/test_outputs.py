@@ -6,7 +6,7 @@ from torch import nn
 
 from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostThermometer
 from depth_distill.errors import ConfigError
-from depth_distill.export.outputs import OutputLayout, drop_sigmoid, output_layout, separate_outputs
+from depth_distill.export.outputs import OutputLayout, drop_sigmoid, named_layout, output_layout, separate_outputs
 from depth_distill.models import (
     DepthNet,
     IntegerFractionalHead,
@@ -36,6 +36,17 @@ def test_the_names_of_the_outputs():
     assert output_layout(HostIntegerFractional(RANGE), separate=False) == OutputLayout(("codes",), (2,))
     assert output_layout(HostThermometer(RANGE)) == OutputLayout(("codes",), (8,))
     assert output_layout(HostThermometer(RANGE, levels=2), separate=True).names == ("code_0", "code_1")
+
+
+@pytest.mark.parametrize("codec", [HostSingle(RANGE), HostIntegerFractional(RANGE), HostThermometer(RANGE, levels=4)])
+def test_a_layout_is_found_by_its_names(codec):
+    for separate in (None, False, True):
+        for logits in (False, True):
+            layout = output_layout(codec, separate, logits)
+            assert named_layout(codec, layout.names) == layout
+    assert named_layout(codec, ["output_0"]) == OutputLayout(("output_0",), (codec.channels,))
+    with pytest.raises(ConfigError, match="outputs a, b, expected those of .*: .*codes or logits"):
+        named_layout(codec, ["a", "b"])
 
 
 def test_outputs_come_by_name_or_in_order_and_are_checked():

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from depth_distill.export.float_onnx import export_float
 from depth_distill.pictures import save_depth_png
@@ -52,10 +53,39 @@ def test_a_folder_of_predictions(run, trained_checkpoint, tmp_path, capsys):
     # Half a millimetre at half a metre.
     assert found["abs_rel"] == pytest.approx(expected["abs_rel"], abs=1e-3)
     first = folder / f"{run.data.val.name(0)}.png"
-    np.save(first.with_suffix(".npy"), np.ones((4, 4), np.float32))
-    assert main(["--checkpoint", str(trained_checkpoint), "--predictions", str(folder)]) == 2
-    assert "expected (32, 64)" in " ".join(capsys.readouterr().err.split())
-    first.with_suffix(".npy").unlink()
+    as_array = first.with_suffix(".npy")
+    np.save(as_array, np.ones((4, 4), np.float32))
+    assert "has the size (4, 4), expected (32, 64)" in refusal(capsys, trained_checkpoint, folder)
+    np.save(as_array, np.zeros((32, 64), np.float32))
+    assert "2048 of 2048 pixels have no depth" in refusal(capsys, trained_checkpoint, folder)
+    as_array.write_bytes(b"no array")
+    assert "cannot be read as a NumPy array" in refusal(capsys, trained_checkpoint, folder)
+    as_array.unlink()
+    first.write_bytes(first.read_bytes()[:100])
+    assert "cannot be read as a 16-bit PNG depth map" in refusal(capsys, trained_checkpoint, folder)
     first.unlink()
-    assert main(["--checkpoint", str(trained_checkpoint), "--predictions", str(folder)]) == 2
-    assert "expected one an image" in " ".join(capsys.readouterr().err.split())
+    assert "expected one an image" in refusal(capsys, trained_checkpoint, folder)
+
+
+def refusal(capsys, checkpoint, folder):
+    assert main(["--checkpoint", str(checkpoint), "--predictions", str(folder)]) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_config_is_enough_for_files_and_predictions(run, trained_checkpoint, tmp_path, capsys):
+    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path / "b"), "--calibration-images", "4"]
+    assert export([*words, "--backends"]) == 0
+    config = trained_checkpoint.parents[1] / "config.yaml"
+    file = tmp_path / "b/model.float.onnx"
+    panel = tmp_path / "panel.png"
+    words = ["--config", str(config), "--onnx", str(file), "--out", str(tmp_path / "m.json"), "--panel", str(panel)]
+    assert main(words) == 0
+    found = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    assert found["abs_rel"] == pytest.approx(run.evaluator()(run.network)["abs_rel"], rel=1e-3)
+    with Image.open(panel) as picture:
+        assert picture.width > 1000  # image, truth, depth and error side by side
+    capsys.readouterr()
+    assert main(["--onnx", str(file)]) == 2
+    assert "give --config" in " ".join(capsys.readouterr().err.split())
+    assert main(["--config", str(config)]) == 2
+    assert "nothing to score" in " ".join(capsys.readouterr().err.split())
