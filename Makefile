@@ -34,15 +34,20 @@ export-npu: $(STAMP) ## Bundle for the NPU: CKPT=runs/.../last.ckpt TARGET=per-t
 
 # Their pins clash, so each tool chain has an environment of its own; one that cannot be installed does not stop the rest.
 RECIPES := depth_distill/export/recipes
-BACKENDS := openvino qnn rknn iree
+BACKENDS ?= openvino qnn rknn iree
+DEPTH_DISTILL_BACKENDS ?= .backends
 .PHONY: backends
-backends: ## Environments of the NPU tool chains that exports are verified on (several GB)
-	@for name in $(BACKENDS); do \
+backends: $(STAMP) ## Environments of the NPU tool chains that exports are verified on (several GB)
+	@failed=; for name in $(BACKENDS); do \
 		echo "== $$name"; \
-		test -x .backends/$$name/bin/python || $(PYTHON) -m venv .backends/$$name; \
-		.backends/$$name/bin/python -m pip install --quiet -r $(RECIPES)/requirements-$$name.txt \
-			|| echo "$$name could not be installed: exports are not verified on it"; \
-	done
+		folder="$(DEPTH_DISTILL_BACKENDS)/$$name"; \
+		{ test -x "$$folder/bin/python" || $(PYTHON) -m venv "$$folder"; } \
+			&& VIRTUAL_ENV="$$(cd "$$folder" && pwd)" $(BIN)/uv pip install --quiet -r $(RECIPES)/requirements-$$name.txt \
+			|| failed="$$failed $$name"; \
+	done; \
+	if test -n "$$failed"; then \
+		echo "could not be installed (exports are not verified on them):$$failed"; exit 1; \
+	fi
 
 .PHONY: test
 test: $(STAMP) ## Run the tests, in two processes of one thread each

@@ -9,8 +9,9 @@
 Images are those of the bundle's calibration set, or with --checkpoint the validation split of its run. The reference is
 the same file on ONNX Runtime without optimization.
 
-Dumps are one folder an image, named by its number in the calibration set, with one .npy a layer, ``dumps/0000/<layer>
-.npy``, in float32; --dump-reference writes the reference in this form. Layers that a device cannot give may be missing.
+Dumps are one folder an image, named by its number in the calibration set, with one file a layer, ``dumps/0000/<layer>
+.npy`` (or .raw, .bin: see --dump-dtype), as floats or as the integer codes of the layer; --dump-reference writes the
+reference in this form. Layers that a device cannot give may be missing.
 
 The exit code is 1 if the mean drift of an output (of a layer: relative to its range) exceeds --max-mean-drift, and 2
 where the comparison cannot be made.
@@ -20,6 +21,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -35,9 +37,9 @@ from depth_distill.export.backends import find_backend
 from depth_distill.export.bundle import Bundle, load_bundle
 from depth_distill.export.calibration_set import read_calibration_set
 from depth_distill.export.drift import Drift, DriftStatistics, output_drift
+from depth_distill.export.dumps import DumpDtype, DumpFolder, DumpLayout
 from depth_distill.export.layers import LayerRunner, layers_of, load
 from depth_distill.pictures import save_figure
-from depth_distill.quantization.record import nearest
 from depth_distill.tables import page
 from depth_distill.trained import load_trained
 
@@ -51,6 +53,13 @@ def main(args: Sequence[str] | None = None) -> int:
     what.add_argument("--backend", help="run it on this tool chain")
     what.add_argument("--dumps", type=Path, help="compare tensors that were dumped on a device")
     what.add_argument("--dump-reference", type=Path, metavar="DIR", help="write the reference's tensors")
+    parser.add_argument(
+        "--dump-dtype",
+        choices=get_args(DumpDtype),
+        default="float32",
+        help="of .raw and .bin files; float32 unless given",
+    )
+    parser.add_argument("--dump-layout", choices=get_args(DumpLayout), default="nchw", help="of feature maps")
     parser.add_argument("--quantize", action="store_true", help="let the tool chain quantize the float file itself")
     parser.add_argument("--images", type=int, default=8, help="how many images")
     parser.add_argument("--checkpoint", type=Path, help="score on the validation split of its run")
@@ -79,7 +88,8 @@ def main(args: Sequence[str] | None = None) -> int:
                         np.save(temporary, values, allow_pickle=False)
             console.print(f"{len(layers)} layers of {len(images)} images written to {options.dump_reference}")
             return 0
-        drifts = _of_dumps(options.dumps, runner, images)
+        dumps = DumpFolder(options.dumps, layers, options.dump_dtype, options.dump_layout)
+        drifts = _of_dumps(dumps, runner, images)
         title = f"{options.dumps} against {options.artifact} of {options.bundle}"
         beyond = [name for name, drift in drifts.items() if drift.relative > options.max_mean_drift]
         console.print(_table(title, drifts))
@@ -131,27 +141,20 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
     return int(bool(beyond))
 
 
-def _of_dumps(folder: Path, runner: LayerRunner, images: NDArray[np.generic]) -> dict[str, Drift]:
+def _of_dumps(dumps: DumpFolder, runner: LayerRunner, images: NDArray[np.generic]) -> dict[str, Drift]:
     """Drift of each dumped layer, in the order of the graph."""
-    names = [layer.name for layer in runner.layers]
-    numbers = [index for index in range(len(images)) if (folder / f"{index:04d}").is_dir()]
+    numbers = [index for index in dumps.images if index < len(images)]
     if not numbers:
-        raise DataError(f"{folder} has no folder 0000 to {len(images) - 1:04d}: expected one an image")
-    for index in numbers:
-        for path in sorted((folder / f"{index:04d}").glob("*.npy")):
-            if path.stem not in names:
-                raise DataError(f"{path} is of no layer of the file; {nearest(path.stem, names)}")
+        raise DataError(f"there are dumps of images {dumps.images}, but --images is {len(images)}")
     gathered: dict[str, DriftStatistics] = {}
     for index in numbers:
         expected = runner.layer_outputs(images[index][None])
-        for name in names:
-            path = folder / f"{index:04d}" / f"{name}.npy"
-            if path.is_file():
-                found = np.load(path, allow_pickle=False)
-                gathered.setdefault(name, DriftStatistics(str(path))).add(expected[name], found)
-    if not gathered:
-        raise DataError(f"{folder} has no .npy of any layer")
-    return {name: statistics.drift() for name, statistics in gathered.items()}
+        for layer in runner.layers:
+            found = dumps.read(index, layer, expected[layer.name].shape)
+            if found is not None:
+                statistics = gathered.setdefault(layer.name, DriftStatistics(f"layer {layer.name}"))
+                statistics.add(expected[layer.name], found)
+    return {layer.name: gathered[layer.name].drift() for layer in runner.layers if layer.name in gathered}
 
 
 def _table(title: str, drifts: dict[str, Drift]) -> Table:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper, shape_inference
+from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.runtime import open_session, session_options
@@ -22,6 +22,29 @@ _CODES = frozenset({TensorProto.INT8, TensorProto.UINT8})
 
 
 @dataclass(frozen=True)
+class Codes:
+    """The integers that stand for a tensor: ``real = (code - zero_point) * step``, ONNX DequantizeLinear.
+
+    Attributes:
+        step: the scale.
+        zero_point: the code of 0.
+        dtype: NumPy name of the codes' type.
+    """
+
+    step: float
+    zero_point: int
+    dtype: str
+
+    def real(self, codes: np.ndarray) -> np.ndarray:
+        """Float32 values of codes; those of the other sign but the same width are moved by half of their range."""
+        shift = 0
+        if codes.dtype != np.dtype(self.dtype) and codes.dtype.itemsize == np.dtype(self.dtype).itemsize:
+            half = 1 << (8 * codes.dtype.itemsize - 1)
+            shift = half if codes.dtype.kind == "i" else -half
+        return ((codes.astype(np.int32) + shift - self.zero_point) * np.float32(self.step)).astype(np.float32)
+
+
+@dataclass(frozen=True)
 class Layer:
     """A node that computes, or an input.
 
@@ -31,7 +54,8 @@ class Layer:
         op: ONNX operator.
         output: name of the tensor that the node writes.
         tensor: name of the tensor that later layers read: behind the Q/DQ pair where there is one.
-        step: scale of that pair, and 1 for an input of codes; None where there is no single one.
+        codes: what that pair rounds to, and the values themselves for an input of integers; None where there is no
+            pair, or one with a scale for each channel.
         activation: output of the activation that alone reads this layer, unquantized: a tool chain fuses the two, and
             nothing but that activation's output exists on a device.
     """
@@ -40,8 +64,13 @@ class Layer:
     op: str
     output: str
     tensor: str
-    step: float | None
+    codes: Codes | None
     activation: str | None
+
+    @property
+    def step(self) -> float | None:
+        """Scale of the codes."""
+        return None if self.codes is None else self.codes.step
 
 
 def layers_of(model: onnx.ModelProto) -> list[Layer]:
@@ -68,11 +97,11 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
         for output in node.output:
             if types.get(output) not in _FLOATS:
                 continue  # shapes and indices
-            tensor, step = _read_as(output, readers, stored, types)
+            tensor, codes = _read_as(output, readers, stored, types)
             after = readers.get(output, [])
             fused = tensor == output and len(after) == 1 and after[0].op_type in _ACTIVATIONS
             activation = after[0].output[0] if fused else None
-            layers.append(Layer(node.name or output, node.op_type, output, tensor, step, activation))
+            layers.append(Layer(node.name or output, node.op_type, output, tensor, codes, activation))
     return _with_unique_names(layers)
 
 
@@ -156,8 +185,8 @@ def _read_as(
     readers: Mapping[str, list[onnx.NodeProto]],
     stored: Mapping[str, TensorProto],
     types: Mapping[str, int],
-) -> tuple[str, float | None]:
-    """The tensor that is read in place of ``output``, and its step."""
+) -> tuple[str, Codes | None]:
+    """The tensor that is read in place of ``output``, and its codes."""
     name = output
     while True:
         after = readers.get(name, [])
@@ -165,17 +194,26 @@ def _read_as(
             if node.op_type == "QuantizeLinear":
                 pair = [each for each in readers.get(node.output[0], []) if each.op_type == "DequantizeLinear"]
                 if pair:
-                    return pair[0].output[0], _step(node, stored)
+                    return pair[0].output[0], _codes(node, stored)
         forms = [node for node in after if node.op_type in ("Cast", "Identity")]
         if not forms:
             break
         name = forms[0].output[0]
-    return output, 1.0 if types.get(output) in _CODES else None
+    kind = types.get(output)
+    as_they_are = Codes(1.0, 0, str(helper.tensor_dtype_to_np_dtype(kind))) if kind in _CODES else None
+    return output, as_they_are
 
 
-def _step(quantize: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> float | None:
-    scale = numpy_helper.to_array(stored[quantize.input[1]]) if quantize.input[1] in stored else np.empty(0)
-    return float(scale.item()) if scale.size == 1 else None  # one a channel: no single step
+def _codes(quantize: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> Codes | None:
+    if quantize.input[1] not in stored:
+        return None
+    scale = numpy_helper.to_array(stored[quantize.input[1]])
+    zero_point = np.zeros(1, np.uint8)  # ONNX's default
+    if len(quantize.input) > 2 and quantize.input[2] in stored:
+        zero_point = numpy_helper.to_array(stored[quantize.input[2]])
+    if scale.size != 1 or zero_point.size != 1:
+        return None
+    return Codes(float(scale.item()), int(zero_point.item()), str(zero_point.dtype))
 
 
 def _with_unique_names(layers: Sequence[Layer]) -> list[Layer]:
