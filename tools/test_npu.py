@@ -61,6 +61,7 @@ def main(args: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dump-layout", choices=get_args(DumpLayout), default="nchw", help="of feature maps")
     parser.add_argument("--quantize", action="store_true", help="let the tool chain quantize the float file itself")
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the backend's recipe")
     parser.add_argument("--images", type=int, default=8, help="how many images")
     parser.add_argument("--checkpoint", type=Path, help="score on the validation split of its run")
     parser.add_argument("--config", type=Path, help="config of the checkpoint")
@@ -118,7 +119,8 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
         raise ConfigError(f"unknown options {' '.join(overrides)}: data options go with --checkpoint")
     else:
         images = read_calibration_set(bundle.calibration)[: options.images]
-    ran = backend.run(model, images, bundle.calibration if options.quantize else None)
+    of_recipe = dict(each.partition("=")[::2] for each in options.option)
+    ran = backend.run(model, images, bundle.calibration if options.quantize else None, of_recipe)
     reference = find_backend("onnxruntime").run(model, images, options={"optimize": "0"}, repeats=0)
     drifts = output_drift(reference.outputs, ran.outputs)
     title = f"{options.artifact} on {backend.title} {ran.version}, {len(images)} images"

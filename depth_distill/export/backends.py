@@ -58,6 +58,7 @@ class Backend:
         takes: kinds of model: ``float``, ``int8`` (QDQ), ``fp16``, ``mixed`` (FP16 layers in a QDQ file).
         quantizes: it has post-training quantization of its own, for a float model and calibration tensors.
         simulator: it stands in for a chip, so that its latency means nothing.
+        mixes: its own quantization leaves the layers that its recipe's option ``fp16_layers`` names in FP16.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Backend:
     takes: frozenset[str]
     quantizes: bool
     simulator: bool
+    mixes: bool = False
 
     @property
     def recipe(self) -> Path:
@@ -169,7 +171,7 @@ BACKENDS: Mapping[str, Backend] = {
         Backend(
             "qnn", "Qualcomm QNN", "onnxruntime_qnn", "qnn", frozenset({"float", "int8", "fp16", "mixed"}), True, True
         ),
-        Backend("rknn", "Rockchip RKNN", "rknn", "rknn", frozenset({"float", "int8", "mixed"}), True, True),
+        Backend("rknn", "Rockchip RKNN", "rknn", "rknn", frozenset({"float", "int8", "mixed"}), True, True, mixes=True),
         Backend("iree", "IREE", "iree", "iree", frozenset({"float", "int8", "fp16", "mixed"}), False, False),
     )
 }

@@ -103,7 +103,7 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     findings = steps.run(
         "check operators", None, lambda: _check(folder / written["float"], target, options), value=False
     )
-    verified = verify(options.backends, evaluator, prepared, folder, written, steps)
+    verified = verify(options.backends, evaluator, prepared, folder, written, wide.layers, steps)
     manifest = _manifest(options, target, run, prepared, written, folder)
     results = Results(
         manifest, verified, wide, prepared.gain, findings, {**steps.seconds}, peak_memory_mb(), tuple(steps.kept)

@@ -77,7 +77,7 @@ def _summary(rows: Sequence[Row], verified: Mapping[str, Any]) -> list[str]:
         f"INT8 as this package computes it {rounded:.4f}, {rounded / exact:.3f} times as much."
     ]
     ran = [row for row in rows if row.ratio is not None and row.artifact in ("int8", "mixed")]
-    vendor = [row for row in rows if row.ratio is not None and row.runtime.endswith("PTQ")]
+    vendor = [row for row in rows if row.ratio is not None and " PTQ" in row.runtime]
     for found, what in ((ran, "INT8 and mixed files"), (vendor, "The float file, quantized by the tool chain itself")):
         if found:
             told = ", ".join(f"{row.artifact} on {row.runtime} {row.ratio:.3f}" for row in found)

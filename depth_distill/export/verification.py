@@ -37,20 +37,44 @@ class Trial:
         artifact: ``float``, ``int8``, ``fp16``, ``mixed`` or ``single``.
         backend: the tool chain.
         quantize: it quantizes the float file itself: what the NPU's vendor does.
+        wide_layers: that it leaves in FP16 then.
     """
 
     artifact: str
     backend: Backend
     quantize: bool = False
+    wide_layers: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
-        """Of its step and its row."""
-        return f"{self.artifact} on {self.backend.name}" + ", quantized by it" * self.quantize
+        """Of its step."""
+        return f"{self.artifact} on {self.backend.name}" + ", quantized by it" * self.quantize + self._mix
+
+    @property
+    def runtime(self) -> str:
+        """Of its row."""
+        return self.backend.title + " PTQ" * self.quantize + self._mix
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Of the recipe."""
+        return {"fp16_layers": ",".join(self.wide_layers)} if self.wide_layers else {}
+
+    @property
+    def _mix(self) -> str:
+        return f", {len(self.wide_layers)} layers FP16" if self.wide_layers else ""
 
 
-def trials(artifacts: Sequence[str], backends: Sequence[Backend]) -> tuple[Trial, ...]:
-    """Every file on every backend that takes it, and the float file quantized by those that can."""
+def trials(
+    artifacts: Sequence[str], backends: Sequence[Backend], wide_layers: tuple[str, ...] = ()
+) -> tuple[Trial, ...]:
+    """Every file on every backend that takes it, and the float file quantized by those that can.
+
+    Args:
+        artifacts: kinds of files.
+        backends: tool chains.
+        wide_layers: in FP16, if any: also for a backend that quantizes all but some layers itself.
+    """
     found = []
     for artifact in artifacts:
         for backend in backends:
@@ -60,6 +84,8 @@ def trials(artifacts: Sequence[str], backends: Sequence[Backend]) -> tuple[Trial
                 found.append(Trial(artifact, backend))
             if artifact == "float" and backend.quantizes:
                 found.append(Trial(artifact, backend, quantize=True))
+                if backend.mixes and wide_layers:
+                    found.append(Trial(artifact, backend, True, wide_layers))
     return tuple(found)
 
 
@@ -95,16 +121,15 @@ class Verifier:
 
         Where a tool chain refuses a file, that is its result: the row has its reason and no numbers.
         """
-        title = trial.backend.title + (" PTQ" if trial.quantize else "")
         try:
             calibration = self.calibration if trial.quantize else None
-            ran = trial.backend.run(files[trial.artifact], self.images, calibration)
+            ran = trial.backend.run(files[trial.artifact], self.images, calibration, trial.options)
         except ConfigError as error:
-            row = Row(trial.artifact, title, error=str(error), simulator=trial.backend.simulator)
+            row = Row(trial.artifact, trial.runtime, error=str(error), simulator=trial.backend.simulator)
             return asdict(row)
-        return asdict(self._row(trial, title, ran, files))
+        return asdict(self._row(trial, ran, files))
 
-    def _row(self, trial: Trial, title: str, ran: BackendRun, files: Mapping[str, Path]) -> Row:
+    def _row(self, trial: Trial, ran: BackendRun, files: Mapping[str, Path]) -> Row:
         if trial.artifact == "single":
             drift, score = None, self.evaluator.of_depth(torch.from_numpy(ran.outputs[METRES]))
         else:
@@ -113,7 +138,7 @@ class Verifier:
             score = self.evaluator.of_codes(codes)
         return Row(
             trial.artifact,
-            title,
+            trial.runtime,
             version=ran.version,
             abs_rel=score["abs_rel"],
             ratio=score["abs_rel"] / self.float_metrics["abs_rel"],
@@ -143,6 +168,7 @@ def verify(
     prepared: Prepared,
     folder: Path,
     written: Mapping[str, str],
+    wide_layers: tuple[str, ...],
     steps: Steps,
 ) -> dict[str, Any]:
     """Score the float network, its fake-quantized graph, and every file on every backend.
@@ -153,6 +179,7 @@ def verify(
         prepared: what the files were written from.
         folder: of the files.
         written: names of the files by kind.
+        wide_layers: in FP16, if any.
         steps: each trial is one.
 
     Returns:
@@ -168,8 +195,8 @@ def verify(
     integers = steps.run("score the fake-quantized network", state, lambda: scorer.score(prepared.quantized))
     verifier = Verifier(evaluator, prepared.inputs, prepared.outputs, folder / "calibration", floats)
     rows = []
-    for trial in trials(tuple(written), backends):
-        depends_on = [state, hashes[trial.artifact], trial.backend.name, trial.quantize]
+    for trial in trials(tuple(written), backends, wide_layers):
+        depends_on = [state, hashes[trial.artifact], trial.backend.name, trial.quantize, trial.wide_layers]
         rows.append(steps.run(f"run {trial.title}", depends_on, partial(verifier.run, trial, files)))
     timed = {kind: path for kind, path in files.items() if kind != "single"}
     milliseconds = steps.run(

@@ -126,6 +126,56 @@ def test_a_missing_model(images, tmp_path):
         installed("onnxruntime").run(tmp_path / "none.onnx", images.numpy())
 
 
+@pytest.mark.parametrize("name", ["openvino", "qnn", "rknn", "iree"])
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_tool_chains_give_what_onnx_runtime_gives(bundle, images, name, kind):
+    backend = installed(name)
+    run = backend.run(bundle / f"{kind}.onnx", images[:2].numpy(), repeats=2)
+    exact = {"optimize": "0"}
+    expected = installed("onnxruntime").run(bundle / f"{kind}.onnx", images[:2].numpy(), options=exact, repeats=0)
+    drift = np.abs(run.outputs["codes"] - expected.outputs["codes"])
+    # A step of the codes is 1/255. Chips round ties and requantize in their own ways. Those without float32 compute
+    # floats in FP16: 2^-11 a rounding, of which the network has several in a row.
+    assert drift.mean() < (1 / 255 if kind == "int8" else 2**-10)
+    assert run.simulator == backend.simulator
+    assert (run.milliseconds is None) == backend.simulator
+
+
+@pytest.mark.parametrize("name", ["nncf", "qnn", "rknn"])
+def test_tool_chains_quantize_by_themselves(bundle, images, name):
+    run = installed(name).run(bundle / "float.onnx", images[:2].numpy(), calibration=bundle / "calibration", repeats=0)
+    exact = installed("onnxruntime").run(bundle / "float.onnx", images[:2].numpy(), repeats=0).outputs["codes"]
+    drift = np.abs(run.outputs["codes"] - exact).mean()
+    assert 1e-4 < drift < 3 / 255  # it is not the float network, and near it
+    assert any("quantized by" in note or "min/max" in note for note in run.notes)
+
+
+def test_openvino_is_kept_from_its_low_precision_transforms_where_they_are_wrong(tmp_path, images):
+    example = torch.zeros(1, 3, *SIZE)
+    quantized = calibrated(trace(network()), "symmetric-pow2", [smooth_images(8, SIZE)]).eval()  # int8 activations
+    file = export_qdq(quantized, example, tmp_path / "int8.onnx")
+    run = installed("openvino").run(file, images[:2].numpy(), repeats=0)
+    assert any("LP_TRANSFORMS_MODE" in note for note in run.notes)
+    expected = installed("onnxruntime").run(file, images[:2].numpy(), options={"optimize": "0"}, repeats=0)
+    assert np.abs(run.outputs["codes"] - expected.outputs["codes"]).mean() < 1 / 255
+
+
+def test_rknn_keeps_named_layers_in_half_precision(bundle, images):
+    rknn = installed("rknn")
+    layers = {node.name for node in onnx.load(bundle / "float.onnx").graph.node}
+    how = {"calibration": bundle / "calibration", "repeats": 0}
+    exact = installed("onnxruntime").run(bundle / "float.onnx", images[:2].numpy(), repeats=0).outputs["codes"]
+    integer, mixed = (
+        np.abs(rknn.run(bundle / "float.onnx", images[:2].numpy(), options=options, **how).outputs["codes"] - exact)
+        for options in ({}, {"fp16_layers": ",".join(layers)})
+    )
+    assert mixed.mean() < 0.8 * integer.mean()  # only the input is rounded now
+    with pytest.raises(ConfigError, match="the file has no node 'nothing'"):
+        rknn.run(bundle / "float.onnx", images[:1].numpy(), options={"fp16_layers": "nothing"}, **how)
+    with pytest.raises(ConfigError, match="goes with --calibration"):
+        rknn.run(bundle / "float.onnx", images[:1].numpy(), options={"fp16_layers": "0"}, repeats=0)
+
+
 def test_names():
     assert all(name == backend.name and backend.recipe.is_file() for name, backend in BACKENDS.items())
     with pytest.raises(ConfigError, match="did you mean 'openvino'"):

@@ -5,11 +5,13 @@
     python run_rknn.py --model model.int8.onnx --inputs ... (as above)
 
 With --calibration the tool chain quantizes the float model itself: min/max (``normal``), one scale a tensor
-(``layer``). A QDQ file keeps its scales; opset 19 is the newest. Install with ``pip install -r requirements-rknn.txt``.
+(``layer``); with --option fp16_layers=NAME,NAME these layers stay in FP16 (hybrid quantization). A QDQ file keeps its
+scales; opset 19 is the newest. Install with ``pip install -r requirements-rknn.txt``.
 """
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -27,6 +29,7 @@ SIMULATOR = True
 OPTIONS = {
     "platform": "rk3588 by default",
     "algorithm": "of quantization: normal (min/max) by default; mmse and kl_divergence are others",
+    "fp16_layers": "names of nodes, with commas between: with --calibration, these stay in FP16",
     "save": "file for the compiled model, .rknn",
 }
 
@@ -36,23 +39,30 @@ Run = Callable[[np.ndarray], Arrays]
 
 def load(model: Path, calibration: Path | None, options: dict[str, str], notes: list[str]) -> Run:
     """Make the model ready to run; what it returns takes one input of batch 1."""
-    rknn = RKNN(verbose=False)
     graph = onnx.load(model).graph
     is_quantized = any(node.op_type == "QuantizeLinear" for node in graph.node)
     settings = {"target_platform": options.get("platform", "rk3588"), "quantized_method": "layer"}
+    layers = [name for name in options.get("fp16_layers", "").split(",") if name]
+    if layers and calibration is None:
+        raise SystemExit("fp16_layers goes with --calibration: other files have their types already")
     if calibration is not None:
         settings["quantized_algorithm"] = options.get("algorithm", "normal")
         notes.append(f"quantized by RKNN: {settings['quantized_algorithm']}, one scale a tensor")
     elif not is_quantized:
         notes.append("not quantized: the NPU computes in FP16")
+    rknn = RKNN(verbose=False)
     check(rknn.config(**settings), "config")
     check(rknn.load_onnx(model=str(model)), "load_onnx")
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder, "dataset.txt")
         if calibration is not None:
             dataset.write_text("\n".join(str(each.absolute()) for each in calibration_files(calibration)) + "\n")
-        arguments = {} if calibration is None else {"dataset": str(dataset)}
-        check(rknn.build(do_quantization=calibration is not None, **arguments), "build")
+        if layers:
+            rknn, tensors = hybrid(rknn, model.stem, outputs_of(layers, graph), dataset)
+            notes.append(f"{len(layers)} layers in FP16 ({len(tensors)} tensors), by hybrid quantization")
+        else:
+            arguments = {} if calibration is None else {"dataset": str(dataset)}
+            check(rknn.build(do_quantization=calibration is not None, **arguments), "build")
     if "save" in options:
         check(rknn.export_rknn(options["save"]), "export_rknn")
     check(rknn.init_runtime(), "init_runtime")
@@ -65,6 +75,44 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
         return dict(zip(output_names, results, strict=True))
 
     return run
+
+
+def outputs_of(layers: list[str], graph: onnx.GraphProto) -> list[str]:
+    """The tensors that these nodes write, each with that of the activation which alone reads it: RKNN fuses the two."""
+    written = {node.name: node.output[0] for node in graph.node}
+    tensors = []
+    for layer in layers:
+        if layer not in written:
+            raise SystemExit(f"fp16_layers: the file has no node {layer!r}")
+        readers = [node for node in graph.node if written[layer] in node.input]
+        fused = [node.output[0] for node in readers if node.op_type in ("Relu", "Clip") and len(readers) == 1]
+        tensors += [written[layer], *fused]
+    return tensors
+
+
+def hybrid(rknn: RKNN, stem: str, tensors: list[str], dataset: Path) -> tuple[RKNN, list[str]]:
+    """Quantize all but some tensors, and say which RKNN still had after its fusions.
+
+    Between its two steps RKNN wants one of its files edited, which it writes where it runs.
+    """
+    before = Path.cwd()
+    os.chdir(dataset.parent)
+    try:
+        check(rknn.hybrid_quantization_step1(dataset=str(dataset), proposal=False), "hybrid_quantization_step1")
+        file = Path(f"{stem}.quantization.cfg")
+        text = file.read_text(encoding="utf-8")
+        keys = {key: name for name in tensors for key in (name, f"'{name}'")}  # YAML quotes names that are numbers
+        known = [key for key in keys if f"\n    {key}:\n" in text]
+        if not known:
+            raise SystemExit(f"fp16_layers: RKNN has none of the tensors {', '.join(tensors)} after its fusions")
+        wanted = "".join(f"    {key}: float16\n" for key in known)
+        file.write_text(text.replace("custom_quantize_layers: {}\n", f"custom_quantize_layers:\n{wanted}", 1))
+        second = RKNN(verbose=False)  # step 2 refuses one that has a model
+        files = {"model_input": f"{stem}.model", "data_input": f"{stem}.data", "model_quantization_cfg": str(file)}
+        check(second.hybrid_quantization_step2(**files), "hybrid_quantization_step2")
+        return second, known
+    finally:
+        os.chdir(before)
 
 
 def check(code: int, call: str) -> None:
