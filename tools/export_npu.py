@@ -52,6 +52,7 @@ def main(args: Sequence[str] | None = None) -> int:
     files.add_argument("--max-opset", type=int, default=OPSET, help=f"of ONNX; {OPSET} unless given")
     files.add_argument("--wide-layers", nargs="+", help="FP16 layers of model.mixed.onnx, or mixed_precision.json")
     files.add_argument("--target-abs-rel", type=float, help="that FP16 layers are searched for; 1.02 times FP32's")
+    files.add_argument("--search-images", type=int, default=100, help="about how many that search scores on (100)")
     proof = parser.add_argument_group("verification")
     proof.add_argument("--backends", nargs="*", help=f"of {', '.join(BACKENDS)}; all that are installed if not given")
     proof.add_argument("--images", type=int, help="about so many of the validation split; all if not given")
@@ -80,6 +81,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 opset=options.max_opset,
                 wide_layers=_wide_layers(options.wide_layers),
                 target_abs_rel=options.target_abs_rel,
+                search_images=options.search_images,
                 images=options.images,
                 backends=_backends(options.backends, console),
                 refuse=not options.allow_violations,

@@ -86,13 +86,14 @@ def take_uint8(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give every Resize constant scales that are powers of two: tool chains for NPUs take no ``sizes``.
+    """Give every Resize by powers of two constant scales: tool chains for NPUs take no ``sizes``.
 
     Nearest-neighbour enlargement also gets the convention that all of them know, ``asymmetric`` coordinates rounded
     down, where that picks the same pixels: half-pixel centres that are rounded to the nearest do for a whole factor.
+    Other factors are left as they are; a target that does not take them says so in the check of operators.
 
     Raises:
-        ConfigError: a Resize whose factors are not powers of two, or whose shapes are unknown; names the node.
+        ConfigError: a tensor whose shape is not static.
     """
     model = with_shapes(model)
     shapes = _shapes(model)
@@ -103,11 +104,7 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
         before, after = shapes[node.input[0]], shapes[node.output[0]]
         scales = np.asarray(after, np.float32) / np.asarray(before, np.float32)
         if not all(math.log2(scale).is_integer() for scale in scales):
-            raise ConfigError(
-                f"{node.name} (Resize) goes from {_size(before)} to {_size(after)} (H x W), expected factors that are "
-                "powers of two: choose an image size that is a multiple of the network's stride, or leave the resize "
-                "as it is"
-            )
+            continue
         if len(node.input) < 3 or not np.array_equal(stored.get(node.input[2], ()), scales):
             constant = f"{node.name}.scales"
             model.graph.initializer.append(numpy_helper.from_array(scales, constant))
@@ -217,7 +214,3 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(side) for side in shape[-2:])

@@ -35,11 +35,11 @@ def export_float(
     opset: int = OPSET,
     output_names: Sequence[str] = (OUTPUT_NAME,),
     uint8_input: bool = False,
-    power_of_two_resize: bool = False,
 ) -> Path:
     """Write ``network`` with a static batch of 1, input ``image`` and named outputs, weights inside the file.
 
-    Nodes and tensors are called after the layers they come from, and the shape of every tensor is written down.
+    Nodes and tensors are called after the layers they come from, the shape of every tensor is written down, and what is
+    resized by powers of two has constant scales (see :func:`~depth_distill.export.edits.resize_by_scales`).
 
     Args:
         network: float, batch norm folded; it returns one tensor, or a tuple of as many as there are names.
@@ -49,13 +49,12 @@ def export_float(
         output_names: one for each tensor that the network returns.
         uint8_input: ``image`` is uint8 in the file; for a network from
             :func:`~depth_distill.export.inputs.fold_normalization`, which reads pixels.
-        power_of_two_resize: see :func:`~depth_distill.export.edits.resize_by_scales`.
 
     Raises:
         ConfigError: a batch other than 1, an opset that cannot be written, names that do not fit what the network
-            returns, or a resize that is no power of two where that is asked for.
+            returns.
     """
-    return write_onnx(network, example_image, path, opset, output_names, uint8_input, power_of_two_resize)
+    return write_onnx(network, example_image, path, opset, output_names, uint8_input)
 
 
 def write_onnx(
@@ -65,7 +64,6 @@ def write_onnx(
     opset: int,
     output_names: Sequence[str] = (OUTPUT_NAME,),
     uint8_input: bool = False,
-    power_of_two_resize: bool = False,
 ) -> Path:
     """What :func:`export_float` and :func:`~depth_distill.export.qdq.export_qdq` share: torch's exporter and edits."""
     if example_image.shape[:2] != (1, 3):
@@ -97,9 +95,7 @@ def write_onnx(
             model = name_by_layer(model, _layers(network), network.state_dict())
             if uint8_input:
                 model = take_uint8(model, INPUT_NAME)
-            if power_of_two_resize:
-                model = resize_by_scales(model)
-            onnx.save(with_shapes(without_unused(to_opset(model, opset))), temporary)
+            onnx.save(with_shapes(without_unused(to_opset(resize_by_scales(model), opset))), temporary)
     finally:
         network.train(training)
     return path

@@ -62,7 +62,7 @@ class ExportOptions:
     opset: int = OPSET
     wide_layers: Path | Sequence[str] | None = None
     target_abs_rel: float | None = None
-    search_images: int = 40
+    search_images: int = 100
     images: int | None = None
     backends: Sequence[Backend] = ()
     refuse: bool = True

@@ -145,7 +145,7 @@ def test_every_shape_is_known(net, tmp_path):
 def test_resize_to_a_size_becomes_resize_by_two(mode, tmp_path):
     torch.manual_seed(0)
     net, image = trace(Net(mode)), smooth_images(1, SIZE)
-    file = export_float(net, image, tmp_path / "f.onnx", power_of_two_resize=True)
+    file = export_float(net, image, tmp_path / "f.onnx")
     model = onnx.load(file)
     stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     (node,) = (each for each in model.graph.node if each.op_type == "Resize")
@@ -180,6 +180,6 @@ def test_a_convention_that_picks_other_pixels_is_kept():
     np.testing.assert_array_equal(run(edited, image), run(model, image))
 
 
-def test_other_factors_are_refused_by_name():
-    with pytest.raises(ConfigError, match=r"up \(Resize\) goes from 2 x 3 to 6 x 9 .* powers of two"):
-        resize_by_scales(resized([1, 1, 2, 3], [1, 1, 6, 9], mode="nearest"))
+def test_other_factors_are_left_as_they_are():
+    model = resized([1, 1, 2, 3], [1, 1, 6, 9], mode="nearest")
+    assert list(resize_by_scales(model).graph.node[0].input) == ["image", "", "", "sizes"]
