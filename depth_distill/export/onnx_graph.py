@@ -55,20 +55,14 @@ class OnnxGraph:
                 found |= self.evaluate(node, found)
         return found
 
-    @cached_property
-    def _readers(self) -> dict[str, list[onnx.NodeProto]]:
-        readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.nodes:
-            for name in node.input:
-                readers.setdefault(name, []).append(node)
-        return readers
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        """Operators that read a tensor, also through Q/DQ pairs."""
+        every = [node for form in self._forms(name) for node in self._readers.get(form, [])]
+        return [node for node in every if not self.passes_on(node)]
 
-    def read_by(self, name: str) -> set[str]:
-        """First outputs of the operators that read a tensor, also through Q/DQ pairs, and outputs that it is itself."""
-        found = {name} & set(self.outputs)
-        for node in self._readers.get(name, []):
-            found |= self.read_by(node.output[0]) if self.passes_on(node) else {node.output[0]}
-        return found
+    def is_output(self, name: str) -> bool:
+        """Whether a tensor leaves the graph, also through a Q/DQ pair."""
+        return any(form in self.outputs for form in self._forms(name))
 
     def passes_on(self, node: onnx.NodeProto) -> bool:
         """Whether a node only changes the form of the values that it reads."""
@@ -116,6 +110,20 @@ class OnnxGraph:
         except Exception:  # an operator of another domain, or one that it does not know: not a constant, then
             return {}
         return dict(zip((name for name in node.output if name), map(np.asarray, results), strict=True))
+
+    def _forms(self, name: str) -> Iterator[str]:
+        yield name
+        for node in self._readers.get(name, []):
+            if self.passes_on(node):
+                yield from self._forms(node.output[0])
+
+    @cached_property
+    def _readers(self) -> dict[str, list[onnx.NodeProto]]:
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                readers.setdefault(name, []).append(node)
+        return readers
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

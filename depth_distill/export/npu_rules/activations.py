@@ -60,24 +60,30 @@ def activations(graph: OnnxGraph) -> list[Activation]:
 
     def is_part_of(part: Activation, whole: Activation) -> bool:
         inner = part.nodes[-1].output[0]
-        inside = {node.output[0] for node in whole.nodes[:-1]}
-        return inner in inside and all(name in {*inside, whole.nodes[-1].output[0]} for name in graph.read_by(inner))
+        inside = [node.output[0] for node in whole.nodes]
+        return (
+            inner in inside[:-1]
+            and not graph.is_output(inner)
+            and all(node.output[0] in inside for node in graph.readers(inner))
+        )
 
     return [each for each in found if not any(is_part_of(each, other) for other in found)]
 
 
 def check_activations(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
-    """One warning a function that the target does not fuse."""
+    """One warning a function that the target does not fuse, and one for a sigmoid at the end."""
     fused = findings.target.fused_activations
-    left: dict[str, list[onnx.NodeProto]] = {}
+    left: dict[tuple[str, bool], list[onnx.NodeProto]] = {}
     for each in activations(graph):
         # ONNX has no ReLU6: a tool chain that fuses clips sees one more of them.
         if each.name not in fused and not all(_OPERATORS.get(node.op_type) in fused for node in each.nodes):
-            left.setdefault(each.name, []).append(each.nodes[-1])
-    for name, nodes in left.items():
+            is_head = each.name == "sigmoid" and not graph.readers(each.nodes[-1].output[0])
+            left.setdefault((each.name, is_head), []).append(each.nodes[-1])
+    for (name, is_head), nodes in left.items():
         yield findings.warning(
             nodes, "fused_activations", f"{name} is not fused: what it reads is rounded as well",
-            f"use one that the target fuses ({listed(fused) or 'there is none'}), or live with it",
+            "leave it to the host (--logits)" if is_head
+            else f"use one that the target fuses ({listed(fused) or 'there is none'}), or live with it",
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from depth_distill.export.npu_rules.finding import Finding, Findings
 from depth_distill.export.onnx_graph import ROUNDING, OnnxGraph, attributes, is_of_onnx
 
 _CONTROL_FLOW = ("If", "Loop", "Scan")
+_PAIR = "Q/DQ"
 
 
 def check_file(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
@@ -53,12 +54,12 @@ def _other_domains(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
     found: dict[tuple[str, str], list[onnx.NodeProto]] = {}
     for node in graph.nodes:
         if not is_of_onnx(node) and node.domain not in known:
-            found.setdefault((node.domain, node.op_type), []).append(node)
+            found.setdefault((node.domain, _PAIR if node.op_type in ROUNDING else node.op_type), []).append(node)
     for (domain, operation), nodes in found.items():
         listing = f"list {domain} in operators.domains if the tool chain reads it"
-        if operation in ROUNDING:
+        if operation == _PAIR:
             yield findings.warning(
-                nodes, "operators.domains", f"{len(nodes)} Q/DQ nodes of {domain}, which not every tool chain reads",
+                nodes, "operators.domains", f"{len(nodes)} {_PAIR} nodes of {domain}, which not every tool chain reads",
                 f"write ONNX's own, which have 16 bits from opset 21 on, or {listing}",
             )  # fmt: skip
         else:
@@ -98,7 +99,8 @@ def _alignment(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
     by_size: dict[tuple[int, ...], list[onnx.NodeProto]] = {}
     for node in graph.nodes:
         shape = graph.static_shape(node.output[0])
-        if node.op_type in ("Conv", "ConvTranspose") and shape is not None and len(shape) == 4:
+        is_map = shape is not None and len(shape) == 4 and shape[2:] != (1, 1)  # what is pooled has no size to choose
+        if node.op_type in ("Conv", "ConvTranspose") and shape is not None and is_map:
             by_size.setdefault(shape[2:], []).append(node)
     for (height, width), nodes in by_size.items():
         if height % alignment or width % alignment:
