@@ -1,6 +1,6 @@
 """An ONNX graph as it reads without its Q/DQ pairs: operators, shapes, types, and what is constant."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -9,21 +9,8 @@ import onnx
 from onnx import helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-ACTIVATION_OPS = {
-    "Relu": "relu",
-    "Clip": "clip",
-    "LeakyRelu": "leaky_relu",
-    "PRelu": "prelu",
-    "Elu": "elu",
-    "HardSwish": "hardswish",
-    "HardSigmoid": "hardsigmoid",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Gelu": "gelu",
-    "Erf": "gelu",  # what the exporter writes it as below opset 20
-}
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
-_NO_OPERATORS = (*_ROUNDING, "Constant", "Identity")
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_NO_OPERATORS = (*ROUNDING, "Constant", "Identity")
 
 
 class OnnxGraph:
@@ -36,8 +23,8 @@ class OnnxGraph:
     def __init__(self, model: onnx.ModelProto) -> None:
         if model.functions:
             model = inliner.inline_local_functions(model)
-        self.model = shape_inference.infer_shapes(model, data_prop=True)
-        self.nodes: Sequence[onnx.NodeProto] = self.model.graph.node
+        self.nodes: Sequence[onnx.NodeProto] = model.graph.node
+        self.model = shape_inference.infer_shapes(_with_own_rounding(model), data_prop=True)
         self._stored = {each.name: each for each in self.model.graph.initializer}
         graph = self.model.graph
         self._types = {each.name: each.type.tensor_type for each in (*graph.value_info, *graph.input, *graph.output)}
@@ -63,10 +50,24 @@ class OnnxGraph:
             shape = self.static_shape(node.input[0]) if node.op_type == "Shape" else None
             if shape is not None:
                 # Its content does not matter, and takes no memory.
-                found |= self._evaluate(node, {node.input[0]: np.broadcast_to(np.bool_(False), shape)})
+                found |= self.evaluate(node, {node.input[0]: np.broadcast_to(np.bool_(False), shape)})
             elif all(not name or name in found for name in node.input):
-                found |= self._evaluate(node, found)
+                found |= self.evaluate(node, found)
         return found
+
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        """Operators that read a tensor, also through Q/DQ pairs."""
+        every = [node for form in self._forms(name) for node in self._readers.get(form, [])]
+        return [node for node in every if not self.passes_on(node)]
+
+    def is_output(self, name: str) -> bool:
+        """Whether a tensor leaves the graph, also through a Q/DQ pair."""
+        return any(form in self.outputs for form in self._forms(name))
+
+    def passes_on(self, node: onnx.NodeProto) -> bool:
+        """Whether a node only changes the form of the values that it reads."""
+        is_cast = node.op_type == "Cast" and (self.dtype(node.output[0]) or "").startswith("float")
+        return is_cast or node.op_type in (*ROUNDING, "Identity")
 
     def shape(self, name: str) -> tuple[int | str | None, ...] | None:
         """Of a tensor; a dimension that is not fixed is its symbol or None, and so is a shape that is not known."""
@@ -92,7 +93,9 @@ class OnnxGraph:
             return _dtype_name(self._stored[name].data_type)
         return _dtype_name(self._types[name].elem_type) if name in self._types else None
 
-    def _evaluate(self, node: onnx.NodeProto, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def evaluate(self, node: onnx.NodeProto, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs of a node for some values; nothing where the reference evaluator cannot tell."""
+        node = _own(node)
         used = {name: values[name] for name in node.input if name}
         types = [helper.np_dtype_to_tensor_dtype(value.dtype) for value in used.values()]
         inputs = [
@@ -108,6 +111,20 @@ class OnnxGraph:
             return {}
         return dict(zip((name for name in node.output if name), map(np.asarray, results), strict=True))
 
+    def _forms(self, name: str) -> Iterator[str]:
+        yield name
+        for node in self._readers.get(name, []):
+            if self.passes_on(node):
+                yield from self._forms(node.output[0])
+
+    @cached_property
+    def _readers(self) -> dict[str, list[onnx.NodeProto]]:
+        readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                readers.setdefault(name, []).append(node)
+        return readers
+
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Of a node, as Python values."""
@@ -117,6 +134,29 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def label(node: onnx.NodeProto) -> str:
     """What messages call a node: its name, or the output it writes."""
     return node.name or f"{node.op_type} that writes {node.output[0]}"
+
+
+def is_of_onnx(node: onnx.NodeProto) -> bool:
+    """Whether a node is one of ONNX's own operators."""
+    return node.domain in ("", "ai.onnx")
+
+
+def _with_own_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which Q/DQ nodes of ONNX Runtime, which had 16 bits first, are ONNX's own, whose shapes are known."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for node in copied.graph.node:
+        node.CopyFrom(_own(node))
+    return copied
+
+
+def _own(node: onnx.NodeProto) -> onnx.NodeProto:
+    if node.op_type not in ROUNDING or is_of_onnx(node):
+        return node
+    own = onnx.NodeProto()
+    own.CopyFrom(node)
+    own.domain = ""
+    return own
 
 
 def _dtype_name(elem_type: int) -> str | None:

@@ -43,7 +43,7 @@ class ExportOptions:
         config: of the checkpoint; the one in its run folder unless given.
         overrides: options that change data or network, such as ``--data.root DIR``.
         preparation: what is done to the network.
-        opset: of the files.
+        opset: of the files; the newest that this package writes and the target reads unless given.
         wide_layers: layers of ``model.mixed.onnx`` in FP16, or a file from ``tools/mixed_precision.py``; the fewest
             that reach ``target_abs_rel`` unless given.
         target_abs_rel: 1.02 times that of the float network unless given.
@@ -59,7 +59,7 @@ class ExportOptions:
     config: Path | None = None
     overrides: Sequence[str] = ()
     preparation: Preparation = field(default_factory=Preparation)
-    opset: int = OPSET
+    opset: int | None = None
     wide_layers: Path | Sequence[str] | None = None
     target_abs_rel: float | None = None
     search_images: int = 100
@@ -101,7 +101,7 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     written = write_artifacts(prepared, run.network.codec.host, wide.layers, options.opset, steps)
     folder = work / BUNDLE
     findings = steps.run(
-        "check operators", None, lambda: _check(folder / written["float"], target, options), value=False
+        "check operators", None, lambda: _check(folder, written, target, options), value=False
     )
     verified = verify(options.backends, evaluator, prepared, folder, written, wide.layers, steps)
     manifest = _manifest(options, target, run, prepared, written, folder)
@@ -158,8 +158,11 @@ def _choose(
     return WideLayers(tuple(found["layers"]), found["reason"])
 
 
-def _check(file: Path, target: NpuTarget, options: ExportOptions) -> list[dict[str, str]]:
-    check = check_onnx(file, target)
+def _check(
+    folder: Path, written: Mapping[str, str], target: NpuTarget, options: ExportOptions
+) -> list[dict[str, str]]:
+    """Findings in the file that the target's tool chain is given."""
+    check = check_onnx(folder / written["float" if target.scales == "vendor" else "int8"], target)
     violations = [each for each in check.findings if each.severity == "violation"]
     if violations and options.refuse:
         lines = "\n".join(f"  {each}" for each in violations)

@@ -107,6 +107,10 @@ class OperatorRules(Record):
     """NumPy names of the types that Cast may cast to."""
     elementwise_constant: Literal["any", "per_channel"] = "any"
     """Constant operand of an elementwise operator; ``per_channel`` is ``(1, C, 1, 1)`` only."""
+    max_opset: int | None = None
+    """Newest version of ONNX's operators that the tool chain reads."""
+    domains: tuple[str, ...] = ()
+    """Domains beside ONNX's own whose operators the tool chain reads."""
 
 
 @dataclass(frozen=True)

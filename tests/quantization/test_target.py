@@ -66,6 +66,7 @@ def test_codes_of_a_dtype(dtype, low, high):
         ("scales: vendor\n", "", r"missing key scales"),
         ("[relu, relu6, clip]", "[relu, rely6]", r"chip.yaml:17: fused_activations: received .* nearest: 'relu6'"),
         ("operators: {}", "operators: {conv: {max_windw: 3}}", r"conv.max_windw: unknown key; nearest: 'max_window'"),
+        ("operators: {}", "operators: {max_opset: 1.9}", r"operators.max_opset: received 1.9, expected a whole number"),
         ("uint8, symmetric: false", "uint8, symmetric: true", r"chip.yaml:4: activations: symmetric: true contradicts"),
         ("granularity: per_tensor", "granularity: per_channel", r"weights.granularity: .* contradicts capabilities"),
         ("asymmetric_activations: unconfirmed", "asymmetric_activations: no", r"activations.symmetric: .* contradicts"),
@@ -75,6 +76,14 @@ def test_codes_of_a_dtype(dtype, low, high):
 def test_what_is_wrong_in_a_profile_is_named_with_its_line(tmp_path, old, new, message):
     with pytest.raises(ConfigError, match=message):
         load_target(edited(tmp_path, old, new))
+
+
+def test_optional_limits_of_operators(tmp_path):
+    path = edited(tmp_path, "operators: {}", "operators:\n  max_opset: 17\n  domains: [com.microsoft]")
+    target = load_target(path)
+    assert (target.operators.max_opset, target.operators.domains) == (17, ("com.microsoft",))
+    assert target.line_of("operators.max_opset").endswith("chip.yaml:20: operators.max_opset: 17")
+    assert load_target("per-tensor-minmax").operators.max_opset is None
 
 
 def test_an_unquoted_yes_is_still_yes(tmp_path):

@@ -1,0 +1,1 @@
+"""What the check of an ONNX file against a profile looks at, one idea a module."""
