@@ -21,7 +21,6 @@ from depth_distill import trained
 from depth_distill.errors import ConfigError
 from depth_distill.exits import exit_code
 from depth_distill.export.backends import BACKENDS, Backend, find_backend
-from depth_distill.export.float_onnx import OPSET
 from depth_distill.export.pipeline import ExportOptions, export_bundle
 from depth_distill.export.preparation import Preparation
 from depth_distill.quantization.target import CalibratorName, load_target
@@ -49,7 +48,7 @@ def main(args: Sequence[str] | None = None) -> int:
         action=argparse.BooleanOptionalAction,
         help="one output a code (default for integer and fraction)",
     )
-    files.add_argument("--max-opset", type=int, default=OPSET, help=f"of ONNX; {OPSET} unless given")
+    files.add_argument("--max-opset", type=int, help="of ONNX; 19 unless given, or older where the target says so")
     files.add_argument("--wide-layers", nargs="+", help="FP16 layers of model.mixed.onnx, or mixed_precision.json")
     files.add_argument("--target-abs-rel", type=float, help="that FP16 layers are searched for; 1.02 times FP32's")
     files.add_argument("--search-images", type=int, default=100, help="about how many that search scores on (100)")

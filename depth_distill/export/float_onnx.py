@@ -20,12 +20,19 @@ from depth_distill.export.edits import (
     without_traces,
     without_unused,
 )
+from depth_distill.quantization.target import NpuTarget
 
 INPUT_NAME = "image"
 OUTPUT_NAME = "codes"
 OPSET = 19  # the newest that the tool chains tried here all read
 OLDEST_OPSET = 17
 _OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: asked for 13 it silently gives 18
+
+
+def opset_for(target: NpuTarget) -> int:
+    """The newest version of the ONNX operators that this package writes by itself and the target reads."""
+    newest = target.operators.max_opset
+    return OPSET if newest is None else max(OLDEST_OPSET, min(OPSET, newest))
 
 
 def export_float(

@@ -20,7 +20,7 @@ from depth_distill.export.artifacts import BUNDLE, write_artifacts
 from depth_distill.export.backends import Backend
 from depth_distill.export.bundle import MANIFEST, Bundle, load_bundle, put_in_place, recover, sha256, write_manifest
 from depth_distill.export.encodings import scales
-from depth_distill.export.float_onnx import OPSET
+from depth_distill.export.float_onnx import opset_for
 from depth_distill.export.npu_check import check_onnx
 from depth_distill.export.preparation import Preparation, Prepared, prepare
 from depth_distill.export.reporting import Results, write_results
@@ -98,13 +98,14 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         "read validation images", None, lambda: run.evaluator(options.images, reference=prepared.reference), value=False
     )
     wide = _choose(options, target, run, prepared, split_hash(evaluator), steps)
-    written = write_artifacts(prepared, run.network.codec.host, wide.layers, options.opset, steps)
+    opset = opset_for(target) if options.opset is None else options.opset
+    written = write_artifacts(prepared, run.network.codec.host, wide.layers, opset, steps)
     folder = work / BUNDLE
     findings = steps.run(
         "check operators", None, lambda: _check(folder, written, target, options), value=False
     )
     verified = verify(options.backends, evaluator, prepared, folder, written, wide.layers, steps)
-    manifest = _manifest(options, target, run, prepared, written, folder)
+    manifest = {"opset": opset, **_manifest(options, target, run, prepared, written, folder)}
     results = Results(
         manifest, verified, wide, prepared.gain, findings, {**steps.seconds}, peak_memory_mb(), tuple(steps.kept)
     )
@@ -188,7 +189,6 @@ def _manifest(
         "config": config_of(options.checkpoint, options.config).name,
         "target": target.to_dict(),
         "preparation": dataclasses.asdict(options.preparation),
-        "opset": options.opset,
         "input": prepared.inputs.to_dict(),
         "outputs": {
             "names": list(prepared.outputs.names),

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from depth_distill.errors import ConfigError
-from depth_distill.export.float_onnx import export_float
+from depth_distill.export.float_onnx import export_float, opset_for
 from depth_distill.export.runtime import OnnxNetwork
+from tests.export.npu_rules.chips import chip
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,9 @@ def test_what_it_refuses(exported, tmp_path):
     (tmp_path / "broken.onnx").write_bytes(path.read_bytes()[:100])
     with pytest.raises(ConfigError, match="ONNX Runtime cannot load .*broken.onnx"):
         OnnxNetwork(tmp_path / "broken.onnx")
+
+
+@pytest.mark.parametrize(("newest", "expected"), [(None, 19), (21, 19), (18, 18), (13, 17)])
+def test_the_opset_is_one_that_the_target_reads(newest, expected):
+    # 13 cannot be written: the check of operators then says what to do.
+    assert opset_for(chip(operators={"max_opset": newest})) == expected
