@@ -101,9 +101,7 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     opset = opset_for(target) if options.opset is None else options.opset
     written = write_artifacts(prepared, run.network.codec.host, wide.layers, opset, steps)
     folder = work / BUNDLE
-    findings = steps.run(
-        "check operators", None, lambda: _check(folder, written, target, options), value=False
-    )
+    findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
     verified = verify(options.backends, evaluator, prepared, folder, written, wide.layers, steps)
     manifest = {"opset": opset, **_manifest(options, target, run, prepared, written, folder)}
     results = Results(
@@ -159,9 +157,7 @@ def _choose(
     return WideLayers(tuple(found["layers"]), found["reason"])
 
 
-def _check(
-    folder: Path, written: Mapping[str, str], target: NpuTarget, options: ExportOptions
-) -> list[dict[str, str]]:
+def _check(folder: Path, written: Mapping[str, str], target: NpuTarget, options: ExportOptions) -> list[dict[str, str]]:
     """Findings in the file that the target's tool chain is given."""
     check = check_onnx(folder / written["float" if target.scales == "vendor" else "int8"], target)
     violations = [each for each in check.findings if each.severity == "violation"]
