@@ -1,7 +1,11 @@
 """The built-in data set: scenes that are made up and ray cast on demand, with exact depth."""
 
+import mmap
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import DTypeLike, NDArray
 from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
@@ -28,6 +32,8 @@ class SyntheticDepth(DepthDataset):
         seed: the collection of scenes; use another one for validation.
         min_depth_m: nearest depth in metres that counts as measured.
         max_depth_m: farthest depth in metres that counts as measured.
+        keep: keep samples in memory, 86 kB each at 96 x 128, so that later epochs need not render them again; forked
+            workers fill and read the same memory.
 
     Raises:
         ConfigError: the length is not positive, the size below 8 x 8 pixels, the seed negative, or the range not
@@ -41,6 +47,7 @@ class SyntheticDepth(DepthDataset):
         seed: int = 0,
         min_depth_m: float = 0.5,
         max_depth_m: float = 15.0,
+        keep: bool = False,
     ) -> None:
         if length <= 0:
             raise ConfigError(f"SyntheticDepth needs a length of at least 1, got {length}")
@@ -54,6 +61,7 @@ class SyntheticDepth(DepthDataset):
         self.size = (int(size[0]), int(size[1]))
         self.seed = seed
         self.depth_range = DepthRange(min_depth_m, max_depth_m)
+        self._kept = _Kept(length, self.size) if keep else None
 
     @override
     def __len__(self) -> int:
@@ -69,11 +77,38 @@ class SyntheticDepth(DepthDataset):
 
     @override
     def load(self, index: int) -> DepthSample:
+        if self._kept is not None and self._kept.there[index]:
+            image, depth_m = self._kept.images[index], self._kept.depths_m[index]
+        else:
+            image, depth_m = self._render(index)
+            if self._kept is not None:
+                self._kept.images[index], self._kept.depths_m[index] = image, depth_m
+                self._kept.there[index] = True  # last: another process may look
+        in_metres = torch.from_numpy(depth_m.copy())[None]
+        valid = self.depth_range.contains(in_metres)
+        return DepthSample(torch.from_numpy(image.copy()), torch.where(valid, in_metres, 0.0), valid)
+
+    def _render(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         height, width = self.size
         rng = np.random.default_rng([self.seed, index])
         scene = random_scene(rng, height / width)
         hits = cast(scene, height, width)
-        image = torch.from_numpy(shade(scene, hits, rng))
-        depth_m = torch.from_numpy(hits.depth_m)[None]
-        valid = self.depth_range.contains(depth_m)
-        return DepthSample(image, torch.where(valid, depth_m, 0.0), valid)
+        return shade(scene, hits, rng), hits.depth_m
+
+
+class _Kept:
+    """Arrays of all samples, in memory that forked processes share; a spawned one starts with none."""
+
+    def __init__(self, length: int, size: tuple[int, int]) -> None:
+        self.length, self.size = length, size
+        self.images: NDArray[np.uint8] = _shared((length, 3, *size), np.uint8)
+        self.depths_m: NDArray[np.float32] = _shared((length, *size), np.float32)
+        self.there: NDArray[np.bool_] = _shared((length,), np.bool_)
+
+    def __reduce__(self) -> tuple[type["_Kept"], tuple[int, tuple[int, int]]]:
+        return _Kept, (self.length, self.size)
+
+
+def _shared(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Zeros. Unlike torch's shared tensors they need no room in /dev/shm, which containers keep small."""
+    return np.frombuffer(mmap.mmap(-1, int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype).reshape(shape)

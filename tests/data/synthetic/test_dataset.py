@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,21 @@ def test_workers_give_what_the_main_process_gives():
     )
     for a, b in zip(alone, shared, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_kept_samples_are_the_rendered_ones(monkeypatch):
+    dataset, kept = SyntheticDepth(12, SMALL), SyntheticDepth(12, SMALL, keep=True)
+    expected = [dataset[index] for index in range(12)]
+    list(DataLoader(kept, num_workers=2, multiprocessing_context="fork"))  # workers fill what this process reads
+    monkeypatch.setattr(SyntheticDepth, "_render", lambda *_: pytest.fail("it was rendered again"))
+    for index in (3, 11, 0):
+        sample = kept[index]
+        assert all(torch.equal(a, b) for a, b in zip(sample, expected[index], strict=True))
+        sample.image.zero_()  # a sample is the reader's own
+        assert torch.equal(kept[index].image, expected[index].image)
+    monkeypatch.undo()
+    again = pickle.loads(pickle.dumps(kept))  # for a spawned worker, which renders by itself
+    assert torch.equal(again[5].image, expected[5].image)
 
 
 def test_seeds_share_no_scene():
