@@ -18,7 +18,14 @@ def edited(tmp_path: Path, old: str, new: str, profile: str = "per-tensor-minmax
 
 
 def test_the_five_profiles_are_built_in():
-    assert target_names() == ("aiware-apache6", "onnxruntime-cpu", "per-channel", "per-tensor-minmax", "symmetric-pow2")
+    assert target_names() == (
+        "aiware-apache6",
+        "onnxruntime-cpu",
+        "per-channel",
+        "per-tensor-minmax",
+        "rknn",
+        "symmetric-pow2",
+    )
     for name in target_names():
         assert load_target(name).name == name
         assert load_target(name) == load_target(BUILT_IN / f"{name}.yaml")
