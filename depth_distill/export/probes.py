@@ -1,0 +1,304 @@
+"""What a tool chain can do, found out by running tiny models on it and looking at the numbers.
+
+Confirmed is what loads, runs, and comes out as the file says and not as any wrong reading of it
+(:mod:`~depth_distill.export.probe_models`). Unsupported is what is refused, or comes out as a wrong reading. All else
+is unconfirmed.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx.reference import ReferenceEvaluator
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.backends import BackendRun
+from depth_distill.export.operator_probes import OperatorProbe
+from depth_distill.export.probe_graphs import IMAGE
+from depth_distill.export.probe_models import Probe, Variant, float_conv, float_image
+from depth_distill.export.runtime import open_session, session_options
+
+Verdict = Literal["confirmed", "unsupported", "unconfirmed"]
+Arrays = Mapping[str, np.ndarray]
+
+_CLEARLY_NEARER = 4  # times: a rival is one way to get it wrong, and a tool chain's may differ in details
+_ROUNDING = 0.01  # of a step: float32 on the way to codes and back
+_LONGEST = 150  # characters of a tool chain's last words in a table
+_PTQ_IMAGES = 8  # 1152 outputs, many more than INT8 has values
+
+
+class ToolChain(Protocol):
+    """What is needed of a :class:`~depth_distill.export.backends.Backend`."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Kinds of model."""
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it has post-training quantization of its own."""
+
+    @property
+    def simulator(self) -> bool:
+        """Whether it stands in for a chip."""
+
+    def missing(self) -> str | None:
+        """Why it cannot run here."""
+
+    def run(
+        self,
+        model: Path,
+        inputs: np.ndarray,
+        calibration: Path | None = None,
+        options: Mapping[str, str] | None = None,
+        repeats: int = 20,
+    ) -> BackendRun:
+        """See :meth:`~depth_distill.export.backends.Backend.run`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to a probe.
+
+    Attributes:
+        name: of the capability or operator.
+        verdict: what is known now.
+        reason: the numbers, or the tool chain's last words.
+        op: ONNX type, for operators.
+    """
+
+    name: str
+    verdict: Verdict
+    reason: str
+    op: str | None = None
+
+
+class RefusalError(Exception):
+    """A tool chain's last words on a model."""
+
+
+class Prober:
+    """Tries models on a tool chain.
+
+    Args:
+        backend: the tool chain; its ``version`` is known as soon as this object exists.
+
+    Raises:
+        ConfigError: the tool chain is missing, or refuses even a float convolution: then no refusal means anything.
+    """
+
+    def __init__(self, backend: ToolChain) -> None:
+        reason = backend.missing()
+        if reason is not None:
+            raise ConfigError(reason)
+        self.backend = backend
+        self.version = ""
+        try:
+            self._run(float_conv(), float_image())
+        except RefusalError as refusal:
+            raise ConfigError(
+                f"backend {backend.name} does not run a plain float convolution, so that its refusals would prove "
+                f"nothing. Its last words: {refusal}"
+            ) from refusal
+
+    def capability(self, probe: Probe) -> Finding:
+        """Whether a capability is honoured."""
+        if not self.backend.takes:
+            reason = f"{self.backend.name} takes no files but float ones, which it quantizes itself"
+            return Finding(probe.name, "unconfirmed", reason)
+        refusals = []
+        supported_form = False
+        for variant in probe.variants:
+            try:
+                found = self._run(variant.model, probe.inputs)
+            except RefusalError as refusal:
+                words = str(refusal)
+                if variant.control is not None and self._refuses(variant.control[1], probe.inputs):
+                    words = f"not the capability but the form is refused ({variant.control[0]} is, too): {words}"
+                else:
+                    supported_form = True
+                refusals.append(_titled(variant, words))
+                continue
+            verdict, reason = self._judge(variant, probe, found)
+            taken = f"; refused: {'; '.join(refusals)}" if refusals else ""
+            return Finding(probe.name, verdict, f"{_titled(variant, reason)}{taken}")
+        return Finding(probe.name, "unsupported" if supported_form else "unconfirmed", "; ".join(refusals))
+
+    def operator(self, probe: OperatorProbe) -> Finding:
+        """Whether an operator of a file is taken, and computed as ONNX defines it."""
+        refusals = []
+        for variant in probe.variants if self.backend.takes else probe.variants[-1:]:
+            try:
+                found = self._run(variant.model, probe.inputs)
+            except RefusalError as refusal:
+                refusals.append(_titled(variant, str(refusal)))
+                continue
+            verdict, reason = self._judge(variant, probe, found)
+            if refusals:
+                return Finding(probe.name, "unconfirmed", f"{_titled(variant, reason)}, but {refusals[0]}", probe.op)
+            return Finding(probe.name, verdict, _titled(variant, reason), probe.op)
+        if probe.stand_in:
+            reason = f"refused with a constant in place of an input of another shape: {refusals[0]}"
+            return Finding(probe.name, "unconfirmed", reason, probe.op)
+        return Finding(probe.name, "unsupported", refusals[0], probe.op)
+
+    def own_ptq(self) -> Finding:
+        """Whether it quantizes a float file by itself: few distinct outputs, no further off than two roundings cost."""
+        if not self.backend.quantizes:
+            return Finding("own PTQ", "unsupported", f"{self.backend.name} has no quantization of its own")
+        images = np.random.default_rng(3).uniform(-1, 1, (_PTQ_IMAGES, *float_image().shape[1:])).astype(np.float32)
+        model = float_conv()
+        truth = np.concatenate([reference(model, image[None])["codes"] for image in images])
+        try:
+            found = self._run(model, images, quantize=True)["codes"]
+        except RefusalError as refusal:
+            return Finding("own PTQ", "unsupported", str(refusal))
+        if found.shape != truth.shape:
+            return Finding("own PTQ", "unconfirmed", f"returns the shape {found.shape}, expected {truth.shape}")
+        levels = len(np.unique(found))
+        error, bound = float(np.abs(found - truth).max()), _ptq_bound(model, images, truth)
+        if levels > 256:
+            reason = f"accepted, but its output has {levels} values of at most 256: not INT8"
+            return Finding("own PTQ", "unsupported", reason)
+        numbers = f"{levels} output values ({truth.size} before), error {error:.3f} of at most {bound:.3f}"
+        verdict: Verdict = "confirmed" if error <= bound else "unconfirmed"
+        return Finding("own PTQ", verdict, self._on_simulator(numbers))
+
+    def _judge(self, variant: Variant, probe: Probe, found: Arrays) -> tuple[Verdict, str]:
+        truth = reference(variant.reading or variant.model, probe.inputs)
+        rivals = [reference(rival.model, probe.inputs) for rival in variant.rivals]
+        verdict, reason = judge(variant, found, truth, rivals)
+        if verdict == "confirmed" and probe.caveat:
+            reason += f" ({probe.caveat})"
+        return verdict, self._on_simulator(reason)
+
+    def _on_simulator(self, reason: str) -> str:
+        return f"{reason}; in a simulator" if self.backend.simulator else reason
+
+    def _refuses(self, model: onnx.ModelProto, inputs: np.ndarray) -> bool:
+        try:
+            self._run(model, inputs)
+        except RefusalError:
+            return True
+        return False
+
+    def _run(self, model: onnx.ModelProto, inputs: np.ndarray, quantize: bool = False) -> Arrays:
+        with tempfile.TemporaryDirectory(prefix="probe-") as name:
+            folder = Path(name)
+            onnx.save(model, folder / "probe.onnx")
+            calibration = None
+            if quantize or not self.backend.takes:
+                calibration = folder
+                for index, image in enumerate(inputs):
+                    np.save(folder / f"{index}.npy", image[None])
+                (folder / "tensors.txt").write_text("".join(f"{index}.npy\n" for index in range(len(inputs))))
+            try:
+                run = self.backend.run(folder / "probe.onnx", inputs, calibration, repeats=0)
+            except ConfigError as error:
+                raise RefusalError(last_words(str(error))) from error
+        self.version = run.version
+        return run.outputs
+
+
+def judge(variant: Variant, found: Arrays, truth: Arrays, rivals: Sequence[Arrays]) -> tuple[Verdict, str]:
+    """Compare what a tool chain computed with what the file says, and with each of the variant's rivals.
+
+    Args:
+        variant: what was run.
+        found: outputs of the tool chain.
+        truth: outputs of the right reading.
+        rivals: outputs of the wrong readings, in the order of ``variant.rivals``.
+    """
+    for name, value in truth.items():
+        if name not in found or found[name].shape != value.shape:
+            what = found[name].shape if name in found else "nothing"
+            return "unconfirmed", f"returns {what} for {name}, expected {value.shape}"
+    step = variant.step or max(float(np.abs(value).max()) for value in truth.values()) or 1.0
+    off = _distance(found, truth) / step
+    from_rivals = [_distance(found, each) / step for each in rivals]
+    nearest = int(np.argmin(from_rivals)) if rivals else None
+    limit = variant.tolerance + (_ROUNDING if variant.step else 0)
+    numbers = f"off by {off:.3g} {variant.unit}{'s' * variant.unit.endswith('step')} of at most {variant.tolerance:g}"
+    if off <= limit and (nearest is None or off < from_rivals[nearest]):
+        if nearest is not None:
+            numbers += f"; {from_rivals[nearest]:.3g} from {variant.rivals[nearest].title}"
+        return "confirmed", numbers
+    if nearest is not None and from_rivals[nearest] <= max(limit, off / _CLEARLY_NEARER):
+        rival = variant.rivals[nearest]
+        reason = f"accepted, but {rival.title}: {from_rivals[nearest]:.3g} steps from that, {off:.3g} from what it says"
+        return "unconfirmed" if rival.wider else "unsupported", reason
+    return "unconfirmed", f"runs, but is {numbers}"
+
+
+def reference(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, np.ndarray]:
+    """What a model says: ONNX Runtime without optimization, or ONNX's own evaluator where there are Casts to FP16.
+
+    Those ONNX Runtime takes out, to compute in float32, even without optimization.
+    """
+    names = [each.name for each in model.graph.output]
+    if any(node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16 for node in model.graph.node):
+        results = ReferenceEvaluator(model).run(names, {IMAGE: inputs})
+    else:
+        session = open_session(model.SerializeToString(), session_options(False, 1), Path("probe.onnx"))
+        results = session.run(names, {IMAGE: inputs})
+    return dict(zip(names, results, strict=True))
+
+
+def last_words(message: str) -> str:
+    """The line of a tool chain's output that gives the reason, short, and without folders of this machine."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reasons = [line for line in lines[1:] if re.search(r"error\b", line, re.IGNORECASE)] or lines[1:] or lines
+    words = re.sub(r"(?<![\w/])(/[^\s/:]+)+/", "", reasons[-1])
+    signal = re.search(r"exit code -(\d+)", lines[0])
+    words = words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
+    return f"aborts with signal {signal[1]}: {words}" if signal else words
+
+
+def _distance(found: Arrays, truth: Arrays) -> float:
+    """Largest difference of any output, infinite where there is NaN; for whole numbers, the share that differs."""
+    differences = []
+    for name, value in truth.items():
+        if np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_:
+            differences.append(float(np.mean(found[name] != value)))
+        else:
+            difference = np.abs(found[name].astype(np.float64) - value)
+            differences.append(float(np.nan_to_num(difference, nan=np.inf).max()))
+    return max(differences)
+
+
+def _ptq_bound(model: onnx.ModelProto, images: np.ndarray, truth: np.ndarray) -> float:
+    """Half a step of input, weight and output each, at its worst; symmetric codes have steps of max / 127."""
+    weights = next(onnx.numpy_helper.to_array(each) for each in model.graph.initializer)
+    sums = np.abs(weights).sum(axis=(1, 2, 3)).max(), np.abs(images).sum(axis=1).max()
+    steps = [float(np.abs(each).max()) / 127 for each in (images, weights, truth)]
+    return float(steps[0] * sums[0] + steps[1] * sums[1] + steps[2]) / 2
+
+
+def _titled(variant: Variant, words: str) -> str:
+    return f"{variant.title}: {words}" if variant.title else words
+
+
+def run_probes(
+    prober: Prober, probes: Sequence[Probe], operators: Sequence[OperatorProbe], say: Callable[[str], None]
+) -> list[Finding]:
+    """Capabilities, the tool chain's own PTQ, operators; ``say`` is told each before it is tried."""
+    findings = []
+    for probe in probes:
+        say(probe.name)
+        findings.append(prober.capability(probe))
+    say("own PTQ")
+    findings.append(prober.own_ptq())
+    for operator in operators:
+        say(operator.name)
+        findings.append(prober.operator(operator))
+    return findings
