@@ -53,12 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="check the network of this config, untrained")
     parser.add_argument("--strict", action="store_true", help="warnings count as well")
     parser.add_argument("--probe", metavar="BACKEND", help="try each capability on an installed tool chain")
-    parser.add_argument(
-        "--onnx", type=Path, metavar="FILE", help="with --probe: and each distinct operator of this file"
-    )
-    parser.add_argument(
-        "--write-profile", type=Path, metavar="YAML", help="with --probe: the profile with what was found"
-    )
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="with --probe: and each operator of it")
+    parser.add_argument("--write-profile", type=Path, metavar="YAML", help="with --probe: the profile as found")
     options, overrides = parser.parse_known_args(args)
     console = page()
 

@@ -10,7 +10,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.layers import load
 from depth_distill.export.onnx_graph import ACTIVATION_OPS, OnnxGraph, attributes
 from depth_distill.export.probe_graphs import IMAGE, Codes, Graph
-from depth_distill.export.probe_models import Probe, Variant
+from depth_distill.export.probe_judgement import Probe, Variant
 
 # FP16 keeps 11 bits; 1 % leaves room for sums of a thousand rounded products. Another operator is off by far more.
 _FLOAT_TOLERANCE = 0.01

@@ -8,7 +8,6 @@ the sign of its weight, so that it does not cancel but adds up.
 """
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ import onnx
 
 from depth_distill.export.float_onnx import OPSET
 from depth_distill.export.probe_graphs import IMAGE, Codes, Graph
+from depth_distill.export.probe_judgement import Probe, Rival, Variant
 from depth_distill.quantization.target import NpuTarget
 
 _PAIRS, _ROWS, _SIDE = 8, 4, 6  # pairs of input channels, output channels, height and width
@@ -28,64 +28,6 @@ _HALF_STEP = 2.0**-10  # of FP16 from 1 to 2
 _INT16_PAIRS = 32
 _UNSEEN_INTEGERS = "integer arithmetic and rounded floats give the same numbers"
 _UNSEEN_SUMS = "tensors are FP16; what adds up the products cannot be seen"
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A wrong reading, as a model that says it plainly.
-
-    Attributes:
-        title: what was done instead.
-        model: takes the same input, and has the same outputs.
-        wider: more precise than what was asked for: no harm, but no proof either.
-    """
-
-    title: str
-    model: onnx.ModelProto
-    wider: bool = False
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One file that asks for a capability.
-
-    Attributes:
-        title: how it asks, for messages; may be empty.
-        model: the file.
-        step: unit in which errors are counted; None is the largest value that is right.
-        unit: what a step is.
-        tolerance: in steps.
-        rivals: what it must not come out as.
-        reading: the right reading, where it is not what the file says.
-        control: the same form without the capability, and what to call it: where it is refused as well, the form is
-            what the tool chain refuses.
-    """
-
-    title: str
-    model: onnx.ModelProto
-    step: float | None
-    unit: str = "output step"
-    tolerance: float = 1.0  # a multiplier of finite width may tip a code that lies near a tie
-    rivals: tuple[Rival, ...] = ()
-    reading: onnx.ModelProto | None = None
-    control: tuple[str, onnx.ModelProto] | None = None
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One question.
-
-    Attributes:
-        name: of the capability, or of the operator.
-        inputs: ``(1, ...)``.
-        variants: tried in this order until one is not refused.
-        caveat: what its numbers cannot show.
-    """
-
-    name: str
-    inputs: np.ndarray
-    variants: tuple[Variant, ...]
-    caveat: str = ""
 
 
 def float_conv(opset: int = OPSET) -> onnx.ModelProto:
@@ -162,7 +104,7 @@ def _fp16() -> Probe:
         Rival("computed in INT8", _conv(*_to_int8(weights), Codes(2 / 255, 0, "uint8"))),
     )
     # Exact sums are multiples of half a step.
-    unit, tolerance = "FP16 step of the input", 0.25
+    unit, tolerance = "FP16 steps of the input", 0.25
     variants = (
         Variant("FP16 file", rounded, _HALF_STEP, unit, tolerance, rivals),
         Variant("float32 file computed in FP16", _conv(weights), _HALF_STEP, unit, tolerance, rivals, rounded),
@@ -260,15 +202,17 @@ def _asymmetric_activations(signed: bool) -> Probe:
     response = np.sum(taps, axis=0)
     output = _output_codes(response, signed)
     model = _conv(weights, _WEIGHT_SCALE, codes, output)
+    ignored, output_ignored = (dataclasses.replace(each, zero_point=low) for each in (codes, output))
+    border = (low - codes.zero_point) * _SCALE
+
+    def rival(title: str, codes: Codes = codes, **reading: Any) -> Rival:
+        return Rival(title, _conv(weights, _WEIGHT_SCALE, codes, output, **reading))
+
     rivals = (
-        Rival("rounded symmetrically", _conv(weights, _WEIGHT_SCALE, symmetric, output)),
-        Rival(
-            "zero point ignored", _conv(weights, _WEIGHT_SCALE, codes, output, read_as=Codes(_SCALE, low, codes.dtype))
-        ),
-        Rival(
-            "borders padded with code 0",
-            _conv(weights, _WEIGHT_SCALE, codes, output, border=(low - codes.zero_point) * _SCALE),
-        ),
+        rival("rounded symmetrically", symmetric),
+        rival("zero point of the input ignored", read_as=ignored),
+        rival("all zero points ignored", read_as=ignored, output_read_as=output_ignored),
+        rival("borders padded with code 0", border=border),
     )
     return Probe("asymmetric_activations", inputs, (Variant("", model, output.scale, rivals=rivals),))
 
@@ -301,6 +245,7 @@ def _conv(
     output: Codes | None = None,
     half: bool = False,
     read_as: Codes | None = None,
+    output_read_as: Codes | None = None,
     border: float = 0.0,
     opset: int = OPSET,
     domain: str = "",
@@ -317,7 +262,7 @@ def _conv(
         stored = graph.weights(weights, weight_scale)
     tensor = graph.conv(tensor, stored, pad=weights.shape[3] // 2, border=border)
     tensor = graph.single(tensor) if half else tensor
-    tensor = graph.round(tensor, output) if output else tensor
+    tensor = graph.round(tensor, output, output_read_as) if output else tensor
     return graph.model((1, weights.shape[1], _SIDE, _SIDE), {"codes": tensor}, opset)
 
 

@@ -10,25 +10,18 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import onnx
-from onnx import TensorProto
-from onnx.reference import ReferenceEvaluator
+from onnx import numpy_helper
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends import BackendRun
 from depth_distill.export.operator_probes import OperatorProbe
-from depth_distill.export.probe_graphs import IMAGE
-from depth_distill.export.probe_models import Probe, Variant, float_conv, float_image
-from depth_distill.export.runtime import open_session, session_options
+from depth_distill.export.probe_judgement import Arrays, Probe, Variant, Verdict, judge, reference
+from depth_distill.export.probe_models import float_conv, float_image
 
-Verdict = Literal["confirmed", "unsupported", "unconfirmed"]
-Arrays = Mapping[str, np.ndarray]
-
-_CLEARLY_NEARER = 4  # times: a rival is one way to get it wrong, and a tool chain's may differ in details
-_ROUNDING = 0.01  # of a step: float32 on the way to codes and back
 _LONGEST = 150  # characters of a tool chain's last words in a table
 _PTQ_IMAGES = 8  # 1152 outputs, many more than INT8 has values
 
@@ -210,50 +203,6 @@ class Prober:
         return run.outputs
 
 
-def judge(variant: Variant, found: Arrays, truth: Arrays, rivals: Sequence[Arrays]) -> tuple[Verdict, str]:
-    """Compare what a tool chain computed with what the file says, and with each of the variant's rivals.
-
-    Args:
-        variant: what was run.
-        found: outputs of the tool chain.
-        truth: outputs of the right reading.
-        rivals: outputs of the wrong readings, in the order of ``variant.rivals``.
-    """
-    for name, value in truth.items():
-        if name not in found or found[name].shape != value.shape:
-            what = found[name].shape if name in found else "nothing"
-            return "unconfirmed", f"returns {what} for {name}, expected {value.shape}"
-    step = variant.step or max(float(np.abs(value).max()) for value in truth.values()) or 1.0
-    off = _distance(found, truth) / step
-    from_rivals = [_distance(found, each) / step for each in rivals]
-    nearest = int(np.argmin(from_rivals)) if rivals else None
-    limit = variant.tolerance + (_ROUNDING if variant.step else 0)
-    numbers = f"off by {off:.3g} {variant.unit}{'s' * variant.unit.endswith('step')} of at most {variant.tolerance:g}"
-    if off <= limit and (nearest is None or off < from_rivals[nearest]):
-        if nearest is not None:
-            numbers += f"; {from_rivals[nearest]:.3g} from {variant.rivals[nearest].title}"
-        return "confirmed", numbers
-    if nearest is not None and from_rivals[nearest] <= max(limit, off / _CLEARLY_NEARER):
-        rival = variant.rivals[nearest]
-        reason = f"accepted, but {rival.title}: {from_rivals[nearest]:.3g} steps from that, {off:.3g} from what it says"
-        return "unconfirmed" if rival.wider else "unsupported", reason
-    return "unconfirmed", f"runs, but is {numbers}"
-
-
-def reference(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """What a model says: ONNX Runtime without optimization, or ONNX's own evaluator where there are Casts to FP16.
-
-    Those ONNX Runtime takes out, to compute in float32, even without optimization.
-    """
-    names = [each.name for each in model.graph.output]
-    if any(node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16 for node in model.graph.node):
-        results = ReferenceEvaluator(model).run(names, {IMAGE: inputs})
-    else:
-        session = open_session(model.SerializeToString(), session_options(False, 1), Path("probe.onnx"))
-        results = session.run(names, {IMAGE: inputs})
-    return dict(zip(names, results, strict=True))
-
-
 def last_words(message: str) -> str:
     """The line of a tool chain's output that gives the reason, short, and without folders of this machine."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
@@ -264,21 +213,9 @@ def last_words(message: str) -> str:
     return f"aborts with signal {signal[1]}: {words}" if signal else words
 
 
-def _distance(found: Arrays, truth: Arrays) -> float:
-    """Largest difference of any output, infinite where there is NaN; for whole numbers, the share that differs."""
-    differences = []
-    for name, value in truth.items():
-        if np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_:
-            differences.append(float(np.mean(found[name] != value)))
-        else:
-            difference = np.abs(found[name].astype(np.float64) - value)
-            differences.append(float(np.nan_to_num(difference, nan=np.inf).max()))
-    return max(differences)
-
-
 def _ptq_bound(model: onnx.ModelProto, images: np.ndarray, truth: np.ndarray) -> float:
     """Half a step of input, weight and output each, at its worst; symmetric codes have steps of max / 127."""
-    weights = next(onnx.numpy_helper.to_array(each) for each in model.graph.initializer)
+    weights = next(numpy_helper.to_array(each) for each in model.graph.initializer)
     sums = np.abs(weights).sum(axis=(1, 2, 3)).max(), np.abs(images).sum(axis=1).max()
     steps = [float(np.abs(each).max()) / 127 for each in (images, weights, truth)]
     return float(steps[0] * sums[0] + steps[1] * sums[1] + steps[2]) / 2

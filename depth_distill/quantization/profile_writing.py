@@ -60,9 +60,8 @@ def write_profile(
         old = getattr(target.capabilities, name)
         if old != value:
             node = _child(_child(root, "capabilities"), name)
-            edits.append(
-                (node.start_mark.index, node.end_mark.index, f'"{value}"' if value in ("yes", "no") else value)
-            )
+            word = value if value == "unconfirmed" else f'"{value}"'  # YAML 1.1 reads a bare yes as a boolean
+            edits.append((node.start_mark.index, node.end_mark.index, word))
             changes.append(f"capabilities.{name}: {old} -> {value}")
     added = [op for op in dict.fromkeys(forbidden) if op not in target.operators.forbidden]
     if added:
