@@ -44,7 +44,7 @@ class Graph:
 
     def constant(self, value: np.ndarray, name: str | None = None) -> str:
         """Store a tensor; returns its name, as the other methods do."""
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name or self._name("constant")))
+        self.constants.append(numpy_helper.from_array(np.array(value), name or self._name("constant")))
         return str(self.constants[-1].name)
 
     def node(self, op: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
