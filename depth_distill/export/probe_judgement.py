@@ -98,7 +98,7 @@ def judge(variant: Variant, found: Arrays, truth: Arrays, rivals: Sequence[Array
     from_rivals = [_distance(found, each) / step for each in rivals]
     nearest = int(np.argmin(from_rivals)) if rivals else None
     limit = variant.tolerance + (_ROUNDING if variant.step else 0)
-    numbers = f"off by {off:.2g} {variant.unit}, at most {variant.tolerance:g}"
+    numbers = f"off by {round(off, 3):.2g} {variant.unit}, at most {variant.tolerance:g}"
     if off <= limit and (nearest is None or off < from_rivals[nearest]):
         if nearest is not None:
             numbers += f"; {from_rivals[nearest]:.3g} from {variant.rivals[nearest].title}"

@@ -72,7 +72,11 @@ def test_several_values_on_one_line(tmp_path):
             ["operators: {forbidden: [Relu, Add], slice_multiple: 8}  # probed: R"],
         ),
         ("operators: {}", "operators:\n  slice_multiple: 8", ["  forbidden: [Relu, Add]  # probed: R"]),
-        ("operators: {}", "operators:\n  forbidden: []\n  slice_multiple: 8", ["  forbidden: [Relu, Add]  # probed: R"]),
+        (
+            "operators: {}",
+            "operators:\n  forbidden: []\n  slice_multiple: 8",
+            ["  forbidden: [Relu, Add]  # probed: R"],
+        ),
         (
             "operators: {}",
             "operators:\n  forbidden:\n    - Reshape  # costly\n  slice_multiple: 8",
