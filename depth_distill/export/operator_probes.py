@@ -14,6 +14,8 @@ from depth_distill.export.probe_judgement import Probe, Variant
 
 # FP16 keeps 11 bits; 1 % leaves room for sums of a thousand rounded products. Another operator is off by far more.
 _FLOAT_TOLERANCE = 0.01
+# One where a multiplier of finite width tips a code that lies near a tie, one for the bias or the activation behind.
+_CODES_OFF = 2
 _SHOWN = ("kernel_shape", "strides", "dilations", "group", "axis", "axes", "mode", "perm", "to", "keepdims")
 _DULL = {"strides": [1, 1], "dilations": [1, 1], "group": 1}
 
@@ -136,7 +138,7 @@ class _Cut:
             # Ties of ArgMax may go either way.
             return Variant(title, model, 1, "of the elements", 0.02)
         if quantized and self.output_codes is not None:
-            return Variant(title, model, self.output_codes.scale)
+            return Variant(title, model, self.output_codes.scale, tolerance=_CODES_OFF)
         return Variant(title, model, None, "of the largest value", _FLOAT_TOLERANCE)
 
     def _constant(self, graph: Graph, name: str, quantized: bool) -> str:
@@ -174,7 +176,11 @@ class _Cut:
 
     def _label(self) -> str:
         found = attributes(self.node)
-        words = [f"{key} {_short(found[key])}" for key in _SHOWN if key in found and found[key] != _DULL.get(key)]
+        words = [
+            f"{key.removesuffix('_shape')} {_short(found[key])}"
+            for key in _SHOWN
+            if key in found and found[key] != _DULL.get(key)
+        ]
         constants = self.graph.constants
         weights = self.node.input[1:2] if self.node.op_type in ("Conv", "ConvTranspose", "Gemm") else []
         sizes = [*self.shapes.values(), *(constants[name].shape for name in weights if name in constants)]

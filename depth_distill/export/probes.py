@@ -5,6 +5,7 @@ Confirmed is what loads, runs, and comes out as the file says and not as any wro
 is unconfirmed.
 """
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from depth_distill.export.probe_judgement import Arrays, Probe, Variant, Verdict
 from depth_distill.export.probe_models import float_conv, float_image
 
 _LONGEST = 150  # characters of a tool chain's last words in a table
+_PTQ_TOLERANCE = 0.05  # of the largest value: steps of 1/127 of input, weight and output, whose errors partly cancel
 _PTQ_IMAGES = 8  # 1152 outputs, many more than INT8 has values
 
 
@@ -136,6 +138,8 @@ class Prober:
             except RefusalError as refusal:
                 refusals.append(_titled(variant, str(refusal)))
                 continue
+            if not self.backend.takes:
+                variant = dataclasses.replace(variant, tolerance=_PTQ_TOLERANCE)
             verdict, reason = self._judge(variant, probe, found)
             if refusals:
                 return Finding(probe.name, "unconfirmed", f"{_titled(variant, reason)}, but {refusals[0]}", probe.op)

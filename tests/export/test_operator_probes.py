@@ -61,7 +61,7 @@ def ops(model):
 def test_each_distinct_operator_is_one_model(tmp_path):
     found = probes_of(FLOAT, tmp_path)
     assert [(name, probe.count) for name, probe in found.items()] == [
-        ("Conv kernel_shape 1x1, 1x4x4x6, 2x4x1x1", 2),
+        ("Conv kernel 1x1, 1x4x4x6, 2x4x1x1", 2),
         ("Clip 1x2x4x6", 1),
         ("Resize mode nearest, 1x2x4x6", 1),
         ("Resize mode nearest, 1x4x4x6", 1),
@@ -82,7 +82,7 @@ def test_each_distinct_operator_is_one_model(tmp_path):
 
 def test_a_quantized_operator_keeps_its_pairs_and_its_activation(tmp_path):
     found = probes_of(QDQ, tmp_path)
-    conv = found["Conv kernel_shape 1x1, 1x4x4x6, 2x4x1x1"]
+    conv = found["Conv kernel 1x1, 1x4x4x6, 2x4x1x1"]
     pairs = ["QuantizeLinear", "DequantizeLinear"]
     assert ops(conv.variants[0].model) == [*pairs, "DequantizeLinear", "Conv", "Relu", *pairs]
     assert ops(conv.variants[1].model) == ["Conv"]
@@ -102,7 +102,7 @@ def test_a_quantized_operator_keeps_its_pairs_and_its_activation(tmp_path):
 
 def test_refusals(tmp_path):
     found = probes_of(QDQ, tmp_path)
-    conv, sigmoid = found["Conv kernel_shape 1x1, 1x4x4x6, 2x4x1x1"], found["Sigmoid 1x2x4x6"]
+    conv, sigmoid = found["Conv kernel 1x1, 1x4x4x6, 2x4x1x1"], found["Sigmoid 1x2x4x6"]
     prober = Prober(Fake(refusing(lambda model: "Sigmoid" in ops(model))))
     assert prober.operator(sigmoid).verdict == "unsupported"
     assert prober.operator(sigmoid).reason == "between Q/DQ pairs: E load: Error: out of luck"
