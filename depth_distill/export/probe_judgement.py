@@ -27,12 +27,12 @@ class Rival:
     Attributes:
         title: what was done instead.
         model: takes the same input, and has the same outputs.
-        wider: more precise than what was asked for: no harm, but no proof either.
+        harmless: more precise than what was asked for, or less than 1 % beside it: no harm, but no proof either.
     """
 
     title: str
     model: onnx.ModelProto
-    wider: bool = False
+    harmless: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def judge(variant: Variant, found: Arrays, truth: Arrays, rivals: Sequence[Array
     if nearest is not None and from_rivals[nearest] <= max(limit, off / _CLEARLY_NEARER):
         rival = variant.rivals[nearest]
         reason = f"accepted, but {rival.title}: {from_rivals[nearest]:.3g} steps from that, {off:.3g} from what it says"
-        return "unconfirmed" if rival.wider else "unsupported", reason
+        return "unconfirmed" if rival.harmless else "unsupported", reason
     return "unconfirmed", f"runs, but is {numbers}"
 
 

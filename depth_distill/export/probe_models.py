@@ -63,7 +63,8 @@ def _int8(signed: bool) -> Probe:
     if signed:
         # RKNN does that to signed codes around 0, and to unsigned ones around 128.
         stretch = (dataclasses.replace(each, scale=each.scale * 128 / 127) for each in (codes, output))
-        rivals.append(Rival("scales stretched to 128/127", _conv(weights, _WEIGHT_SCALE, next(stretch), next(stretch))))
+        wrong = _conv(weights, _WEIGHT_SCALE, next(stretch), next(stretch))
+        rivals.append(Rival("scales stretched to 128/127", wrong, harmless=True))
     return Probe("int8", inputs, (Variant("", model, output.scale, rivals=tuple(rivals)),), _UNSEEN_INTEGERS)
 
 
@@ -74,7 +75,7 @@ def _int16(signed: bool) -> Probe:
     narrow = _middle(256 * codes.scale, 8, signed)  # what spans the same range in INT8
     rivals = (
         Rival("computed in INT8", _conv(weights, _WEIGHT_SCALE, narrow, narrow)),
-        Rival("computed in float32", _conv(weights * np.float32(_WEIGHT_SCALE)), wider=True),
+        Rival("computed in float32", _conv(weights * np.float32(_WEIGHT_SCALE)), harmless=True),
     )
 
     def variant(title: str, codes: Codes, control: tuple[str, onnx.ModelProto], **form: Any) -> Variant:
@@ -100,7 +101,7 @@ def _fp16() -> Probe:
     weights = (rng.choice([1.0, 0.5], (_ROWS, _PAIRS)).repeat(2, axis=1) * _SIGNS)[..., None, None].astype(np.float32)
     rounded = _conv(weights, half=True)
     rivals = (
-        Rival("computed in float32", _conv(weights), wider=True),
+        Rival("computed in float32", _conv(weights), harmless=True),
         Rival("computed in INT8", _conv(*_to_int8(weights), Codes(2 / 255, 0, "uint8"))),
     )
     # Exact sums are multiples of half a step.
@@ -151,7 +152,7 @@ def _per_layer_precision() -> Probe:
 
     rivals = (
         Rival("its FP16 layer computed in INT8", model("INT8")),
-        Rival("its FP16 layer computed in float32", model("float32"), wider=True),
+        Rival("its FP16 layer computed in float32", model("float32"), harmless=True),
     )
     # Two layers are rounded to the output's step: a code each.
     variant = Variant("", model("FP16"), output.scale, tolerance=2, rivals=rivals, reading=model("FP16 tensors"))
