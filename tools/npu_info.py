@@ -4,13 +4,16 @@
     python tools/npu_info.py --target aiware-apache6 --supported-dtypes       # its capabilities
     python tools/npu_info.py --target aiware-apache6 --check model.float.onnx
     python tools/npu_info.py --target aiware-apache6 --config configs/teacher/resnet18.yaml    # before training
+    python tools/npu_info.py --target per-channel --probe openvino --onnx model.int8.onnx --write-profile mine.yaml
 
-A check ends with exit code 1 if the target refuses an operator (with --strict also on warnings), and with 2 where it
-cannot be done. Options that are not listed override the config.
+A check ends with exit code 1 if the target refuses an operator (with --strict also on warnings), a probe if the tool
+chain does not do what the profile counts on; both with 2 where they cannot be done. Options that are not listed
+override the config.
 """
 
 import argparse
 import dataclasses
+import datetime
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,15 +21,22 @@ from pathlib import Path
 
 import torch
 import yaml  # type: ignore[import-untyped]
+from rich.console import Console
 from rich.table import Table
 
 from depth_distill.errors import ConfigError
 from depth_distill.exits import exit_code
-from depth_distill.export.float_onnx import export_float
+from depth_distill.export.backends import find_backend
+from depth_distill.export.float_onnx import export_float, opset_for
 from depth_distill.export.npu_check import check_onnx
+from depth_distill.export.operator_probes import operator_probes
 from depth_distill.export.outputs import output_layout, separate_outputs
+from depth_distill.export.probe_models import capability_probes
+from depth_distill.export.probe_report import ProbeReport
+from depth_distill.export.probes import Prober, run_probes
 from depth_distill.quantization.fold import fold
 from depth_distill.quantization.graph import trace
+from depth_distill.quantization.profile_writing import check_destination, write_profile
 from depth_distill.quantization.target import NpuTarget, load_target
 from depth_distill.tables import page
 from depth_distill.trained import build_untrained
@@ -42,11 +52,21 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", type=Path, metavar="ONNX", help="check the operators of this file")
     parser.add_argument("--config", type=Path, help="check the network of this config, untrained")
     parser.add_argument("--strict", action="store_true", help="warnings count as well")
+    parser.add_argument("--probe", metavar="BACKEND", help="try each capability on an installed tool chain")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="with --probe: and each operator of it")
+    parser.add_argument("--write-profile", type=Path, metavar="YAML", help="with --probe: the profile as found")
     options, overrides = parser.parse_known_args(args)
     console = page()
 
     def work() -> int:
         target = load_target(options.target)
+        if options.probe is not None:
+            if overrides or options.check or options.config or options.supported_dtypes or options.strict:
+                raise ConfigError("--probe goes with --target, --onnx and --write-profile only; see --help")
+            return probe(target, options.probe, options.onnx, options.write_profile, console)
+        for option in ("onnx", "write_profile"):
+            if getattr(options, option) is not None:
+                raise ConfigError(f"--{option.replace('_', '-')} needs --probe BACKEND")
         if options.check is None and options.config is None:
             if overrides:
                 raise ConfigError(f"unknown options {' '.join(overrides)}; see --help")
@@ -55,12 +75,31 @@ def main(args: Sequence[str] | None = None) -> int:
                 console.print(yaml.safe_dump(_plain(target.to_dict()), sort_keys=False), highlight=False)
             return 0
         with tempfile.TemporaryDirectory() as folder:
-            file = options.check or _untrained(options.config, overrides, Path(folder) / "model.float.onnx")
+            file = options.check or _untrained(options.config, overrides, target, Path(folder) / "model.float.onnx")
             check = check_onnx(file, target)
         console.print(check.table(f"{options.check or options.config} for {target.name}"))
         return int(not check.ok or (options.strict and bool(check.findings)))
 
     return exit_code(work)
+
+
+def probe(target: NpuTarget, backend: str, onnx_file: Path | None, profile: Path | None, console: Console) -> int:
+    """Try a tool chain, print what was found, write it to a profile; 1 if the target's profile promises too much."""
+    if profile is not None:
+        check_destination(target, profile)
+    operators = operator_probes(onnx_file) if onnx_file is not None else []
+    prober = Prober(find_backend(backend))
+    say = Console(stderr=True).print
+    findings = run_probes(prober, capability_probes(target), operators, lambda name: say(f"{backend}: {name}"))
+    report = ProbeReport(target, f"{backend} {prober.version}", tuple(findings))
+    console.print(report.table())
+    for line in report.disagreements():
+        console.print(line, highlight=False, soft_wrap=True)
+    if profile is not None:
+        remark = f"{report.tool_chain}, {datetime.date.today()}"
+        changes = write_profile(target, profile, report.capabilities(), report.forbidden(), remark)
+        console.print(f"{profile}: {'; '.join(changes) or 'nothing changed'}", highlight=False, soft_wrap=True)
+    return int(bool(report.broken))
 
 
 def capability_table(target: NpuTarget) -> Table:
@@ -71,17 +110,18 @@ def capability_table(target: NpuTarget) -> Table:
     for name, support in dataclasses.asdict(target.capabilities).items():
         line = target.line_of(f"capabilities.{name}").split(": ")[0] if target.source else "-"
         table.add_row(name.replace("_", " "), _WORDS[support], line)
-    table.add_row("alignment", str(target.alignment), target.line_of("alignment").split(": ")[0])
+    line = target.line_of("alignment").split(": ")[0] if target.source else "-"
+    table.add_row("alignment", str(target.alignment), line)
     return table
 
 
-def _untrained(config: Path, overrides: Sequence[str], path: Path) -> Path:
+def _untrained(config: Path, overrides: Sequence[str], target: NpuTarget, path: Path) -> Path:
     run = build_untrained(config, overrides)
     layout = output_layout(run.network.codec.host)
     graph = fold(trace(run.network))
     if len(layout.names) > 1:
         graph = separate_outputs(graph, layout)
-    return export_float(graph, torch.zeros(1, 3, *run.data.image_size), path, output_names=layout.names)
+    return export_float(graph, torch.zeros(1, 3, *run.data.image_size), path, opset_for(target), layout.names)
 
 
 def _plain(value: object) -> object:
