@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
 from depth_distill.errors import ConfigError
+from depth_distill.export.codes import Codes
 from depth_distill.export.runtime import open_session, session_options
 
 INPUT = "Input"
@@ -19,29 +20,6 @@ _PASSED_ON = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"
 _ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})  # what every tool chain fuses into what is before
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 _CODES = frozenset({TensorProto.INT8, TensorProto.UINT8})
-
-
-@dataclass(frozen=True)
-class Codes:
-    """The integers that stand for a tensor: ``real = (code - zero_point) * step``, ONNX DequantizeLinear.
-
-    Attributes:
-        step: the scale.
-        zero_point: the code of 0.
-        dtype: NumPy name of the codes' type.
-    """
-
-    step: float
-    zero_point: int
-    dtype: str
-
-    def real(self, codes: np.ndarray) -> np.ndarray:
-        """Float32 values of codes; those of the other sign but the same width are moved by half of their range."""
-        shift = 0
-        if codes.dtype != np.dtype(self.dtype) and codes.dtype.itemsize == np.dtype(self.dtype).itemsize:
-            half = 1 << (8 * codes.dtype.itemsize - 1)
-            shift = half if codes.dtype.kind == "i" else -half
-        return ((codes.astype(np.int32) + shift - self.zero_point) * np.float32(self.step)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -70,7 +48,7 @@ class Layer:
     @property
     def step(self) -> float | None:
         """Scale of the codes."""
-        return None if self.codes is None else self.codes.step
+        return None if self.codes is None else self.codes.scale
 
 
 def layers_of(model: onnx.ModelProto) -> list[Layer]:

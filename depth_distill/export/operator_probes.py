@@ -7,9 +7,11 @@ import numpy as np
 import onnx
 
 from depth_distill.errors import ConfigError
+from depth_distill.export.codes import Codes
 from depth_distill.export.layers import load
-from depth_distill.export.onnx_graph import ACTIVATION_OPS, OnnxGraph, attributes
-from depth_distill.export.probe_graphs import IMAGE, Codes, Graph
+from depth_distill.export.npu_rules.activations import ACTIVATION_OPERATORS
+from depth_distill.export.onnx_graph import OnnxGraph, attributes
+from depth_distill.export.probe_graphs import IMAGE, Graph
 from depth_distill.export.probe_judgement import Probe, Variant
 
 # FP16 keeps 11 bits; 1 % leaves room for sums of a thousand rounded products. Another operator is off by far more.
@@ -157,7 +159,8 @@ class _Cut:
         """The activation behind the node, if any, and the format that what comes out is rounded to."""
         readers = self._readers(self.node.output[0])
         activation = None
-        if len(readers) == 1 and readers[0].op_type in ACTIVATION_OPS and self.node.op_type not in ACTIVATION_OPS:
+        kinds = [each.op_type in ACTIVATION_OPERATORS for each in (self.node, *readers)]
+        if kinds == [False, True]:
             activation = readers[0]
             readers = self._readers(activation.output[0])
         if len(self.node.output) != 1 or not readers or any(each.op_type != "QuantizeLinear" for each in readers):

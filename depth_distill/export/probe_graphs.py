@@ -1,33 +1,18 @@
 """Small ONNX graphs, written node by node."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from depth_distill.export.codes import Codes
 from depth_distill.export.float_onnx import OPSET
 
 IMAGE = "image"
 _IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}  # what came with each opset: runtimes refuse what is newer
 _NEWEST_IR_VERSION = 10
-
-
-@dataclass(frozen=True)
-class Codes:
-    """How a tensor is rounded: ``real = (code - zero_point) * scale``; ``dtype`` is NumPy's name of it."""
-
-    scale: float
-    zero_point: int
-    dtype: str
-
-    def round(self, values: np.ndarray) -> np.ndarray:
-        """Values as they come back from their codes."""
-        limits = np.iinfo(self.dtype)
-        codes = np.clip(np.rint(values / np.float32(self.scale)) + self.zero_point, limits.min, limits.max)
-        return ((codes - self.zero_point) * np.float32(self.scale)).astype(np.float32)
 
 
 class Graph:

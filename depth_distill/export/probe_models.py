@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
+from depth_distill.export.codes import Codes
 from depth_distill.export.float_onnx import OPSET
-from depth_distill.export.probe_graphs import IMAGE, Codes, Graph
+from depth_distill.export.probe_graphs import IMAGE, Graph
 from depth_distill.export.probe_judgement import Probe, Rival, Variant
 from depth_distill.quantization.target import NpuTarget
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from depth_distill.errors import DataError
+from depth_distill.export.codes import Codes
 from depth_distill.export.dumps import DumpFolder
-from depth_distill.export.layers import Codes, Layer
+from depth_distill.export.layers import Layer
 
 SHAPE = (1, 3, 4, 5)
 CODES = Codes(0.5, 7, "uint8")

@@ -10,7 +10,7 @@ import onnx
 from depth_distill.export.npu_rules.finding import Finding, Findings, listed
 from depth_distill.export.onnx_graph import OnnxGraph
 
-_OPERATORS = {
+ACTIVATION_OPERATORS = {
     "Relu": "relu",
     "Clip": "clip",
     "LeakyRelu": "leaky_relu",
@@ -76,7 +76,7 @@ def check_activations(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]
     left: dict[tuple[str, bool], list[onnx.NodeProto]] = {}
     for each in activations(graph):
         # ONNX has no ReLU6: a tool chain that fuses clips sees one more of them.
-        if each.name not in fused and not all(_OPERATORS.get(node.op_type) in fused for node in each.nodes):
+        if each.name not in fused and not all(ACTIVATION_OPERATORS.get(node.op_type) in fused for node in each.nodes):
             is_head = each.name == "sigmoid" and not graph.readers(each.nodes[-1].output[0])
             left.setdefault((each.name, is_head), []).append(each.nodes[-1])
     for (name, is_head), nodes in left.items():
@@ -113,8 +113,8 @@ def _candidates(graph: OnnxGraph) -> Iterator[Activation]:
         if names:
             name, longest = max(names.items(), key=lambda pair: len(pair[1].nodes))
             yield Activation(name, longest.nodes)
-        elif node.op_type in _OPERATORS and output not in graph.constants:
-            yield Activation(_OPERATORS[node.op_type], (node,))
+        elif node.op_type in ACTIVATION_OPERATORS and output not in graph.constants:
+            yield Activation(ACTIVATION_OPERATORS[node.op_type], (node,))
 
 
 def _functions(
