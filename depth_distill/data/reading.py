@@ -72,6 +72,8 @@ def read_depth(path: Path, depth_scale: float) -> Tensor:
     if suffix == ".png":
         return depth_tensor(_read_png_16(path), depth_scale)
     array = _read_numpy(path)
+    if array.ndim == 4 and array.shape[0] == 1:  # the output of a network, saved as it is
+        array = array[0]
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2 or array.dtype.kind not in "iuf":

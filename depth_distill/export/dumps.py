@@ -1,6 +1,7 @@
 """Tensors that a device dumped, as the float32 that the layers of a file put out."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -44,7 +45,8 @@ class DumpFolder:
         if not images:
             raise DataError(f"{folder} has no folder 0000, 0001 and so on: expected one an image")
         names = [layer.name for layer in layers]
-        by_key = {_key(name): name for name in names}
+        keys = Counter(map(_key, names))
+        by_key = {_key(name): name for name in names if keys[_key(name)] == 1}
         self._files: dict[int, dict[str, Path]] = {}
         for image in images:
             files = self._files.setdefault(int(image.name), {})
@@ -52,6 +54,8 @@ class DumpFolder:
                 name = path.stem if path.stem in names else by_key.get(_key(path.stem))
                 if name is None:
                     raise DataError(f"{path} is of no layer of the file; {nearest(path.stem, names)}")
+                if name in files:
+                    raise DataError(f"{path} and {files[name]} are of one layer, {name}: delete one of them")
                 files[name] = path
         if not any(self._files.values()):
             raise DataError(f"{folder} has no {', '.join(_SUFFIXES)} of any layer")
@@ -109,7 +113,9 @@ def _array(path: Path) -> NDArray[np.generic]:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read as a NumPy array ({error}): dump it again") from error
-    return np.asarray(values)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+        raise DataError(f"{path} holds no array of numbers: dump one tensor a file")
+    return values
 
 
 def _key(name: str) -> str:

@@ -109,6 +109,8 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
             constant = f"{node.name}.scales"
             model.graph.initializer.append(numpy_helper.from_array(scales, constant))
             node.input[:] = [node.input[0], "", constant]
+            for attribute in [each for each in node.attribute if each.name in ("axes", "keep_aspect_ratio_policy")]:
+                node.attribute.remove(attribute)  # of sizes, or of scales for some axes only
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
         convention = tuple(attributes.get(key, default) for key, default in _CONVENTION.items())
         if scales.min() >= 1 and convention in _SAME_PIXELS:

@@ -30,7 +30,10 @@ _OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: asked for 13 it 
 
 
 def opset_for(target: NpuTarget) -> int:
-    """The newest version of the ONNX operators that this package writes by itself and the target reads."""
+    """The newest version of the ONNX operators that this package writes unasked and the target reads.
+
+    It is 17, the oldest that can be written, for a target that reads only older ones; the check of operators says so.
+    """
     newest = target.operators.max_opset
     return OPSET if newest is None else max(OLDEST_OPSET, min(OPSET, newest))
 

@@ -183,11 +183,11 @@ def _read_as(
 
 
 def _codes(quantize: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> Codes | None:
-    if quantize.input[1] not in stored:
-        return None
+    if not all(name in stored for name in quantize.input[1:] if name):
+        return None  # computed
     scale = numpy_helper.to_array(stored[quantize.input[1]])
     zero_point = np.zeros(1, np.uint8)  # ONNX's default
-    if len(quantize.input) > 2 and quantize.input[2] in stored:
+    if len(quantize.input) > 2 and quantize.input[2]:
         zero_point = numpy_helper.to_array(stored[quantize.input[2]])
     if scale.size != 1 or zero_point.size != 1:
         return None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from rich.markup import escape
 from rich.table import Table
 
 from depth_distill.errors import ConfigError
@@ -35,7 +36,8 @@ class OpCheck:
         for heading in ("severity", "node", "rule", "found", "way out"):
             table.add_column(heading)
         for each in self.findings:
-            table.add_row(each.severity, each.place, each.rule, each.message, each.remedy)
+            cells = (each.severity, each.place, each.rule, each.message, each.remedy)
+            table.add_row(*map(escape, cells))  # names of nodes may have brackets
         violations = sum(each.severity == "violation" for each in self.findings)
         table.caption = (
             f"{self.operators} operators, {violations} violations, {len(self.findings) - violations} warnings"

@@ -249,7 +249,7 @@ def _with_latency_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         {
             **row,
             "latency_ratio": row["milliseconds"] / base
-            if row["milliseconds"] and (base := floats.get((row["runtime"].removesuffix(" PTQ"), row["version"])))
+            if row["milliseconds"] and (base := floats.get((row["runtime"].partition(" PTQ")[0], row["version"])))
             else None,
         }
         for row in rows

@@ -63,7 +63,7 @@ def test_png_depth_in_metres(tmp_path, value, scale, expected_m):
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "f8", "f2", "i4", "u2"])
-@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (2, 3, 1)])
+@pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3), (2, 3, 1), (1, 1, 2, 3)])
 def test_numpy_depth(tmp_path, dtype, shape):
     array = np.arange(6).astype(dtype).reshape(shape)
     np.save(tmp_path / "d.npy", array)

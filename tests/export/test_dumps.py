@@ -80,6 +80,14 @@ def test_what_cannot_be_read_is_named(folder, codes):
     path.write_bytes(b"\x93NUMPY cut")
     with pytest.raises(DataError, match="cannot be read as a NumPy array"):
         read(folder, FLOAT)
+    np.savez(folder / "both.npz", a=codes)
+    (folder / "both.npz").rename(path)
+    with pytest.raises(DataError, match="holds no array of numbers"):
+        read(folder, FLOAT)
+    (folder / "0000/head_conv.raw").write_bytes(b"")
+    with pytest.raises(DataError, match=r"head_conv.raw and .*head_conv.npy are of one layer, head/conv"):
+        read(folder, FLOAT)
+    (folder / "0000/head_conv.raw").unlink()
     path.rename(folder / "0000/decoder.block.0.npy")
     with pytest.raises(DataError, match=r"is of no layer of the file; .*decoder\.blocks\.0"):
         read(folder)

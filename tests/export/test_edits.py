@@ -183,3 +183,10 @@ def test_a_convention_that_picks_other_pixels_is_kept():
 def test_other_factors_are_left_as_they_are():
     model = resized([1, 1, 2, 3], [1, 1, 6, 9], mode="nearest")
     assert list(resize_by_scales(model).graph.node[0].input) == ["image", "", "", "sizes"]
+
+
+def test_axes_of_sizes_do_not_stay_with_scales_of_all_axes():
+    model = resized([1, 2, 3, 5], [1, 2, 6, 10], mode="nearest", axes=[2, 3], keep_aspect_ratio_policy="stretch")
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([6, 10], np.int64), "sizes"))
+    image = np.random.default_rng(0).normal(size=(1, 2, 3, 5)).astype(np.float32)
+    np.testing.assert_array_equal(run(resize_by_scales(model), image), run(model, image))

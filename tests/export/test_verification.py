@@ -1,7 +1,15 @@
 """What is run where."""
 
-from depth_distill.export.backends import BACKENDS
-from depth_distill.export.verification import trials
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.backends import BACKENDS, Backend
+from depth_distill.export.inputs import InputLayout
+from depth_distill.export.outputs import OutputLayout
+from depth_distill.export.verification import Trial, Verifier, trials
 
 LAYERS = ("encoder.conv1", "head.conv")
 
@@ -29,3 +37,24 @@ def test_layers_in_half_precision_are_also_asked_of_a_tool_chain_that_quantizes_
     assert mixed.runtime == "Rockchip RKNN PTQ, 2 layers FP16"
     assert mixed.options == {"fp16_layers": "encoder.conv1,head.conv"}
     assert not [each for each in trials(["float"], [BACKENDS["rknn"]]) if each.wide_layers]
+
+
+def test_a_trial_gives_its_backend_the_options_and_keeps_a_refusal(tmp_path):
+    given = {}
+
+    class Refusing(Backend):
+        def run(self, model, inputs, calibration=None, options=None, repeats=20):
+            given.update(model=model, shape=inputs.shape, calibration=calibration, options=options)
+            raise ConfigError("no")
+
+    backend = Refusing("rknn", "Rockchip RKNN", "rknn", "rknn", frozenset({"float"}), True, True, mixes=True)
+    evaluator = SimpleNamespace(images=(torch.zeros(2, 3, 4, 6), torch.zeros(1, 3, 4, 6)))
+    verifier = Verifier(
+        evaluator, InputLayout(4, 6, (0, 0, 0), (1, 1, 1)), OutputLayout(("codes",), (1,)), tmp_path, {}
+    )
+    row = verifier.run(Trial("float", backend, True, LAYERS), {"float": Path("model.float.onnx")})
+    assert row["runtime"] == "Rockchip RKNN PTQ, 2 layers FP16"
+    assert row["error"] == "no"
+    assert given["shape"] == (3, 3, 4, 6)
+    assert given["calibration"] == tmp_path
+    assert given["options"] == {"fp16_layers": "encoder.conv1,head.conv"}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -77,10 +78,18 @@ def test_pixels_in_logits_out(trained_checkpoint, tmp_path):
     assert rows["int8"]["ratio"] == pytest.approx(1, abs=0.2)
 
 
-def test_named_layers_are_in_half_precision(trained_checkpoint, tmp_path):
-    words = ["--target", "onnxruntime-cpu", "--wide-layers", "head.conv"]
+def test_named_layers_are_in_half_precision_for_a_target_that_imports_scales(trained_checkpoint, tmp_path):
+    profile = load_target("onnxruntime-cpu").source.read_text()
+    target = tmp_path / "chip.yaml"
+    target.write_text(
+        profile.replace('int8: "yes"', "int8: unconfirmed").replace("operators: {", "operators: {max_opset: 18, ")
+    )
+    words = ["--target", str(target), "--wide-layers", "head.conv"]
     assert export(trained_checkpoint, tmp_path / "b", *words) == 0
     found = load_bundle(tmp_path / "b")
+    assert found.manifest["opset"] == onnx.load(found.artifact("int8")).opset_import[0].version == 18
+    # What was checked is the file that such a tool chain is given.
+    assert "Q/DQ nodes with int8 codes: unconfirmed" in (found.folder / "report.md").read_text()
     rows = {row["artifact"]: row for row in found.manifest["metrics"]["rows"]}
     assert rows["mixed"]["error"] is None
     assert found.artifact("mixed").stat().st_size < found.artifact("fp16").stat().st_size

@@ -104,7 +104,7 @@ def _candidates(graph: OnnxGraph) -> Iterator[Activation]:
             if name and name not in graph.constants
         }
         output = node.output[0]
-        if graph.passes_on(node) and of_operands:
+        if graph.passes_on(node) and node.input[0] in of_operands:
             functions[output] = of_operands[node.input[0]]
             continue
         found = _functions(graph, node, of_operands)

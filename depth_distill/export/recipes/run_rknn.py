@@ -58,8 +58,11 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
         if calibration is not None:
             dataset.write_text("\n".join(str(each.absolute()) for each in calibration_files(calibration)) + "\n")
         if layers:
-            rknn, tensors = hybrid(rknn, model.stem, outputs_of(layers, graph), dataset)
-            notes.append(f"{len(layers)} layers in FP16 ({len(tensors)} tensors), by hybrid quantization")
+            tensors = {layer: outputs_of(layer, graph) for layer in layers}
+            rknn, left_out = hybrid(rknn, model.stem, tensors, dataset)
+            notes.append(f"{len(layers) - len(left_out)} layers in FP16, by hybrid quantization")
+            if left_out:
+                notes.append(f"RKNN fused away and quantized all the same: {', '.join(left_out)}")
         else:
             arguments = {} if calibration is None else {"dataset": str(dataset)}
             check(rknn.build(do_quantization=calibration is not None, **arguments), "build")
@@ -77,21 +80,19 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
     return run
 
 
-def outputs_of(layers: list[str], graph: onnx.GraphProto) -> list[str]:
-    """The tensors that these nodes write, each with that of the activation which alone reads it: RKNN fuses the two."""
-    written = {node.name: node.output[0] for node in graph.node}
-    tensors = []
-    for layer in layers:
-        if layer not in written:
-            raise SystemExit(f"fp16_layers: the file has no node {layer!r}")
-        readers = [node for node in graph.node if written[layer] in node.input]
-        fused = [node.output[0] for node in readers if node.op_type in ("Relu", "Clip") and len(readers) == 1]
-        tensors += [written[layer], *fused]
-    return tensors
+def outputs_of(layer: str, graph: onnx.GraphProto) -> list[str]:
+    """The tensor that a node writes, and that of the activation which alone reads it: RKNN fuses the two."""
+    written = [node.output[0] for node in graph.node if node.name == layer]
+    if not written:
+        raise SystemExit(f"fp16_layers: the file has no node {layer!r}")
+    readers = [node for node in graph.node if written[0] in node.input]
+    if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip", "LeakyRelu", "PRelu"):
+        written.append(readers[0].output[0])
+    return written
 
 
-def hybrid(rknn: RKNN, stem: str, tensors: list[str], dataset: Path) -> tuple[RKNN, list[str]]:
-    """Quantize all but some tensors, and say which RKNN still had after its fusions.
+def hybrid(rknn: RKNN, stem: str, tensors: dict[str, list[str]], dataset: Path) -> tuple[RKNN, list[str]]:
+    """Quantize all but the tensors of some layers, and say of which layers RKNN has none left after its fusions.
 
     Between its two steps RKNN wants one of its files edited, which it writes where it runs.
     """
@@ -101,18 +102,26 @@ def hybrid(rknn: RKNN, stem: str, tensors: list[str], dataset: Path) -> tuple[RK
         check(rknn.hybrid_quantization_step1(dataset=str(dataset), proposal=False), "hybrid_quantization_step1")
         file = Path(f"{stem}.quantization.cfg")
         text = file.read_text(encoding="utf-8")
-        keys = {key: name for name in tensors for key in (name, f"'{name}'")}  # YAML quotes names that are numbers
-        known = [key for key in keys if f"\n    {key}:\n" in text]
-        if not known:
-            raise SystemExit(f"fp16_layers: RKNN has none of the tensors {', '.join(tensors)} after its fusions")
-        wanted = "".join(f"    {key}: float16\n" for key in known)
-        file.write_text(text.replace("custom_quantize_layers: {}\n", f"custom_quantize_layers:\n{wanted}", 1))
+        known = {layer: [key for name in names for key in in_yaml(name, text)] for layer, names in tensors.items()}
+        left_out = [layer for layer, keys in known.items() if not keys]
+        if len(left_out) == len(tensors):
+            raise SystemExit(f"fp16_layers: RKNN has no tensor of {', '.join(tensors)} after its fusions")
+        none_yet = "custom_quantize_layers: {}\n"
+        if none_yet not in text:
+            raise SystemExit(f"fp16_layers: {file} of this RKNN has no line {none_yet.strip()!r} to fill in")
+        wanted = "".join(f"    {key}: float16\n" for keys in known.values() for key in keys)
+        file.write_text(text.replace(none_yet, f"custom_quantize_layers:\n{wanted}", 1), encoding="utf-8")
         second = RKNN(verbose=False)  # step 2 refuses one that has a model
         files = {"model_input": f"{stem}.model", "data_input": f"{stem}.data", "model_quantization_cfg": str(file)}
         check(second.hybrid_quantization_step2(**files), "hybrid_quantization_step2")
-        return second, known
+        return second, left_out
     finally:
         os.chdir(before)
+
+
+def in_yaml(name: str, text: str) -> list[str]:
+    """The key of a tensor in RKNN's file, if it is there; YAML quotes names that are numbers."""
+    return [key for key in (name, f"'{name}'") if f"\n    {key}:\n" in text]
 
 
 def check(code: int, call: str) -> None:

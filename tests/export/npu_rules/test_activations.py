@@ -98,3 +98,16 @@ def test_the_model_is_left_as_it_was():
     before = model.SerializeToString(deterministic=True)
     check_onnx(model, FUSES_NOTHING)
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_constants_with_a_computed_scale_are_no_activation():
+    graph = """
+        (float[1, 2] x) => (float[1, 2] y)
+        <int8[1, 2] k = {1, 2}>
+        {
+            s = ReduceMax<keepdims = 0>(x)
+            d = DequantizeLinear(k, s)
+            y = Relu(d)
+        }
+    """
+    assert found(graph, chip(), "fused_activations") == []
