@@ -139,6 +139,7 @@ def _with_shapes(model: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.Mode
     for node in rounding:
         node.domain = ""
     # The oldest format of the file that has these operators: who cannot read new operators reads no new format.
+    # Other domains are not in ONNX's table.
     model.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opsets[""])])
     model = onnx.shape_inference.infer_shapes(_importing(model, known))
     for node, domain in zip(model.graph.node, domains, strict=True):

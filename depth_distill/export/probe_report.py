@@ -26,7 +26,9 @@ class ProbeReport:
     results: tuple[ProbeResult, ...]
 
     def profile_says(self, result: ProbeResult) -> str:
-        """The profile's word on it."""
+        """The profile's word on it; a dash for operators of other domains, of which profiles know nothing."""
+        if result.op is not None and not _is_of_onnx(result.op):
+            return "-"
         if result.op is not None:
             return "forbidden" if result.op in self.target.operators.forbidden else "allowed"
         return str(getattr(self.target.capabilities, result.name, f"scales: {self.target.scales}"))
@@ -55,10 +57,13 @@ class ProbeReport:
         }
 
     def forbidden(self) -> list[str]:
-        """Operator types of which the tool chain took none: a refusal of some shape does not forbid the rest."""
+        """Operator types of which the tool chain took none: a refusal of some shape does not forbid the rest.
+
+        ONNX's own only, as profiles name no domains: com.microsoft.Gelu would forbid ONNX's Gelu.
+        """
         by_op: dict[str, set[str]] = {}
         for each in self.results:
-            if each.op is not None:
+            if each.op is not None and _is_of_onnx(each.op):
                 by_op.setdefault(each.op, set()).add(each.verdict)
         return [op for op, verdicts in by_op.items() if verdicts == {"unsupported"}]
 
@@ -89,3 +94,7 @@ class ProbeReport:
 
 def _title(result: ProbeResult) -> str:
     return result.name if result.op else result.name.replace("_", " ")
+
+
+def _is_of_onnx(op: str) -> bool:
+    return "." not in op  # others have their domain in front

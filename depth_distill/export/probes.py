@@ -117,11 +117,8 @@ class Prober:
             try:
                 found = self._run(variant.model, probe.inputs)
             except RefusalError as refusal:
-                words = str(refusal)
-                if variant.control is not None and self._refuses(variant.control[1], probe.inputs):
-                    words = f"not the capability but the form is refused ({variant.control[0]} is, too): {words}"
-                else:
-                    supported_form = True
+                words, of_form = self._explained(refusal, variant, probe)
+                supported_form |= not of_form
                 refusals.append(_titled(variant, words))
                 continue
             verdict, reason = self._judge(variant, probe, found)
@@ -131,23 +128,38 @@ class Prober:
 
     def operator(self, probe: OperatorProbe) -> ProbeResult:
         """Whether an operator of a file is taken, and computed as ONNX defines it."""
+        if probe.problem:
+            return ProbeResult(probe.name, "unconfirmed", probe.problem, probe.op)
         refusals = []
+        supported_form = False
         for variant in probe.variants if self.backend.takes else probe.variants[-1:]:
+            try:
+                truth = reference(variant.model, probe.inputs)
+            except Exception as error:  # the base class of ONNX Runtime's errors, and of the evaluator's
+                reason = f"the cut itself does not run: {last_words(str(error))}"
+                return ProbeResult(probe.name, "unconfirmed", _titled(variant, reason), probe.op)
             try:
                 found = self._run(variant.model, probe.inputs)
             except RefusalError as refusal:
-                refusals.append(_titled(variant, str(refusal)))
+                words, of_form = self._explained(refusal, variant, probe)
+                supported_form |= not of_form
+                refusals.append(_titled(variant, words))
                 continue
             if not self.backend.takes:
                 variant = dataclasses.replace(variant, tolerance=_PTQ_TOLERANCE)
-            verdict, reason = self._judge(variant, probe, found)
+            verdict, reason = judge(variant, found, truth, ())
+            reason = _titled(variant, self._on_simulator(reason))
             if refusals:
-                return ProbeResult(probe.name, "unconfirmed", f"{_titled(variant, reason)}, but {refusals[0]}", probe.op)
-            return ProbeResult(probe.name, verdict, _titled(variant, reason), probe.op)
+                return ProbeResult(probe.name, "unconfirmed", f"{reason}, but {refusals[0]}", probe.op)
+            return ProbeResult(probe.name, verdict, reason, probe.op)
+        # These prove nothing, as the operator's place in the network is no such place.
         if probe.stand_in:
-            reason = f"refused with a constant in place of an input of another shape: {refusals[0]}"
+            reason = f"refused with a constant in place of an input of another shape or type: {refusals[0]}"
             return ProbeResult(probe.name, "unconfirmed", reason, probe.op)
-        return ProbeResult(probe.name, "unsupported", refusals[0], probe.op)
+        if probe.inputs.dtype.kind != "f":
+            reason = f"refused as a network whose input is {probe.inputs.dtype}: {refusals[0]}"
+            return ProbeResult(probe.name, "unconfirmed", reason, probe.op)
+        return ProbeResult(probe.name, "unsupported" if supported_form else "unconfirmed", refusals[0], probe.op)
 
     def own_ptq(self) -> ProbeResult:
         """Whether it quantizes a float file by itself: few distinct outputs, no further off than two roundings cost."""
@@ -178,6 +190,13 @@ class Prober:
         if verdict == "confirmed" and probe.caveat:
             reason += f" ({probe.caveat})"
         return verdict, self._on_simulator(reason)
+
+    def _explained(self, refusal: RefusalError, variant: Variant, probe: Probe) -> tuple[str, bool]:
+        """What a refusal says, and whether it is one of the variant's form."""
+        if variant.control is None or not self._refuses(variant.control[1], probe.inputs):
+            return str(refusal), False
+        what = "operator" if isinstance(probe, OperatorProbe) else "capability"
+        return f"not the {what} but the form is refused ({variant.control[0]} is, too): {refusal}", True
 
     def _on_simulator(self, reason: str) -> str:
         return f"{reason}; in a simulator" if self.backend.simulator else reason
