@@ -208,6 +208,52 @@ def test_whole_numbers_stay_in_bounds_and_their_refusal_proves_nothing(tmp_path)
     assert where.stand_in
 
 
+def test_indices_stay_within_the_axis_that_they_index(tmp_path):
+    text = f"""
+        {HEADER.replace("19", "17")}
+        probe (float[1, 4, 4, 6] image) => (float[2, 1, 4, 6] wide, float[1, 4, 1, 4, 6, 6] columns)
+        <float[2, 5] table = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}>
+        {{
+            index = ArgMax<axis = 1, keepdims = 0>(image)
+            wide = Gather<axis = 1>(table, index)
+            line = ReduceMax<keepdims = 0, axes = [1]>(image)
+            places = Cast<to = 7>(line)
+            columns = Gather<axis = 2>(image, places)
+        }}
+    """  # opset 17 is the last in which the axes of ReduceMax are an attribute
+    found = probes_of(text, tmp_path)
+    assert set(found["Gather int64 axis 1, 1x4x6"].inputs.flat) == set(range(5))
+    gather = found["Gather axis 2, 1x4x4x6, 1x4x6"]
+    (index,) = (onnx.numpy_helper.to_array(each) for each in gather.variants[0].model.graph.initializer)
+    assert (gather.stand_in, set(index.flat)) == (True, {0, 1, 2, 3})
+    assert {Prober(Fake()).operator(probe).verdict for probe in found.values()} == {"confirmed"}
+
+
+def test_half_precision_operands_and_outputs_of_two_kinds(tmp_path):
+    text = f"""
+        {HEADER}
+        probe (float[1, 4, 4, 6] image) => (float16[1, 4, 4, 6] y, float[1, 1, 4, 6] best, int64[1, 1, 4, 6] place)
+        <int64[1] one = {{1}}>
+        {{
+            h = Cast<to = 10>(image)
+            r = Relu(h)
+            y = Sub(h, r)
+            best, place = TopK<axis = 1>(image, one)
+        }}
+    """
+    found = probes_of(text, tmp_path)
+    assert ops(found["Sub float16 1x4x4x6, 1x4x4x6"].variants[0].model) == [*["Slice", "Cast"] * 2, "Sub", "Cast"]
+    assert {Prober(Fake()).operator(probe).verdict for probe in found.values()} == {"confirmed"}
+
+    def worst(model):  # finds the smallest
+        for node in model.graph.node:
+            if node.op_type == "TopK":
+                node.attribute.append(onnx.helper.make_attribute("largest", 0))
+        return model
+
+    assert Prober(Fake(worst)).operator(found["TopK axis 1, 1x4x4x6"]).verdict == "unconfirmed"
+
+
 OTHERS = """
     <ir_version: 8, opset_import: ["": 16, "com.microsoft": 1, "mine": 1]>
     probe (float[1, 4, 4, 6] image) => (float[1, 4, 4, 6] a, float[1, 4, 4, 6] b, float[1, 4, 4, 6] c)
