@@ -23,6 +23,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from depth_distill.errors import ConfigError
 from depth_distill.exits import exit_code
@@ -89,16 +90,18 @@ def probe(target: NpuTarget, backend: str, onnx_file: Path | None, profile: Path
         check_destination(target, profile)
     operators = operator_probes(onnx_file) if onnx_file is not None else []
     prober = Prober(find_backend(backend))
-    say = Console(stderr=True).print
-    findings = run_probes(prober, capability_probes(target), operators, lambda name: say(f"{backend}: {name}"))
-    report = ProbeReport(target, f"{backend} {prober.version}", tuple(findings))
+    progress = Console(stderr=True)
+    results = run_probes(
+        prober, capability_probes(target), operators, lambda name: progress.print(Text(f"{backend}: {name}"))
+    )
+    report = ProbeReport(target, f"{backend} {prober.version}", tuple(results))
     console.print(report.table())
     for line in report.disagreements():
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)
     if profile is not None:
         remark = f"{report.tool_chain}, {datetime.date.today()}"
         changes = write_profile(target, profile, report.capabilities(), report.forbidden(), remark)
-        console.print(f"{profile}: {'; '.join(changes) or 'nothing changed'}", highlight=False, soft_wrap=True)
+        console.print(Text(f"{profile}: {'; '.join(changes) or 'nothing changed'}"), soft_wrap=True)
     return int(bool(report.broken))
 
 

@@ -9,10 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from depth_distill.export.codes import Codes
 from depth_distill.export.float_onnx import OPSET
+from depth_distill.export.onnx_graph import ROUNDING, is_of_onnx
 
 IMAGE = "image"
-_IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}  # what came with each opset: runtimes refuse what is newer
-_NEWEST_IR_VERSION = 10
 
 
 class Graph:
@@ -68,6 +67,10 @@ class Graph:
             pad = 0
         return self.node("Conv", [tensor, weights, *([bias] if bias else [])], pads=[0, pad, 0, pad])
 
+    def part(self, tensor: str, start: int, stop: int, axis: int) -> str:
+        """A stretch of a tensor along an axis."""
+        return self.node("Slice", [tensor, *(self.constant(np.array([each])) for each in (start, stop, axis))])
+
     def half(self, tensor: str) -> str:
         """In FP16."""
         return self.node("Cast", [tensor], to=TensorProto.FLOAT16)
@@ -113,7 +116,7 @@ class Graph:
             [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
             self.constants,
         )
-        opsets = {"": opset, **{node.domain: 1 for node in nodes if node.domain not in ("", "ai.onnx")}}
+        opsets = {"": opset, **{node.domain: 1 for node in nodes if not is_of_onnx(node)}}
         return _with_shapes(helper.make_model(graph), opsets)
 
     def _name(self, kind: str) -> str:
@@ -129,15 +132,23 @@ class Graph:
 def _with_shapes(model: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
     """Q/DQ pairs of another domain have the shapes of ONNX's own, which inference does not know."""
     domains = [node.domain for node in model.graph.node]
-    for node in model.graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            node.domain = ""
-    opset = max(opsets[""], 21) if "com.microsoft" in opsets else opsets[""]
-    model.opset_import[0].version = opset
-    model.ir_version = _IR_VERSIONS.get(opsets[""], _NEWEST_IR_VERSION)
-    model = onnx.shape_inference.infer_shapes(model)
+    rounding = [node for node in model.graph.node if node.op_type in ROUNDING]
+    known = dict(opsets)
+    if not all(is_of_onnx(node) for node in rounding):
+        known[""] = max(opsets[""], 21)  # whose own Q/DQ have 16 bits as well
+    for node in rounding:
+        node.domain = ""
+    # The oldest format of the file that has these operators: who cannot read new operators reads no new format.
+    # Other domains are not in ONNX's table.
+    model.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opsets[""])])
+    model = onnx.shape_inference.infer_shapes(_importing(model, known))
     for node, domain in zip(model.graph.node, domains, strict=True):
         node.domain = domain
+    return _importing(model, opsets)
+
+
+def _importing(model: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
+    """The model, in which these take the place of its opsets."""
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
     return model

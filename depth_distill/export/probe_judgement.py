@@ -42,7 +42,8 @@ class Variant:
     Attributes:
         title: how it asks, for messages; may be empty.
         model: the file.
-        step: unit in which errors are counted; None is the largest value that is right.
+        step: unit in which errors are counted; None is the largest right value of each output. Outputs of whole
+            numbers have no step: what counts is the share of their elements that differ.
         unit: what a step is.
         tolerance: in steps.
         rivals: what it must not come out as.
@@ -91,11 +92,11 @@ def judge(variant: Variant, found: Arrays, truth: Arrays, rivals: Sequence[Array
         if name not in found or found[name].shape != value.shape:
             what = found[name].shape if name in found else "nothing"
             return "unconfirmed", f"returns {what} for {name}, expected {value.shape}"
-    step = variant.step or max(float(np.abs(value).max()) for value in truth.values()) or 1.0
-    off = _distance(found, truth) / step
+    steps = {name: variant.step or _largest(value) or 1.0 for name, value in truth.items()}
+    off = _distance(found, truth, steps)
     if not np.isfinite(off):
         return "unconfirmed", "returns NaN or infinity"
-    from_rivals = [_distance(found, each) / step for each in rivals]
+    from_rivals = [_distance(found, each, steps) for each in rivals]
     nearest = int(np.argmin(from_rivals)) if rivals else None
     limit = variant.tolerance + (_ROUNDING if variant.step else 0)
     numbers = f"off by {round(off, 3):.2g} {variant.unit}, at most {variant.tolerance:g}"
@@ -124,13 +125,21 @@ def reference(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, np.ndarra
     return dict(zip(names, results, strict=True))
 
 
-def _distance(found: Arrays, truth: Arrays) -> float:
-    """Largest difference of any output, infinite where there is NaN; for whole numbers, the share that differs."""
+def _distance(found: Arrays, truth: Arrays, steps: Mapping[str, float]) -> float:
+    """Largest difference of any output in its steps, infinite where there is NaN; of whole numbers, the share."""
     differences = []
     for name, value in truth.items():
-        if np.issubdtype(value.dtype, np.integer) or value.dtype == np.bool_:
+        if _is_whole(value):
             differences.append(float(np.mean(found[name] != value)))
         else:
             difference = np.abs(found[name].astype(np.float64) - value)
-            differences.append(float(np.nan_to_num(difference, nan=np.inf).max()))
+            differences.append(float(np.nan_to_num(difference, nan=np.inf).max()) / steps[name])
     return max(differences)
+
+
+def _largest(value: np.ndarray) -> float | None:
+    return None if _is_whole(value) else float(np.abs(value).max())
+
+
+def _is_whole(value: np.ndarray) -> bool:
+    return value.dtype.kind in "iub"

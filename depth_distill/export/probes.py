@@ -62,7 +62,7 @@ class ToolChain(Protocol):
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeResult:
     """The answer to a probe.
 
     Attributes:
@@ -106,70 +106,82 @@ class Prober:
                 f"nothing. Its last words: {refusal}"
             ) from refusal
 
-    def capability(self, probe: Probe) -> Finding:
+    def capability(self, probe: Probe) -> ProbeResult:
         """Whether a capability is honoured."""
         if not self.backend.takes:
             reason = f"{self.backend.name} takes no files but float ones, which it quantizes itself"
-            return Finding(probe.name, "unconfirmed", reason)
+            return ProbeResult(probe.name, "unconfirmed", reason)
         refusals = []
         supported_form = False
         for variant in probe.variants:
             try:
                 found = self._run(variant.model, probe.inputs)
             except RefusalError as refusal:
-                words = str(refusal)
-                if variant.control is not None and self._refuses(variant.control[1], probe.inputs):
-                    words = f"not the capability but the form is refused ({variant.control[0]} is, too): {words}"
-                else:
-                    supported_form = True
+                words, of_form = self._explained(refusal, variant, probe)
+                supported_form |= not of_form
                 refusals.append(_titled(variant, words))
                 continue
             verdict, reason = self._judge(variant, probe, found)
             taken = f"; refused: {'; '.join(refusals)}" if refusals else ""
-            return Finding(probe.name, verdict, f"{_titled(variant, reason)}{taken}")
-        return Finding(probe.name, "unsupported" if supported_form else "unconfirmed", "; ".join(refusals))
+            return ProbeResult(probe.name, verdict, f"{_titled(variant, reason)}{taken}")
+        return ProbeResult(probe.name, "unsupported" if supported_form else "unconfirmed", "; ".join(refusals))
 
-    def operator(self, probe: OperatorProbe) -> Finding:
+    def operator(self, probe: OperatorProbe) -> ProbeResult:
         """Whether an operator of a file is taken, and computed as ONNX defines it."""
+        if probe.problem:
+            return ProbeResult(probe.name, "unconfirmed", probe.problem, probe.op)
         refusals = []
+        supported_form = False
         for variant in probe.variants if self.backend.takes else probe.variants[-1:]:
+            try:
+                truth = reference(variant.model, probe.inputs)
+            except Exception as error:  # the base class of ONNX Runtime's errors, and of the evaluator's
+                reason = f"the cut itself does not run: {last_words(str(error))}"
+                return ProbeResult(probe.name, "unconfirmed", _titled(variant, reason), probe.op)
             try:
                 found = self._run(variant.model, probe.inputs)
             except RefusalError as refusal:
-                refusals.append(_titled(variant, str(refusal)))
+                words, of_form = self._explained(refusal, variant, probe)
+                supported_form |= not of_form
+                refusals.append(_titled(variant, words))
                 continue
             if not self.backend.takes:
                 variant = dataclasses.replace(variant, tolerance=_PTQ_TOLERANCE)
-            verdict, reason = self._judge(variant, probe, found)
+            verdict, reason = judge(variant, found, truth, ())
+            reason = _titled(variant, self._on_simulator(reason))
             if refusals:
-                return Finding(probe.name, "unconfirmed", f"{_titled(variant, reason)}, but {refusals[0]}", probe.op)
-            return Finding(probe.name, verdict, _titled(variant, reason), probe.op)
+                return ProbeResult(probe.name, "unconfirmed", f"{reason}, but {refusals[0]}", probe.op)
+            return ProbeResult(probe.name, verdict, reason, probe.op)
+        # These prove nothing, as the operator's place in the network is no such place.
         if probe.stand_in:
-            reason = f"refused with a constant in place of an input of another shape: {refusals[0]}"
-            return Finding(probe.name, "unconfirmed", reason, probe.op)
-        return Finding(probe.name, "unsupported", refusals[0], probe.op)
+            reason = f"refused with a constant in place of an input of another shape or type: {refusals[0]}"
+            return ProbeResult(probe.name, "unconfirmed", reason, probe.op)
+        if probe.inputs.dtype.kind != "f":
+            reason = f"refused as a network whose input is {probe.inputs.dtype}: {refusals[0]}"
+            return ProbeResult(probe.name, "unconfirmed", reason, probe.op)
+        return ProbeResult(probe.name, "unsupported" if supported_form else "unconfirmed", refusals[0], probe.op)
 
-    def own_ptq(self) -> Finding:
+    def own_ptq(self) -> ProbeResult:
         """Whether it quantizes a float file by itself: few distinct outputs, no further off than two roundings cost."""
         if not self.backend.quantizes:
-            return Finding("own PTQ", "unsupported", f"{self.backend.name} has no quantization of its own")
+            return ProbeResult("own PTQ", "unsupported", f"{self.backend.name} has no quantization of its own")
         images = np.random.default_rng(3).uniform(-1, 1, (_PTQ_IMAGES, *float_image().shape[1:])).astype(np.float32)
         model = float_conv()
         truth = np.concatenate([reference(model, image[None])["codes"] for image in images])
         try:
             found = self._run(model, images, quantize=True)["codes"]
         except RefusalError as refusal:
-            return Finding("own PTQ", "unsupported", str(refusal))
+            return ProbeResult("own PTQ", "unsupported", str(refusal))
         if found.shape != truth.shape:
-            return Finding("own PTQ", "unconfirmed", f"returns the shape {found.shape}, expected {truth.shape}")
+            return ProbeResult("own PTQ", "unconfirmed", f"returns the shape {found.shape}, expected {truth.shape}")
         levels = len(np.unique(found))
         error, bound = float(np.abs(found - truth).max()), _ptq_bound(model, images, truth)
         if levels > 256:
             reason = f"accepted, but its output has {levels} values of at most 256: not INT8"
-            return Finding("own PTQ", "unsupported", reason)
+            return ProbeResult("own PTQ", "unsupported", reason)
         numbers = f"{levels} output values ({truth.size} before), error {error:.3f} of at most {bound:.3f}"
         verdict: Verdict = "confirmed" if error <= bound else "unconfirmed"
-        return Finding("own PTQ", verdict, self._on_simulator(numbers))
+        return ProbeResult("own PTQ", verdict, self._on_simulator(numbers))
 
     def _judge(self, variant: Variant, probe: Probe, found: Arrays) -> tuple[Verdict, str]:
         truth = reference(variant.reading or variant.model, probe.inputs)
@@ -178,6 +190,13 @@ class Prober:
         if verdict == "confirmed" and probe.caveat:
             reason += f" ({probe.caveat})"
         return verdict, self._on_simulator(reason)
+
+    def _explained(self, refusal: RefusalError, variant: Variant, probe: Probe) -> tuple[str, bool]:
+        """What a refusal says, and whether it is one of the variant's form."""
+        if variant.control is None or not self._refuses(variant.control[1], probe.inputs):
+            return str(refusal), False
+        what = "operator" if isinstance(probe, OperatorProbe) else "capability"
+        return f"not the {what} but the form is refused ({variant.control[0]} is, too): {refusal}", True
 
     def _on_simulator(self, reason: str) -> str:
         return f"{reason}; in a simulator" if self.backend.simulator else reason
@@ -231,15 +250,15 @@ def _titled(variant: Variant, words: str) -> str:
 
 def run_probes(
     prober: Prober, probes: Sequence[Probe], operators: Sequence[OperatorProbe], say: Callable[[str], None]
-) -> list[Finding]:
+) -> list[ProbeResult]:
     """Capabilities, the tool chain's own PTQ, operators; ``say`` is told each before it is tried."""
-    findings = []
+    results = []
     for probe in probes:
         say(probe.name)
-        findings.append(prober.capability(probe))
+        results.append(prober.capability(probe))
     say("own PTQ")
-    findings.append(prober.own_ptq())
+    results.append(prober.own_ptq())
     for operator in operators:
         say(operator.name)
-        findings.append(prober.operator(operator))
-    return findings
+        results.append(prober.operator(operator))
+    return results

@@ -116,11 +116,18 @@ def _edited(text: str, edits: Sequence[Edit], remark: str) -> str:
             continue
         behind = text[end : line_end.start()]
         if line_start not in lines_done:
-            behind = f"{re.sub(rf'(  #|;) {_MARK}.*', '', behind)}"
-            behind += f"; {_MARK}{remark}" if "#" in behind else f"  # {_MARK}{remark}"
+            behind = _remarked(behind, remark)
             lines_done.add(line_start)
         text = text[:start] + new + behind + text[line_end.start() :]
     return text
+
+
+def _remarked(behind: str, remark: str) -> str:
+    """The rest of a line with the remark in place of an earlier run's, or behind what somebody wrote there."""
+    behind, replaced = re.subn(rf"([#;] {_MARK}).*?(?=; |$)", lambda found: found[1] + remark, behind, count=1)
+    if replaced:
+        return behind
+    return behind + (f"; {_MARK}{remark}" if "#" in behind else f"  # {_MARK}{remark}")
 
 
 def _child(node: yaml.Node, key: str) -> yaml.Node:

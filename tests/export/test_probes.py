@@ -1,16 +1,18 @@
 import dataclasses
+import io
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from rich.console import Console
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends import BackendRun, find_backend
 from depth_distill.export.probe_judgement import Variant, judge, reference
 from depth_distill.export.probe_models import capability_probes, float_conv
 from depth_distill.export.probe_report import ProbeReport
-from depth_distill.export.probes import Finding, Prober, last_words
+from depth_distill.export.probes import Prober, ProbeResult, last_words
 from depth_distill.quantization.target import load_target
 
 TARGET = load_target("per-tensor-minmax")
@@ -150,6 +152,14 @@ def installed(name):
     return backend
 
 
+def test_a_file_is_no_newer_than_its_opset():
+    # From ONNX's table of releases: runtimes refuse an IR version that is newer than they are.
+    assert [float_conv(each).ir_version for each in (13, 16, 17, 19, 21)] == [7, 8, 8, 9, 10]
+    (contributed,) = (each.model for each in PROBES["int16"].variants if each.title == "com.microsoft Q/DQ")
+    versions = {each.domain: each.version for each in contributed.opset_import}
+    assert (contributed.ir_version, versions) == (9, {"": 19, "com.microsoft": 1})
+
+
 def test_there_is_a_probe_for_each_capability():
     assert list(PROBES) == NAMES
 
@@ -224,10 +234,36 @@ def test_numbers_that_nobody_can_explain_are_unconfirmed():
     assert judge(off, {"other": truth["codes"]}, truth, [rival])[1] == "returns nothing for codes, expected (4,)"
 
 
+def test_each_output_has_a_step_of_its_own():
+    truth = {
+        "large": np.full(100, 1000, np.float32),
+        "small": np.full(100, 1, np.float32),
+        "index": np.arange(100) + 5000,
+    }
+
+    def verdict(name, change, tolerance=0.02):
+        found = {key: value.copy() for key, value in truth.items()}
+        change(found[name])
+        return judge(Variant("", float_conv(), None, "", tolerance), found, truth, [])[0]
+
+    def add(value, count=100):
+        def change(values):
+            values[:count] += value
+
+        return change
+
+    # 2 % of 1000, of 1, and 2 of 100 elements, by however much they are off.
+    assert [verdict("large", add(each)) for each in (19, 21)] == ["confirmed", "unconfirmed"]
+    assert [verdict("small", add(each)) for each in (0.019, 0.021)] == ["confirmed", "unconfirmed"]
+    assert [verdict("index", add(900, each)) for each in (2, 3)] == ["confirmed", "unconfirmed"]
+
+
 def test_a_refusal_is_unsupported_in_the_tool_chains_words():
     per_channel = refusing(lambda model: any(each.dims == [4] for each in model.graph.initializer))
     found = verdicts(Fake(per_channel))
-    assert found["per_channel_weights"] == Finding("per_channel_weights", "unsupported", "E load: Error: out of luck")
+    assert found["per_channel_weights"] == ProbeResult(
+        "per_channel_weights", "unsupported", "E load: Error: out of luck"
+    )
     assert found["int8"].verdict == "confirmed"
 
 
@@ -282,21 +318,32 @@ def test_last_words():
 
 
 def test_the_report_says_where_profile_and_tool_chain_disagree():
-    findings = (
-        Finding("int8", "unsupported", "Error"),
-        Finding("int16", "confirmed", ""),
-        Finding("fp16", "unconfirmed", ""),
-        Finding("per_channel_weights", "confirmed", ""),
-        Finding("Conv 1", "confirmed", "", "Conv"),
-        Finding("Conv 2", "unsupported", "", "Conv"),
-        Finding("Relu", "unsupported", "", "Relu"),
+    results = (
+        ProbeResult("int8", "unsupported", "Error"),
+        ProbeResult("int16", "confirmed", ""),
+        ProbeResult("fp16", "unconfirmed", ""),
+        ProbeResult("per_channel_weights", "confirmed", ""),
+        ProbeResult("Conv 1", "confirmed", "", "Conv"),
+        ProbeResult("Conv 2", "unsupported", "", "Conv"),
+        ProbeResult("Relu", "unsupported", "", "Relu"),
     )
-    report = ProbeReport(TARGET, "fake 1", findings)
+    report = ProbeReport(TARGET, "fake 1", results)
     assert [each.name for each in report.broken] == ["int8", "Conv 2", "Relu"]
     assert [each.name for each in report.better] == ["per_channel_weights"]
     assert report.capabilities() == {"int8": "no", "int16": "yes", "per_channel_weights": "yes"}
     assert report.forbidden() == ["Relu"]  # one Conv works, so Conv is not forbidden
     assert "per channel weights: the profile rules it out, and it works" in report.disagreements()
+
+
+def test_a_tool_chains_words_are_no_markup():
+    words = "failed to legalize [/conv_3] in model.mlir:100: [bold]no[/bold] \\"
+    report = ProbeReport(TARGET, "fake 1 [/x]", (ProbeResult("Conv [/1]", "unsupported", words, "Conv"),))
+    with io.StringIO() as file:
+        Console(file=file, width=200).print(report.table())
+        text = file.getvalue()
+    assert words in text
+    assert "fake 1 [/x] probed for" in text
+    assert "Conv [/1]" in text
 
 
 REAL = {

@@ -51,6 +51,23 @@ def test_comments_stay_and_remarks_are_replaced(tmp_path):
     assert '  int16: "no"   # ask the vendor; probed: rknn 3, 2027-01-01\n' in again.read_text()
 
 
+@pytest.mark.parametrize(
+    ("comment", "expected"),
+    [
+        ("# probed: R1; and my note", "# probed: R2; and my note"),
+        ("# mine; probed: R1; and: more; notes", "# mine; probed: R2; and: more; notes"),
+        ("# it was probed: R1", "# it was probed: R1; probed: R2"),  # no remark of ours
+    ],
+)
+def test_notes_around_an_earlier_remark_stay(tmp_path, comment, expected):
+    source = profile(tmp_path, ("  int16: unconfirmed", f"  int16: unconfirmed  {comment}"))
+    assert written(source, {"int16": "yes"}, remark="R2")[0] == [f'  int16: "yes"  {expected}']
+    source = profile(
+        tmp_path, ("operators: {}", f"operators:\n  forbidden: [Reshape]  {comment}"), name="per-tensor-minmax"
+    )
+    assert written(source, {}, ["Relu"], "R2")[0] == [f"  forbidden: [Reshape, Relu]  {expected}"]
+
+
 def test_several_values_on_one_line(tmp_path):
     text = (BUILT_IN / "aiware-apache6.yaml").read_text()
     block = re.search(r"capabilities:\n((?:  .*\n)+)", text)

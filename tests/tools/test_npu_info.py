@@ -64,6 +64,18 @@ def test_what_the_profile_counts_on_and_is_refused(fake, network, tmp_path, caps
     assert run(path, "--onnx", network) == 0
 
 
+def test_names_of_a_file_are_no_markup(fake, tmp_path, capsys):
+    model = onnx.parser.parse_model(NETWORK)
+    model.graph.node[1].domain = "[/mine]"
+    model.opset_import.append(onnx.helper.make_opsetid("[/mine]", 1))
+    onnx.save(model, tmp_path / "odd.onnx")
+    fake(refusing(lambda model: any(each.op_type == "Relu" for each in model.graph.node), "E Error: [/relu] :100: x"))
+    assert run("per-channel", "--onnx", tmp_path / "odd.onnx") == 1
+    text, progress = capsys.readouterr()
+    assert "onnxruntime: [/mine].Softmax axis 1, 1x4x4x6" in progress
+    assert "E Error: [/relu] :100: x" in text
+
+
 def test_what_is_accepted_but_not_honoured(fake, tmp_path, capsys):
     fake(one_weight_scale)
     assert run("onnxruntime-cpu", "--write-profile", tmp_path / "mine.yaml") == 1
