@@ -62,7 +62,8 @@ class Trial:
 
     @property
     def _mix(self) -> str:
-        return f", {len(self.wide_layers)} layers FP16" if self.wide_layers else ""
+        count = len(self.wide_layers)
+        return f", {count} layer{'s' * (count != 1)} in FP16" if count else ""
 
 
 def trials(

@@ -33,8 +33,8 @@ def test_files_run_where_they_are_taken_and_the_float_file_is_quantized_where_th
 def test_layers_in_half_precision_are_also_asked_of_a_tool_chain_that_quantizes_by_itself():
     found = trials(["float", "mixed"], [BACKENDS["onnxruntime"], BACKENDS["rknn"]], LAYERS)
     (mixed,) = [each for each in found if each.wide_layers]
-    assert mixed.title == "float on rknn, quantized by it, 2 layers FP16"
-    assert mixed.runtime == "Rockchip RKNN PTQ, 2 layers FP16"
+    assert mixed.title == "float on rknn, quantized by it, 2 layers in FP16"
+    assert mixed.runtime == "Rockchip RKNN PTQ, 2 layers in FP16"
     assert mixed.options == {"fp16_layers": "encoder.conv1,head.conv"}
     assert not [each for each in trials(["float"], [BACKENDS["rknn"]]) if each.wide_layers]
 
@@ -53,7 +53,7 @@ def test_a_trial_gives_its_backend_the_options_and_keeps_a_refusal(tmp_path):
         evaluator, InputLayout(4, 6, (0, 0, 0), (1, 1, 1)), OutputLayout(("codes",), (1,)), tmp_path, {}
     )
     row = verifier.run(Trial("float", backend, True, LAYERS), {"float": Path("model.float.onnx")})
-    assert row["runtime"] == "Rockchip RKNN PTQ, 2 layers FP16"
+    assert row["runtime"] == "Rockchip RKNN PTQ, 2 layers in FP16"
     assert row["error"] == "no"
     assert given["shape"] == (3, 3, 4, 6)
     assert given["calibration"] == tmp_path

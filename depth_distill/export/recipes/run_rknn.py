@@ -60,7 +60,7 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
         if layers:
             tensors = {layer: outputs_of(layer, graph) for layer in layers}
             rknn, left_out = hybrid(rknn, model.stem, tensors, dataset)
-            notes.append(f"{len(layers) - len(left_out)} layers in FP16, by hybrid quantization")
+            notes.append(f"hybrid quantization: {len(layers) - len(left_out)} of the {len(layers)} layers in FP16")
             if left_out:
                 notes.append(f"RKNN fused away and quantized all the same: {', '.join(left_out)}")
         else:
