@@ -12,11 +12,13 @@ scales; opset 19 is the newest. Install with ``pip install -r requirements-rknn.
 import argparse
 import json
 import os
+import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ OPTIONS = {
     "fp16_layers": "names of nodes, with commas between: with --calibration, these stay in FP16",
     "save": "file for the compiled model, .rknn",
 }
+
+LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[[np.ndarray], Arrays]
@@ -81,13 +85,16 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
 
 
 def outputs_of(layer: str, graph: onnx.GraphProto) -> list[str]:
-    """The tensor that a node writes, and that of the activation which alone reads it: RKNN fuses the two."""
+    """What a node writes, and what is made of that before the next layer reads it.
+
+    An activation, addition or concatenation in INT8 behind the layer would round what FP16 has kept.
+    """
     written = [node.output[0] for node in graph.node if node.name == layer]
     if not written:
         raise SystemExit(f"fp16_layers: the file has no node {layer!r}")
-    readers = [node for node in graph.node if written[0] in node.input]
-    if len(readers) == 1 and readers[0].op_type in ("Relu", "Clip", "LeakyRelu", "PRelu"):
-        written.append(readers[0].output[0])
+    for node in graph.node:  # in the order in which they run
+        if node.op_type not in LAYERS and set(written).intersection(node.input):
+            written.append(node.output[0])
     return written
 
 
@@ -109,7 +116,7 @@ def hybrid(rknn: RKNN, stem: str, tensors: dict[str, list[str]], dataset: Path) 
         none_yet = "custom_quantize_layers: {}\n"
         if none_yet not in text:
             raise SystemExit(f"fp16_layers: {file} of this RKNN has no line {none_yet.strip()!r} to fill in")
-        wanted = "".join(f"    {key}: float16\n" for keys in known.values() for key in keys)
+        wanted = "".join(f"    {key}: float16\n" for key in dict.fromkeys(chain(*known.values())))
         file.write_text(text.replace(none_yet, f"custom_quantize_layers:\n{wanted}", 1), encoding="utf-8")
         second = RKNN(verbose=False)  # step 2 refuses one that has a model
         files = {"model_input": f"{stem}.model", "data_input": f"{stem}.data", "model_quantization_cfg": str(file)}
@@ -120,8 +127,14 @@ def hybrid(rknn: RKNN, stem: str, tensors: dict[str, list[str]], dataset: Path) 
 
 
 def in_yaml(name: str, text: str) -> list[str]:
-    """The key of a tensor in RKNN's file, if it is there; YAML quotes names that are numbers."""
-    return [key for key in (name, f"'{name}'") if f"\n    {key}:\n" in text]
+    """The keys of a tensor in RKNN's file, and of what RKNN made of it; none if it was fused away.
+
+    A resize becomes ``<name>_conv``, and a large layer ``<name>_tile0_conv``; left in INT8, they round what FP16 keeps.
+    YAML quotes names that are numbers. ``_i1`` and the like are constants, which follow.
+    """
+    return re.findall(
+        rf"^    ('?{re.escape(name)}'?|{re.escape(name)}_(?:conv|split|tile)\w*(?<!_i\d)):$", text, re.MULTILINE
+    )
 
 
 def check(code: int, call: str) -> None:
