@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 	touch $@
 
 .PHONY: demo
-demo: $(STAMP) ## Train a small depth network on the built-in scenes (4 to 10 minutes on 2 cores)
+demo: $(STAMP) ## Train a small depth network on the built-in scenes (4 to 6 minutes on 2 cores)
 	$(BIN)/python -m depth_distill fit --config configs/quickstart.yaml --runs_dir $(RUNS)
 
 CKPT ?= $(error give a checkpoint: make export-npu CKPT=runs/.../checkpoints/last.ckpt)

@@ -1,5 +1,6 @@
 """What every task shares: data checks, evaluation in metres, optimizer. Tasks add what is minimized."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,6 +135,17 @@ class MetricDepthTask(LightningModule):
         """Evaluate in float32 whatever the training precision: the float baseline is what all else is compared to."""
         with torch.autocast(self.device.type, enabled=False):
             return self(image)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MetricDepthTask":
+        """A copy that shares the factories: those of the command line hold its parser, which has a lock.
+
+        Weight averaging copies a task.
+        """
+        memo |= {id(factory): factory for factory in (self.optimizer, self.lr_scheduler)}
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
