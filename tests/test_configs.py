@@ -107,6 +107,13 @@ def test_the_shipped_distillation_runs(tmp_path):
     assert main(["fit", *words, *trial]) == 0
 
 
+@pytest.mark.parametrize(("teacher", "student"), [("quickstart", "quickstart"), ("teacher/resnet18", "kitchen")])
+def test_a_shipped_student_starts_as_its_teacher(teacher, student):
+    configs = [CONFIGS / f"{teacher}.yaml", CONFIGS / "distill" / f"{student}.yaml"]
+    networks = [yaml.safe_load(config.read_text())["model"]["init_args"]["network"] for config in configs]
+    assert networks[0] == networks[1]
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", [name for name in BLOCKS if name != "nyuv2_labeled"])
 def test_a_shipped_data_block_on_real_files(name, data_root, tmp_path):
