@@ -1,6 +1,7 @@
 """The built-in data set: scenes that are made up and ray cast on demand, with exact depth."""
 
 import mmap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from depth_distill.errors import ConfigError
 from depth_distill.types import DepthRange, DepthSample
 
 _SMALLEST = 8  # pixels
+
+Rendered = tuple[NDArray[np.uint8], NDArray[np.float32]]
+"""Image ``(3, H, W)`` and depth ``(H, W)`` in metres."""
 
 
 class SyntheticDepth(DepthDataset):
@@ -77,18 +81,12 @@ class SyntheticDepth(DepthDataset):
 
     @override
     def load(self, index: int) -> DepthSample:
-        if self._kept is not None and self._kept.there[index]:
-            image, depth_m = self._kept.images[index], self._kept.depths_m[index]
-        else:
-            image, depth_m = self._render(index)
-            if self._kept is not None:
-                self._kept.images[index], self._kept.depths_m[index] = image, depth_m
-                self._kept.there[index] = True  # last: another process may look
-        in_metres = torch.from_numpy(depth_m.copy())[None]
-        valid = self.depth_range.contains(in_metres)
-        return DepthSample(torch.from_numpy(image.copy()), torch.where(valid, in_metres, 0.0), valid)
+        image, rendered_m = self._render(index) if self._kept is None else self._kept.sample(index, self._render)
+        depth_m = torch.from_numpy(rendered_m)[None]
+        valid = self.depth_range.contains(depth_m)
+        return DepthSample(torch.from_numpy(image), torch.where(valid, depth_m, 0.0), valid)
 
-    def _render(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    def _render(self, index: int) -> Rendered:
         height, width = self.size
         rng = np.random.default_rng([self.seed, index])
         scene = random_scene(rng, height / width)
@@ -104,6 +102,13 @@ class _Kept:
         self.images: NDArray[np.uint8] = _shared((length, 3, *size), np.uint8)
         self.depths_m: NDArray[np.float32] = _shared((length, *size), np.float32)
         self.there: NDArray[np.bool_] = _shared((length,), np.bool_)
+
+    def sample(self, index: int, render: Callable[[int], Rendered]) -> Rendered:
+        """The image as the caller's own, and the depth to read; rendered if nobody has yet."""
+        if not self.there[index]:
+            self.images[index], self.depths_m[index] = render(index)
+            self.there[index] = True  # last: another process may look
+        return self.images[index].copy(), self.depths_m[index]
 
     def __reduce__(self) -> tuple[type["_Kept"], tuple[int, tuple[int, int]]]:
         return _Kept, (self.length, self.size)
