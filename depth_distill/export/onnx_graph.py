@@ -136,6 +136,11 @@ def label(node: onnx.NodeProto) -> str:
     return node.name or f"{node.op_type} that writes {node.output[0]}"
 
 
+def operator_of(node: onnx.NodeProto) -> str:
+    """The operator of a node, behind its domain where it is none of ONNX's own."""
+    return node.op_type if is_of_onnx(node) else f"{node.domain}.{node.op_type}"
+
+
 def is_of_onnx(node: onnx.NodeProto) -> bool:
     """Whether a node is one of ONNX's own operators."""
     return node.domain in ("", "ai.onnx")

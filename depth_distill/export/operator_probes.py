@@ -12,7 +12,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.codes import Codes
 from depth_distill.export.layers import load
 from depth_distill.export.npu_rules.activations import ACTIVATION_OPERATORS
-from depth_distill.export.onnx_graph import OnnxGraph, attributes, is_of_onnx
+from depth_distill.export.onnx_graph import OnnxGraph, attributes, operator_of
 from depth_distill.export.probe_graphs import IMAGE, Graph
 from depth_distill.export.probe_judgement import Probe, Variant
 
@@ -114,11 +114,11 @@ class _Cut:
         behind = self.activation.op_type if self.activation is not None and self.quantized else ""
         found = sorted(attributes(self.node).items(), key=str)
         types = (list(self.shapes.values()), list(self.kinds.values()), self.output_kinds)
-        return str((_title(self.node), found, operands, types, behind, self.quantized, bool(self.problem)))
+        return str((operator_of(self.node), found, operands, types, behind, self.quantized, bool(self.problem)))
 
     def probe(self, count: int) -> OperatorProbe:
         """The probe: with Q/DQ pairs if there are any around it, else in the file's float type."""
-        title = _title(self.node)
+        title = operator_of(self.node)
         if self.problem:
             return OperatorProbe(self._label(), np.empty(0), (), "", title, count, problem=self.problem)
         rng = np.random.default_rng(0)
@@ -280,11 +280,7 @@ class _Cut:
         weights = self.node.input[1:2] if self.node.op_type in ("Conv", "ConvTranspose", "Gemm") else []
         sizes = [*self.shapes.values(), *(constants[name].shape for name in weights if name in constants)]
         kind = f" {self.dtype}" if self.dtype != "float32" else ""
-        return f"{_title(self.node)}{kind} {', '.join([*words, *map(_short, filter(None, sizes))])}".rstrip()
-
-
-def _title(node: onnx.NodeProto) -> str:
-    return node.op_type if is_of_onnx(node) else f"{node.domain}.{node.op_type}"
+        return f"{operator_of(self.node)}{kind} {', '.join([*words, *map(_short, filter(None, sizes))])}".rstrip()
 
 
 def _short(value: object) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import onnx
 
-from depth_distill.export.onnx_graph import is_of_onnx, label
+from depth_distill.export.onnx_graph import label, operator_of
 from depth_distill.quantization.target import NpuTarget
 
 Severity = Literal["violation", "warning"]
@@ -87,5 +87,5 @@ def _named(place: Place, first: int = 1) -> tuple[str, str]:
     if isinstance(place, str):
         return place, ""
     more = f" and {len(place) - first} more" * (len(place) > first)
-    operators = {node.op_type if is_of_onnx(node) else f"{node.domain}.{node.op_type}" for node in place}
+    operators = {operator_of(node) for node in place}
     return listed(label(node) for node in place[:first]) + more, operators.pop() if len(operators) == 1 else ""
