@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.layers import load
@@ -37,7 +37,7 @@ class OpCheck:
             table.add_column(heading)
         for each in self.findings:
             cells = (each.severity, each.place, each.rule, each.message, each.remedy)
-            table.add_row(*map(escape, cells))  # names of nodes may have brackets
+            table.add_row(*map(Text, cells))  # names of nodes may have brackets, which are markup to rich
         violations = sum(each.severity == "violation" for each in self.findings)
         table.caption = (
             f"{self.operators} operators, {violations} violations, {len(self.findings) - violations} warnings"
