@@ -30,10 +30,10 @@ TARGET ?= per-tensor-minmax
 OUT ?= bundle
 .PHONY: export-npu
 export-npu: $(STAMP) ## Bundle for the NPU: CKPT=runs/.../last.ckpt TARGET=per-tensor-minmax OUT=bundle ARGS=...
-	$(BIN)/python tools/export_npu.py --checkpoint "$(CKPT)" --target $(TARGET) --out $(OUT) $(ARGS)
+	$(BIN)/python depth_distill/commands/export_npu.py --checkpoint "$(CKPT)" --target $(TARGET) --out $(OUT) $(ARGS)
 
 # Their pins clash, so each tool chain has an environment of its own; one that cannot be installed does not stop the rest.
-RECIPES := depth_distill/export/recipes
+RUNNERS := depth_distill/export/backends/runners
 BACKENDS ?= openvino qnn rknn iree
 DEPTH_DISTILL_BACKENDS ?= .backends
 .PHONY: backends
@@ -42,7 +42,7 @@ backends: $(STAMP) ## Environments of the NPU tool chains that exports are verif
 		echo "== $$name"; \
 		folder="$(DEPTH_DISTILL_BACKENDS)/$$name"; \
 		{ test -x "$$folder/bin/python" || $(PYTHON) -m venv "$$folder"; } \
-			&& VIRTUAL_ENV="$$(cd "$$folder" && pwd)" $(BIN)/uv pip install --quiet -r $(RECIPES)/requirements-$$name.txt \
+			&& VIRTUAL_ENV="$$(cd "$$folder" && pwd)" $(BIN)/uv pip install --quiet -r $(RUNNERS)/requirements-$$name.txt \
 			|| failed="$$failed $$name"; \
 	done; \
 	if test -n "$$failed"; then \

@@ -31,16 +31,16 @@ from depth_distill.callbacks import (
 )
 from depth_distill.data import report_table, validate_dataset
 from depth_distill.data.datamodule import DepthDataModule
+from depth_distill.display.tables import metric_table
 from depth_distill.errors import ConfigError
-from depth_distill.exits import exit_code
-from depth_distill.parsing import PARSER, instantiate, parse
-from depth_distill.tables import metric_table
+from depth_distill.exit_codes import exit_code
+from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.tasks import DepthTask  # noqa: F401
 
 # Warnings that a person can do nothing about: a resumed run keeps its log and checkpoints, the callbacks that a
 # checkpoint has the state of are not needed to evaluate it, and a teacher does not train; the last is between Lightning
 # and torch.
-BESIDE_THE_POINT = (
+IGNORED_WARNINGS = (
     "Experiment logs directory .* exists",
     "Checkpoint directory .* exists",
     "Be aware that when using `ckpt_path`, callbacks",
@@ -237,7 +237,7 @@ def validate_data(args: Sequence[str]) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     words = list(sys.argv[1:] if args is None else args)
-    for message in BESIDE_THE_POINT:
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     return exit_code(lambda: _run(words))
 

@@ -11,12 +11,12 @@ for name in ("pytorch_lightning", "lightning", "lightning.pytorch"):
     sys.modules[name] = None  # an import of it fails
 from pathlib import Path
 import torch
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.ptq import quantize_post_training
-from depth_distill.quantization.target import load_target
-from depth_distill.trained import load_trained
-run = load_trained(Path(sys.argv[1]))
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.simulate.ptq import quantize_post_training
+from depth_distill.quantization.target.target import load_target
+from depth_distill.loading.trained import load_run
+run = load_run(Path(sys.argv[1]))
 graph = fold(trace(run.network))
 quantized = quantize_post_training(graph, load_target("per-tensor-minmax"), run.calibration_images(4), progress=False)
 print(run.evaluator(reference=graph)(quantized)["abs_rel"], len(run.ranges))

@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 from typing_extensions import override
 
-from depth_distill.pictures import PanelRow, depth_panel, save_figure
+from depth_distill.display.pictures import PanelRow, depth_panel, save_figure
 from depth_distill.types import DepthBatch
 
 

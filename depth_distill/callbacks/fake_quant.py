@@ -12,16 +12,21 @@ from typing_extensions import override
 from depth_distill.errors import ConfigError
 from depth_distill.metrics import DepthMetrics
 from depth_distill.models import GraphNetwork
-from depth_distill.quantization.calibrate import activation_quantizers, calibrate
-from depth_distill.quantization.equalize import channel_ranges, equalize
-from depth_distill.quantization.fake_quant import SiteKind
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import fake_quantize, quantizers, set_enabled
-from depth_distill.quantization.mixed_precision import WideFormat, check_wide_format, chosen_layers, set_precision
-from depth_distill.quantization.ptq import reset_weight_ranges, vendor_ranges
-from depth_distill.quantization.stress import stress
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.analysis.mixed_precision import (
+    HighPrecisionFormat,
+    check_high_precision_format,
+    chosen_layers,
+    set_precision,
+)
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.equalize import channel_ranges, equalize
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.passes.stress import perturb_channel_scales
+from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
+from depth_distill.quantization.simulate.fake_quant import SiteKind
+from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers, set_enabled
+from depth_distill.quantization.simulate.ptq import reset_weight_ranges, vendor_ranges
+from depth_distill.quantization.target.target import load_target
 from depth_distill.types import DepthBatch
 
 RangeSource = Literal["batches", "calibration"]
@@ -58,8 +63,9 @@ class FakeQuant(Callback):
         ranges: whether activation ranges follow the training ``batches``, or are measured at each epoch's start on the
             ``calibration`` images, as the tool chain will.
         learnable: kinds of quantizers whose range is learned (LSQ).
-        wide_layers: layers that stay in the wide format, or a file from ``tools/mixed_precision.py`` that lists them.
-        wide: that format.
+        high_precision_layers: layers that stay in the high-precision format, or a file from ``depth-distill
+            mixed-precision`` that lists them.
+        high_precision: that format.
 
     Raises:
         ConfigError: at set-up, where the target does not do what is asked, or the network cannot be quantized.
@@ -74,8 +80,8 @@ class FakeQuant(Callback):
         freeze_epoch: int | None = None,
         ranges: RangeSource = "batches",
         learnable: Sequence[SiteKind] = (),
-        wide_layers: Path | Sequence[str] = (),
-        wide: WideFormat = "fp16",
+        high_precision_layers: Path | Sequence[str] = (),
+        high_precision: HighPrecisionFormat = "fp16",
     ) -> None:
         if freeze_epoch is not None and freeze_epoch <= start_epoch:
             raise ConfigError(
@@ -89,8 +95,8 @@ class FakeQuant(Callback):
         self.freeze_epoch = freeze_epoch
         self.ranges = ranges
         self.learnable = tuple(learnable)
-        self.wide_layers = wide_layers
-        self.wide: WideFormat = wide
+        self.high_precision_layers = high_precision_layers
+        self.high_precision: HighPrecisionFormat = high_precision
         self._images: list[Tensor] | None = None
         self._vendor: dict[str, tuple[float, float]] = {}
         self._metrics: DepthMetrics | None = None
@@ -109,21 +115,25 @@ class FakeQuant(Callback):
             raise ConfigError("FakeQuant comes after FeatureHooks, whose hooks it would leave behind: put it before")
         graph = fold(trace(task.network))
         if calibration is not None and self.stress is not None:
-            graph = stress(graph, self.stress).graph_module
+            graph = perturb_channel_scales(graph, self.stress).graph_module
         if calibration is not None and self.equalize:
             graph = equalize(graph, channel_ranges(graph, calibration)).graph_module
         quantized = fake_quantize(graph, self.target, self.learnable)
         set_enabled(quantized, False)
         edited = calibration is not None and (self.equalize or self.stress is not None)
-        if edited and getattr(task, "student_start", None) == "teacher":
+        if edited and getattr(task, "student_init", None) == "teacher":
             # The same function with the same channel scales: only then do features correspond. Its quantizers stay off;
             # they are where the result of an addition can be hooked.
             task.teacher = GraphNetwork(copy.deepcopy(quantized), task.network).requires_grad_(False).eval()
             task.teacher.to(memory_format=task.memory_format)
-        layers = chosen_layers(self.wide_layers) if isinstance(self.wide_layers, Path) else self.wide_layers
+        layers = (
+            chosen_layers(self.high_precision_layers)
+            if isinstance(self.high_precision_layers, Path)
+            else self.high_precision_layers
+        )
         if layers:
-            check_wide_format(self.target, self.wide)
-            quantized = set_precision(quantized, layers, self.wide)
+            check_high_precision_format(self.target, self.high_precision)
+            quantized = set_precision(quantized, layers, self.high_precision)
         network = GraphNetwork(quantized, task.network)
         network.to(memory_format=task.memory_format)
         network.train(task.network.training)  # a trace is in evaluation mode, where ranges would not follow batches

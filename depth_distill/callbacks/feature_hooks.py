@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.fake_quant import FakeQuantizer
+from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.tasks import DistillationTask
 
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from depth_distill.data.tensor_cache import Field, TensorCache
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.calibrate import weights_hash
+from depth_distill.quantization.simulate.calibrate import weights_hash
 from depth_distill.tasks import DistillationTask
 from depth_distill.types import DepthBatch
 
@@ -51,7 +51,7 @@ class TeacherCache(Callback):
             raise ConfigError("TeacherCache needs data.views: the number of augmented views that epochs take in turn")
         self._views = datamodule.views
         dataset = datamodule.train
-        example = task.ask_teacher(_example(task, datamodule.image_size))
+        example = task.teacher_forward(_example(task, datamodule.image_size))
         fields = {
             name: Field(tuple(value.shape[1:]), "float32" if name == "depth_m" else self.dtype)
             for name, value in example.items()
@@ -69,7 +69,7 @@ class TeacherCache(Callback):
         def signals(batch: DepthBatch) -> dict[str, Tensor]:
             return self._signals(task, batch, trainer.current_epoch % self._views)
 
-        task.teacher_signals = signals
+        task.teacher_outputs = signals
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -81,14 +81,14 @@ class TeacherCache(Callback):
 
     def _stop(self, pl_module: LightningModule) -> None:
         if isinstance(pl_module, DistillationTask):
-            pl_module.teacher_signals = pl_module.ask_teacher
+            pl_module.teacher_outputs = pl_module.teacher_forward
 
     def _signals(self, task: DistillationTask, batch: DepthBatch, view: int) -> dict[str, Tensor]:
         assert self.cache is not None
         rows = [index * self._views + view for index in batch.sample_index.tolist()]
         kept = self.cache.get(rows)
         if kept is None:
-            said = task.ask_teacher(batch)
+            said = task.teacher_forward(batch)
             self.cache.put(rows, said)
             # As it will be read the next time: the same numbers whether the cache is warm or cold.
             kept = {

@@ -7,10 +7,10 @@ from typing import ClassVar
 from typing_extensions import override
 
 from depth_distill.data.reading import IMAGE_EXTENSIONS
-from depth_distill.data.records import Record, RecordDataset, is_image, record_name
+from depth_distill.data.sample_files import FileDataset, SampleFiles, is_image, sample_name
 
 
-class ImageFolder(RecordDataset):
+class ImageFolder(FileDataset):
     """All images in a folder, sorted by path; no depth.
 
     Args:
@@ -27,10 +27,10 @@ class ImageFolder(RecordDataset):
         self.recursive = recursive
 
     @override
-    def read_records(self) -> list[Record]:
+    def list_samples(self) -> list[SampleFiles]:
         files = self.root.rglob("*") if self.recursive else self.root.iterdir()
         images = sorted(path for path in files if is_image(path, self.extensions))
-        return [Record(record_name(image, self.root), image) for image in images]
+        return [SampleFiles(sample_name(image, self.root), image) for image in images]
 
     @property
     @override

@@ -7,14 +7,14 @@ from typing import ClassVar
 from typing_extensions import override
 
 from depth_distill.data.reading import resolve_inside
-from depth_distill.data.records import Record, RecordDataset, images_by_stem, read_index_file, record_name
+from depth_distill.data.sample_files import FileDataset, SampleFiles, images_by_stem, read_index_file, sample_name
 from depth_distill.errors import DataError
 
 # Where data_depth_annotated.zip may have been unpacked to, relative to the data root.
 _DEPTH_FOLDERS = tuple(Path(outer, inner) for outer in (".", "data_depth_annotated") for inner in (".", "train", "val"))
 
 
-class KittiDepth(RecordDataset):
+class KittiDepth(FileDataset):
     """Images with depth maps of the KITTI depth prediction benchmark, in one of two layouts, or as a split file says.
 
     By name: ``rgb/NAME.png`` (or .jpg) and ``depth/NAME.png``. Images without a depth map are left out, as KITTI's own
@@ -58,24 +58,24 @@ class KittiDepth(RecordDataset):
         self.camera = camera
 
     @override
-    def read_records(self) -> list[Record]:
+    def list_samples(self) -> list[SampleFiles]:
         if self.split_file is not None:
             return self._listed(self.split_file)
         if (self.root / "rgb").is_dir():
             return self._by_name()
         return self._official()
 
-    def _by_name(self) -> list[Record]:
+    def _by_name(self) -> list[SampleFiles]:
         if not (self.root / "depth").is_dir():
             raise DataError(f"{self.root}: has a folder rgb but none called depth; expected {self.expected}")
         images, depths = images_by_stem(self.root / "rgb"), images_by_stem(self.root / "depth")
         return [
-            Record(record_name(images[stem], self.root), images[stem], depths[stem])
+            SampleFiles(sample_name(images[stem], self.root), images[stem], depths[stem])
             for stem in images
             if stem in depths
         ]
 
-    def _official(self) -> list[Record]:
+    def _official(self) -> list[SampleFiles]:
         folders = [folder for folder in _DEPTH_FOLDERS if self.split is None or folder.name == self.split]
         drives = [
             drive
@@ -84,7 +84,7 @@ class KittiDepth(RecordDataset):
         ]
         return [record for drive in drives for record in self._drive(drive)]
 
-    def _drive(self, depth_folder: Path) -> list[Record]:
+    def _drive(self, depth_folder: Path) -> list[SampleFiles]:
         drive = depth_folder.parents[2]
         date = drive.name[: len("2011_09_26")]
         candidates = [parent / self.camera / "data" for parent in (self.root / date / drive.name, drive)]
@@ -97,9 +97,9 @@ class KittiDepth(RecordDataset):
         images, depths = images_by_stem(image_folder), images_by_stem(depth_folder)
         # A depth map without its image gets a path that does not exist, so that reading it names the missing file.
         pairs = [(images.get(stem, image_folder / f"{stem}.png"), depth) for stem, depth in depths.items()]
-        return [Record(record_name(image, self.root), image, depth) for image, depth in pairs]
+        return [SampleFiles(sample_name(image, self.root), image, depth) for image, depth in pairs]
 
-    def _listed(self, split_file: str) -> list[Record]:
+    def _listed(self, split_file: str) -> list[SampleFiles]:
         path = resolve_inside(self.root, split_file, "split_file")
         records = []
         for number, line in enumerate(read_index_file(self.root, split_file, "split_file").splitlines(), start=1):
@@ -111,7 +111,7 @@ class KittiDepth(RecordDataset):
                 raise DataError(f"{where}: expected 'IMAGE DEPTH [FOCAL]', got {len(words)} words: '{line.strip()}'")
             image = resolve_inside(self.root, words[0], where)
             depth = resolve_inside(self.root, words[1], where)
-            records.append(Record(record_name(image, self.root), image, self._found_depth(depth), where=where))
+            records.append(SampleFiles(sample_name(image, self.root), image, self._found_depth(depth), where=where))
         if not records:
             raise DataError(f"{path}: no samples; expected lines 'IMAGE DEPTH [FOCAL]'")
         return records

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 from typing_extensions import override
 
 from depth_distill.data.reading import did_you_mean, resolve_inside
-from depth_distill.data.records import Record, RecordDataset, images_by_stem, read_index_file, record_name
+from depth_distill.data.sample_files import FileDataset, SampleFiles, images_by_stem, read_index_file, sample_name
 from depth_distill.errors import DataError
 
 IMAGE_FOLDER = "image_a6"
 
 
-class NcdbDepth(RecordDataset):
+class NcdbDepth(FileDataset):
     """Images of camera ``a6`` with LiDAR depth, listed in a JSON split file.
 
     The split is a list of ``{"dataset_root": FOLDER, "new_filename": NAME}``, FOLDER relative to the data root. Images
@@ -45,7 +45,7 @@ class NcdbDepth(RecordDataset):
         self.depth_kind = depth_kind
 
     @override
-    def read_records(self) -> list[Record]:
+    def list_samples(self) -> list[SampleFiles]:
         path = resolve_inside(self.root, self.split, "split")
         text = read_index_file(self.root, self.split, "split")
         try:
@@ -57,7 +57,7 @@ class NcdbDepth(RecordDataset):
         folders = _Folders(f"newest_{self.depth_kind}_maps")
         return [self._record(entry, f"{path} entry {number}", folders) for number, entry in enumerate(entries)]
 
-    def _record(self, entry: Any, where: str, folders: "_Folders") -> Record:
+    def _record(self, entry: Any, where: str, folders: "_Folders") -> SampleFiles:
         keys = set(entry) if isinstance(entry, dict) else set()
         if {"dataset_root", "new_filename"} <= keys:
             base = resolve_inside(self.root, str(entry["dataset_root"]), where)
@@ -72,7 +72,7 @@ class NcdbDepth(RecordDataset):
         else:
             raise DataError(f"{where}: expected {{dataset_root, new_filename}} or {{image_path}}, got {entry!r}")
         depth = folders.depth_folder(image_folder, where) / f"{stem}.png"
-        return Record(record_name(image, self.root), image, depth, where=where)
+        return SampleFiles(sample_name(image, self.root), image, depth, where=where)
 
 
 class _Folders:

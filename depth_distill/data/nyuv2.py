@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.reading import depth_tensor, did_you_mean, resolve_inside
-from depth_distill.data.records import read_index_file, require_folder
+from depth_distill.data.sample_files import read_index_file, require_folder
 from depth_distill.errors import DataError
 from depth_distill.types import DepthSample
 

@@ -8,13 +8,13 @@ from typing import ClassVar
 from typing_extensions import override
 
 from depth_distill.data.reading import did_you_mean, resolve_inside
-from depth_distill.data.records import Record, RecordDataset, read_index_file, record_name
+from depth_distill.data.sample_files import FileDataset, SampleFiles, read_index_file, sample_name
 from depth_distill.errors import DataError
 
 COLUMNS = ("image", "depth", "mask")
 
 
-class RgbdFolder(RecordDataset):
+class RgbdFolder(FileDataset):
     """Images with depth maps, listed in a CSV file with the header ``image,depth`` or ``image,depth,mask``.
 
     Paths are relative to the folder of the CSV file and must stay inside the data root. Without a depth column, or with
@@ -34,11 +34,11 @@ class RgbdFolder(RecordDataset):
         self.manifest = manifest
 
     @override
-    def read_records(self) -> list[Record]:
+    def list_samples(self) -> list[SampleFiles]:
         path = resolve_inside(self.root, self.manifest, "manifest")
         reader = csv.reader(io.StringIO(read_index_file(self.root, self.manifest, "manifest"), newline=""), strict=True)
         header: list[str] = []
-        records: list[Record] = []
+        records: list[SampleFiles] = []
         try:
             for cells in reader:
                 row = [cell.strip() for cell in cells]
@@ -56,7 +56,7 @@ class RgbdFolder(RecordDataset):
         _require_all_or_no_depth(records)
         return records
 
-    def _record(self, header: list[str], row: list[str], where: str) -> Record:
+    def _record(self, header: list[str], row: list[str], where: str) -> SampleFiles:
         if len(row) != len(header):
             raise DataError(
                 f"{where}: {len(row)} cells under a header of {len(header)} ({','.join(header)}); put a path that "
@@ -69,7 +69,7 @@ class RgbdFolder(RecordDataset):
             column: resolve_inside(self.root, str(base / cell) if cell else "", where) for column, cell in cells.items()
         }
         image = files["image"]
-        return Record(record_name(image, self.root), image, files.get("depth"), files.get("mask"), where)
+        return SampleFiles(sample_name(image, self.root), image, files.get("depth"), files.get("mask"), where)
 
 
 def _checked_header(header: list[str], where: str) -> list[str]:
@@ -81,7 +81,7 @@ def _checked_header(header: list[str], where: str) -> list[str]:
     return header
 
 
-def _require_all_or_no_depth(records: list[Record]) -> None:
+def _require_all_or_no_depth(records: list[SampleFiles]) -> None:
     without = [record for record in records if record.depth is None]
     if without and len(without) < len(records):
         raise DataError(

@@ -7,11 +7,11 @@ from typing import ClassVar
 from typing_extensions import override
 
 from depth_distill.data.reading import resolve_inside
-from depth_distill.data.records import Record, RecordDataset, read_index_file, record_name
+from depth_distill.data.sample_files import FileDataset, SampleFiles, read_index_file, sample_name
 from depth_distill.errors import DataError
 
 
-class TumRgbd(RecordDataset):
+class TumRgbd(FileDataset):
     """A sequence in the layout of the TUM RGB-D benchmark.
 
     If the root holds ``associations.txt`` (lines ``TIME FILE TIME FILE``, as the benchmark's ``associate.py`` writes
@@ -34,7 +34,7 @@ class TumRgbd(RecordDataset):
         self.max_time_difference = max_time_difference
 
     @override
-    def read_records(self) -> list[Record]:
+    def list_samples(self) -> list[SampleFiles]:
         if (self.root / "associations.txt").exists():
             return self._associated()
         images, depths = self._frames("rgb.txt"), self._frames("depth.txt")
@@ -45,17 +45,19 @@ class TumRgbd(RecordDataset):
                 f"{self.max_time_difference:g} s; check that both are of one sequence, or raise max_time_difference"
             )
         return [
-            Record(record_name(images[i][1], self.root), images[i][1], depths[j][1], where=f"{self.root / 'rgb.txt'}")
+            SampleFiles(
+                sample_name(images[i][1], self.root), images[i][1], depths[j][1], where=f"{self.root / 'rgb.txt'}"
+            )
             for i, j in pairs
         ]
 
-    def _associated(self) -> list[Record]:
+    def _associated(self) -> list[SampleFiles]:
         lines = self._lines("associations.txt", words=4, form="TIME FILE TIME FILE")
         image_column, depth_column = (3, 1) if lines and _is_depth_first(lines[0][1]) else (1, 3)
         records = []
         for where, words in lines:
             image, depth = (resolve_inside(self.root, words[column], where) for column in (image_column, depth_column))
-            records.append(Record(record_name(image, self.root), image, depth, where=where))
+            records.append(SampleFiles(sample_name(image, self.root), image, depth, where=where))
         return records
 
     def _frames(self, file: str) -> list[tuple[float, Path]]:

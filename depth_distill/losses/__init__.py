@@ -1,6 +1,5 @@
 """What training minimizes."""
 
-from depth_distill.losses.balance import FixedWeights, UncertaintyWeights
 from depth_distill.losses.codes import CodeL1Loss, ConsistencyLoss, FractionLoss, IntegerLoss
 from depth_distill.losses.composite import CompositeLoss
 from depth_distill.losses.feature_terms import (
@@ -13,6 +12,7 @@ from depth_distill.losses.feature_terms import (
     FeatureStatisticsKL,
     FitNetsHint,
 )
+from depth_distill.losses.loss_weighting import FixedWeights, UncertaintyWeights
 from depth_distill.losses.regularizers import ChannelRangePenalty, KurtosisPenalty
 from depth_distill.losses.supervised import (
     BerHuLoss,

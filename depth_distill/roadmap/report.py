@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from depth_distill.atomic import atomic_path
-from depth_distill.pictures import save_figure
+from depth_distill.display.pictures import save_figure
 
 COLUMNS = ("abs_rel", "rmse", "delta1", "x FP32", "drift mm", "MB", "s")
 MEASURED = ("abs_rel", "rmse", "delta1", "drift_mm", "megabytes", "seconds")

@@ -16,21 +16,21 @@ from depth_distill.atomic import write_json
 from depth_distill.cli import DepthCLI, build_cli
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator
-from depth_distill.export.vendor_ptq import vendor_network
+from depth_distill.export.backends.vendor_ptq import vendor_network
+from depth_distill.loading.trained import load_run
 from depth_distill.models import CodeNetwork, DepthCodec, split_from_single, thermometer_from_single
-from depth_distill.quantization.equalize import channel_ranges, equalize
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import fake_quantize
-from depth_distill.quantization.mixed_precision import megabytes, mixed_network, search_mixed_precision
-from depth_distill.quantization.operators import npu_operators
-from depth_distill.quantization.ptq import quantize_post_training
-from depth_distill.quantization.sensitivity import sensitivity
-from depth_distill.quantization.stress import find_sigma, stress
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.analysis.mixed_precision import megabytes, mixed_network, search_mixed_precision
+from depth_distill.quantization.analysis.sensitivity import sensitivity
+from depth_distill.quantization.graph.npu_operators import npu_operators
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.equalize import channel_ranges, equalize
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.passes.stress import find_sigma, perturb_channel_scales
+from depth_distill.quantization.simulate.fake_quantize import fake_quantize
+from depth_distill.quantization.simulate.ptq import quantize_post_training
+from depth_distill.quantization.target.target import load_target
 from depth_distill.roadmap.plan import Head, Plan, Row
 from depth_distill.roadmap.report import MEASURED
-from depth_distill.trained import load_trained
 
 _FLOAT_BYTES = 4
 _SEARCH_BATCHES = 2  # at least, evenly spread over the validation split: for the search of mixed precision
@@ -62,7 +62,11 @@ class Roadmap:
             if ratio is not None and network["sigma"] is None:
                 self.console.print(f"{name}: looking for the spread that makes naive PTQ {ratio:g} times worse")
                 network["sigma"] = find_sigma(bench.graph, bench.loss_ratio, ratio)
-            graph = bench.graph if network["sigma"] is None else stress(bench.graph, network["sigma"]).graph_module
+            graph = (
+                bench.graph
+                if network["sigma"] is None
+                else perturb_channel_scales(bench.graph, network["sigma"]).graph_module
+            )
             for row in self.plan.rows:
                 if row.networks is None or name in row.networks:
                     self._fill(network, name, row, bench, graph, teacher)
@@ -123,14 +127,14 @@ class Roadmap:
             }
             options = {key: _filled(value, {"{teacher}": str(teacher.absolute())}) for key, value in options.items()}
             best = self._train(folder, self.plan.distill_config, options)
-            student = load_trained(best, overrides=self.data_options).network
+            student = load_run(best, overrides=self.data_options).network
             summary = json.loads((folder / "summary.json").read_text())
             return bench.vendor_row(fold(trace(student)), float(summary["wall_s"]), student.codec)
         codec = bench.network.codec
         if row.kind == "head":
             network = bench.with_head(row.head, row.levels)
             graph, codec = fold(trace(network)), network.codec
-            graph = graph if sigma is None else stress(graph, sigma).graph_module
+            graph = graph if sigma is None else perturb_channel_scales(graph, sigma).graph_module
         prepared = equalize(graph, channel_ranges(graph, bench.calibration)).graph_module if row.equalize else graph
         if row.kind in ("ptq", "head"):
             return bench.vendor_row(prepared, time.perf_counter() - started if row.equalize else 0.0, codec)
@@ -155,7 +159,7 @@ class _Bench:
     """What every row is measured on: the teacher, images, and the tool chain."""
 
     def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
-        trained = load_trained(teacher, overrides=data_options)
+        trained = load_run(teacher, overrides=data_options)
         self.target = load_target(plan.target)
         self.network = trained.network
         self.graph = fold(trace(trained.network))
@@ -203,7 +207,7 @@ class _Bench:
         layers, calibrator = found.chosen.layers, self.target.calibrator
         metrics = self.evaluator(mixed_network(quantized, layers, self.calibration, calibrator=calibrator))
         row = _row(metrics, found.chosen.megabytes, time.perf_counter() - started)
-        return row | {"wide_layers": float(len(layers))}
+        return row | {"high_precision_layers": float(len(layers))}
 
     def _quantize(self, graph: fx.GraphModule) -> fx.GraphModule:
         return quantize_post_training(graph, self.target, self.calibration, progress=False)

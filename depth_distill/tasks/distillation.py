@@ -15,8 +15,8 @@ from typing_extensions import override
 
 from depth_distill.errors import ConfigError
 from depth_distill.losses import CompositeLoss
-from depth_distill.losses.balance import FixedWeights
 from depth_distill.losses.feature_terms import AttentionTransfer
+from depth_distill.losses.loss_weighting import FixedWeights
 from depth_distill.metrics import BANDS_M
 from depth_distill.models import CodeNetwork
 from depth_distill.models.checkpoints import load_weights
@@ -42,7 +42,7 @@ class Tap(Protocol):
         """Take the hooks off."""
 
 
-class TeacherSignals(Protocol):
+class TeacherOutputs(Protocol):
     """Where the teacher's answers come from: the teacher itself, or a cache of what it said."""
 
     def __call__(self, batch: DepthBatch) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ class DistillationTask(MetricDepthTask):
         teacher_checkpoint: weights of the teacher, from a run. Without it the teacher is as constructed.
         teacher: any module that maps normalized images ``(B, 3, H, W)`` to depth ``(B, 1, H, W)`` in metres, or a
             :class:`~depth_distill.models.CodeNetwork`; a copy of the student as constructed if not given.
-        student_start: ``teacher`` starts the student from the teacher's weights, ``own`` as it is constructed, and a
+        student_init: ``teacher`` starts the student from the teacher's weights, ``scratch`` as it is constructed, and a
             path from that checkpoint.
         output: terms of ``output``, called with the student's, the teacher's and a valid mask.
         output_space: whether ``output`` compares ``metres`` or ``codes``; the teacher's codes are its depth encoded by
@@ -99,7 +99,7 @@ class DistillationTask(MetricDepthTask):
         network: CodeNetwork,
         teacher_checkpoint: Path | None = None,
         teacher: nn.Module | None = None,
-        student_start: Literal["teacher", "own"] | Path = "teacher",
+        student_init: Literal["teacher", "scratch"] | Path = "teacher",
         output: CompositeLoss | None = None,
         output_space: Literal["metres", "codes"] = "metres",
         features: Sequence[LayerPair] = (),
@@ -127,7 +127,7 @@ class DistillationTask(MetricDepthTask):
         self._teacher_is_copy = teacher is None
         self.teacher = copy.deepcopy(network) if teacher is None else teacher
         self.teacher.requires_grad_(False).eval().to(memory_format=self.memory_format)
-        self.student_start = student_start
+        self.student_init = student_init
         self.output = output
         self.output_space = output_space
         self.features = features
@@ -146,7 +146,7 @@ class DistillationTask(MetricDepthTask):
         self.hint_pairs: list[ResolvedPair] = []
         self.student_tap: Tap | None = None
         self.teacher_tap: Tap | None = None
-        self.teacher_signals: TeacherSignals = self.ask_teacher
+        self.teacher_outputs: TeacherOutputs = self.teacher_forward
         self._started = False
 
     def start(self) -> None:
@@ -161,23 +161,23 @@ class DistillationTask(MetricDepthTask):
             rank_zero_warn("neither teacher nor teacher_checkpoint is given: the teacher is the student as constructed")
         if self.teacher_checkpoint is not None:
             load_weights(self.teacher, self.teacher_checkpoint, "model.teacher (a copy of model.network if not given)")
-        if self.student_start == "teacher":
+        if self.student_init == "teacher":
             # Codec, depth range and head, of which a state dict is silent.
             mine, other = ((x.extra_repr(), str(getattr(x, "head", None))) for x in (self.network, self.teacher))
             if mine != other:
                 raise ConfigError(
-                    "student_start: teacher needs a student of the teacher's architecture, head, codec and depth "
-                    "range; start from 'own' weights or from a checkpoint of the student"
+                    "student_init: teacher needs a student of the teacher's architecture, head, codec and depth "
+                    "range; start from 'scratch' weights or from a checkpoint of the student"
                 )
             try:
                 self.network.load_state_dict(self.teacher.state_dict())
             except RuntimeError as error:
                 raise ConfigError(
-                    "student_start: teacher needs a student of the teacher's architecture; start from 'own' weights "
+                    "student_init: teacher needs a student of the teacher's architecture; start from 'scratch' weights "
                     f"or from a checkpoint of the student ({str(error).splitlines()[1].strip()})"
                 ) from error
-        elif self.student_start != "own":
-            load_weights(self.network, Path(self.student_start), "model.network")
+        elif self.student_init != "scratch":
+            load_weights(self.network, Path(self.student_init), "model.network")
         self._started = True
 
     @override
@@ -221,7 +221,7 @@ class DistillationTask(MetricDepthTask):
         with self.student_tap.recording() if self.student_tap else nullcontext({}) as features:
             codes = self.codes(batch.image)
         depth_m = self.network.codec.decode(codes)
-        teacher = self.teacher_signals(batch)
+        teacher = self.teacher_outputs(batch)
         logged: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
         if self.output is not None:
@@ -254,7 +254,7 @@ class DistillationTask(MetricDepthTask):
         return total
 
     @torch.no_grad()
-    def ask_teacher(self, batch: DepthBatch) -> dict[str, Tensor]:
+    def teacher_forward(self, batch: DepthBatch) -> dict[str, Tensor]:
         """The teacher's depth ``(B, 1, H, W)`` in metres, as ``depth_m``, and its features by layer name."""
         image = batch.image.contiguous(memory_format=self.memory_format)
         with self.teacher_tap.recording() if self.teacher_tap else nullcontext({}) as features:

@@ -14,13 +14,13 @@ from depth_distill.callbacks import FakeQuant, FeatureHooks
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
 from depth_distill.models import GraphNetwork
-from depth_distill.quantization.calibrate import activation_quantizers, calibrate
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import float_network, quantizers
-from depth_distill.quantization.mixed_precision import MixedNetwork, MixedPrecision
-from depth_distill.quantization.ptq import quantize_post_training, vendor_ranges
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.analysis.mixed_precision import MixedNetwork, MixedPrecision
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
+from depth_distill.quantization.simulate.fake_quantize import quantizers, remove_fake_quant
+from depth_distill.quantization.simulate.ptq import quantize_post_training, vendor_ranges
+from depth_distill.quantization.target.target import load_target
 from tests.data.noisy_depth import NoisyDepth
 from tests.tasks.small_distillation import (
     STEPS_AN_EPOCH,
@@ -81,7 +81,7 @@ def calibration_images(data=None):
 
 def float_depth(network):
     """Depth of the network with its quantizers taken out."""
-    graph = float_network(network.graph) if isinstance(network, GraphNetwork) else network
+    graph = remove_fake_quant(network.graph) if isinstance(network, GraphNetwork) else network
     with torch.no_grad():
         return network.codec.decode(graph.eval()(NoisyDepth(4, seed=3)[0].image[None].float() / 255))
 
@@ -202,7 +202,9 @@ def test_the_vendor_number_is_that_of_ptq_on_the_same_weights(tmp_path, calibrat
     fitted, run, _, _ = fit(tmp_path, FakeQuant(), epochs=2, features=[pair()])
     logged = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("vendor/")}
     data = datamodule()
-    exported = quantize_post_training(float_network(fitted.network.graph), target, calibration_images(), progress=False)
+    exported = quantize_post_training(
+        remove_fake_quant(fitted.network.graph), target, calibration_images(), progress=False
+    )
     expected = Evaluator(data.val_dataloader(), fitted.network.codec)(exported)
     assert set(logged) == {f"vendor/{name}" for name in expected}
     for name, value in expected.items():
@@ -240,7 +242,7 @@ def test_vendor_ranges_come_and_go(tmp_path, learnable, measured):
         found = {site: (each.enabled, each.tracking, each.has_range) for site, each in quantizers(graph).items()}
         return found == switches
 
-    expected = quantize_post_training(float_network(graph), TARGET, calibration_images(), progress=False)
+    expected = quantize_post_training(remove_fake_quant(graph), TARGET, calibration_images(), progress=False)
     calibrated = {site: (each.low.clone(), each.high.clone()) for site, each in quantizers(expected).items()}
     with torch.no_grad():
         with vendor_ranges(graph, ranges):
@@ -290,7 +292,7 @@ def test_wide_layers_stay_in_half_precision(tmp_path, source):
         found = MixedPrecision("fp16", 0.05, chosen, True, (chosen,), 0.03, 0.01, 0.02)
         given = tmp_path / "mixed_precision.json"
         given.write_text(json.dumps(found.to_dict()))
-    fitted, _, losses, _ = fit(tmp_path, FakeQuant(wide_layers=given))
+    fitted, _, losses, _ = fit(tmp_path, FakeQuant(high_precision_layers=given))
     in_half = {site for site, each in quantizers(fitted.network).items() if each.in_half}
     assert {f"{layer}.weight" for layer in layers} <= in_half
     assert "encoder.layer1.body.0.weight" not in in_half
@@ -299,21 +301,25 @@ def test_wide_layers_stay_in_half_precision(tmp_path, source):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist"), ("{", "is no result of tools/mixed_precision.py"), ("[]", "is no result of")],
+    [
+        (None, "does not exist"),
+        ("{", "is no result of depth-distill mixed-precision"),
+        ("[]", "is no result of"),
+    ],
 )
 def test_a_file_that_lists_no_layers(tmp_path, content, message):
     path = tmp_path / "mixed_precision.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ConfigError, match=rf"wide_layers: .*mixed_precision\.json {message}"):
-        FakeQuant(wide_layers=path).prepare(task())
+    with pytest.raises(ConfigError, match=rf"high_precision_layers: .*mixed_precision\.json {message}"):
+        FakeQuant(high_precision_layers=path).prepare(task())
 
 
 def test_a_wide_layer_that_is_none_and_a_target_that_has_no_wide_format():
     with pytest.raises(ConfigError, match=r"encoder\.stem\.0"):
-        FakeQuant(wide_layers=["encoder.stem.9"]).prepare(task())
+        FakeQuant(high_precision_layers=["encoder.stem.9"]).prepare(task())
     target = load_target("per-tensor-minmax")
-    callback = FakeQuant(wide_layers=["head.0"])
+    callback = FakeQuant(high_precision_layers=["head.0"])
     callback.target = dataclasses.replace(target, capabilities=dataclasses.replace(target.capabilities, fp16="no"))
     with pytest.raises(ConfigError, match="capabilities.fp16"):
         callback.prepare(task())
@@ -337,7 +343,7 @@ def test_without_a_data_module_it_says_what_it_calibrates_on(tmp_path):
 
 BATCHES, CALIBRATION = {"ranges": "batches"}, {"ranges": "calibration", "start_epoch": 1}
 LEARNED = {"learnable": ("weight", "activation"), "freeze_epoch": 2}
-EQUALIZED = {"equalize": True, "stress": 0.5, "wide_layers": ["head.0"]}
+EQUALIZED = {"equalize": True, "stress": 0.5, "high_precision_layers": ["head.0"]}
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from depth_distill.callbacks.feature_hooks import FeatureTap, find_layers, hook_
 from depth_distill.errors import ConfigError
 from depth_distill.losses import AttentionTransfer
 from depth_distill.models import DepthNet, GraphNetwork
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import fake_quantize, set_enabled
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.simulate.fake_quantize import fake_quantize, set_enabled
+from depth_distill.quantization.target.target import load_target
 from depth_distill.tasks import DistillationTask
 from tests.callbacks import small_run
 from tests.callbacks.small_run import FailAt

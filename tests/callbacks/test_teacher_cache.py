@@ -152,7 +152,7 @@ def test_afterwards_the_teacher_is_asked_again(tmp_path, failing):
             run.fit(fitted, data())
     else:
         run.fit(fitted, data())
-    assert fitted.teacher_signals == fitted.ask_teacher
+    assert fitted.teacher_outputs == fitted.teacher_forward
 
 
 def test_an_answer_that_was_kept_is_not_of_another_view(tmp_path):
@@ -165,7 +165,7 @@ def test_an_answer_that_was_kept_is_not_of_another_view(tmp_path):
 
     class Keep(Losses):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            said = pl_module.teacher_signals(batch)["depth_m"]
+            said = pl_module.teacher_outputs(batch)["depth_m"]
             seen.append((said - pl_module.teacher(batch.image)).abs().max().item())
 
     fitted = task(teacher=Brightness())

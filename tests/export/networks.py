@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from depth_distill.quantization.calibrate import apply_calibration, calibrate
-from depth_distill.quantization.insert import fake_quantize
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.simulate.calibrate import apply_calibration, calibrate
+from depth_distill.quantization.simulate.fake_quantize import fake_quantize
+from depth_distill.quantization.target.target import load_target
 
 
 def smooth_images(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:

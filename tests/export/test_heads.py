@@ -6,22 +6,22 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from depth_distill.export.float_onnx import export_float
-from depth_distill.export.parity import share_within_one_step
-from depth_distill.export.qdq import export_qdq
-from depth_distill.export.runtime import OnnxNetwork
-from depth_distill.export.vendor_ptq import vendor_ptq
+from depth_distill.export.backends.runtime import OnnxNetwork
+from depth_distill.export.backends.vendor_ptq import vendor_ptq
+from depth_distill.export.compare.parity import share_within_one_step
+from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.models import (
     IntegerFractionalHead,
     SingleHead,
     split_from_single,
     thermometer_from_single,
 )
-from depth_distill.quantization.equalize import channel_ranges, equalize
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import placement, quantizers, set_enabled
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.equalize import channel_ranges, equalize
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.simulate.fake_quantize import placement, quantizers, set_enabled
+from depth_distill.quantization.target.target import load_target
 from tests.export.networks import calibrated, smooth_images
 from tests.models.networks import spread_network
 

@@ -8,10 +8,10 @@ from torch import nn
 
 from depth_distill.losses import ChannelRangePenalty, KurtosisPenalty
 from depth_distill.losses.regularizers import _Kurtosis, _LogRange
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import fake_quantize
-from depth_distill.quantization.quantized_layers import QuantizedConv2d
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.simulate.fake_quantize import fake_quantize
+from depth_distill.quantization.simulate.quantized_layers import QuantizedConv2d
+from depth_distill.quantization.target.target import load_target
 
 both = pytest.mark.parametrize("penalty", [ChannelRangePenalty(), ChannelRangePenalty(inputs=True), KurtosisPenalty()])
 

@@ -5,7 +5,7 @@ import torch
 
 from depth_distill.errors import ConfigError
 from depth_distill.models import DepthNet, GraphNetwork
-from depth_distill.quantization.graph import trace
+from depth_distill.quantization.graph.trace import trace
 
 
 @pytest.fixture(scope="module")

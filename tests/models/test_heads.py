@@ -10,7 +10,7 @@ from depth_distill.models.heads import (
     SplitIntegerFractionalHead,
     ThermometerHead,
 )
-from depth_distill.quantization.graph import trace
+from depth_distill.quantization.graph.trace import trace
 from depth_distill.types import DepthRange
 
 RANGE = DepthRange(0.5, 15.0)

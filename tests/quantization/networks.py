@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from depth_distill.models import DepthNet
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.fold import fold
 from depth_distill.types import DepthRange
 
 

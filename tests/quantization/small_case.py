@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from depth_distill.quantization.graph import trace
-from depth_distill.quantization.insert import quantizers
-from depth_distill.quantization.ptq import quantize_post_training
-from depth_distill.quantization.target import load_target
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.simulate.fake_quantize import quantizers
+from depth_distill.quantization.simulate.ptq import quantize_post_training
+from depth_distill.quantization.target.target import load_target
 
 TARGET = load_target("per-tensor-minmax")
 

@@ -46,7 +46,7 @@ def finished(tmp_path_factory, trained_checkpoint):
     (folder / "distill.yaml").write_text(yaml.safe_dump(DISTILL))
     plan = {"teacher_config": "unused", "distill_config": str(folder / "distill.yaml"), "rows": ROWS}
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 4}))
-    from tools.roadmap import main
+    from depth_distill.commands.roadmap import main
 
     words = ["--config", str(folder / "plan.yaml"), "--out", str(folder / "out"), "--teacher", str(trained_checkpoint)]
     assert main(words) == 0
@@ -97,7 +97,7 @@ def test_what_is_there_is_not_done_again(finished, monkeypatch):
             }
         )
     )
-    from tools.roadmap import main
+    from depth_distill.commands.roadmap import main
 
     assert main(["--config", str(folder.parent / "fewer.yaml"), *words[2:]]) == 0
     after = rows(folder)
@@ -106,7 +106,7 @@ def test_what_is_there_is_not_done_again(finished, monkeypatch):
 
 def test_results_of_other_settings_are_not_mixed_in(finished, capsys):
     folder, words = finished
-    from tools.roadmap import main
+    from depth_distill.commands.roadmap import main
 
     plan = yaml.safe_load((folder.parent / "plan.yaml").read_text())
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 6}))

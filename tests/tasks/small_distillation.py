@@ -79,7 +79,7 @@ def task(**kwargs):
     defaults = {
         "network": SmallNet(),
         "teacher": SmallNet(seed=1),
-        "student_start": "own",
+        "student_init": "scratch",
         "output": CompositeLoss({"l1": L1Loss()}),
         "optimizer": lambda parameters: SGD(parameters, lr=1e-2, momentum=0.9),
     }

@@ -21,8 +21,8 @@ from depth_distill.losses import (
     UncertaintyWeights,
 )
 from depth_distill.models import GraphNetwork
-from depth_distill.quantization.fold import fold
-from depth_distill.quantization.graph import trace
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.fold import fold
 from depth_distill.types import DepthRange
 from tests.data.noisy_depth import NoisyDepth
 from tests.tasks.small_distillation import Losses, SmallNet, datamodule, pair, same_weights, task, trainer
@@ -64,7 +64,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path):
     student = plain_net()
     before = {name: value.clone() for name, value in student.state_dict().items()}
     fitted, steps = fit(
-        tmp_path, network=student, teacher=None, student_start="teacher", features=[pair()], hints=[pair("decoder.up")]
+        tmp_path, network=student, teacher=None, student_init="teacher", features=[pair()], hints=[pair("decoder.up")]
     )
     assert [step["train/loss"] for step in steps] == [0.0] * len(steps)
     # The gradient of |x| at 0 is 0, and that of every square.
@@ -76,7 +76,7 @@ def test_a_folded_student_is_its_teacher_up_to_rounding(tmp_path):
         tmp_path,
         FakeQuant(start_epoch=1),
         teacher=None,
-        student_start="teacher",
+        student_init="teacher",
         output=CompositeLoss({"mse": MSELoss()}),
         features=[pair(loss=FeatureNormalizedMSE())],
     )
@@ -275,9 +275,9 @@ def test_the_student_starts_from_the_teacher_from_itself_or_from_a_file(tmp_path
     torch.save(
         {"state_dict": {f"network.{name}": value for name, value in other.state_dict().items()}}, tmp_path / "a.ckpt"
     )
-    same_weights(starts(tmp_path, student_start="teacher"), teacher.state_dict())
-    same_weights(starts(tmp_path, student_start="own"), own.state_dict())
-    same_weights(starts(tmp_path, student_start=tmp_path / "a.ckpt"), other.state_dict())
+    same_weights(starts(tmp_path, student_init="teacher"), teacher.state_dict())
+    same_weights(starts(tmp_path, student_init="scratch"), own.state_dict())
+    same_weights(starts(tmp_path, student_init=tmp_path / "a.ckpt"), other.state_dict())
 
 
 def test_the_teacher_comes_from_its_checkpoint(tmp_path):
@@ -298,9 +298,9 @@ def test_the_teacher_comes_from_its_checkpoint(tmp_path):
 @pytest.mark.parametrize("teacher", [lambda: SmallNet(width=12), Metres])
 def test_a_student_of_another_architecture_cannot_start_from_the_teacher(tmp_path, teacher):
     with pytest.raises(
-        ConfigError, match=r"student_start: teacher needs a student of the teacher's architecture.*'own'"
+        ConfigError, match=r"student_init: teacher needs a student of the teacher's architecture.*'scratch'"
     ):
-        fit(tmp_path, teacher=teacher(), student_start="teacher")
+        fit(tmp_path, teacher=teacher(), student_init="teacher")
 
 
 def test_a_student_whose_codes_mean_something_else_cannot_start_from_the_teacher(tmp_path):
@@ -308,7 +308,7 @@ def test_a_student_whose_codes_mean_something_else_cannot_start_from_the_teacher
     teacher = SmallNet()
     teacher.depth_range = DepthRange(0.5, 10.0)
     with pytest.raises(ConfigError, match="needs a student of the teacher's architecture, head, codec and depth range"):
-        fit(tmp_path, teacher=teacher, student_start="teacher")
+        fit(tmp_path, teacher=teacher, student_init="teacher")
 
 
 def test_evaluation_needs_no_checkpoint_of_the_teacher(tmp_path):

@@ -1,0 +1,173 @@
+"""What all file-based data sets share: a list of records, and how a record becomes a sample."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from typing_extensions import override
+
+from depth_distill.data.dataset import DepthDataset
+from depth_distill.data.reading import IMAGE_EXTENSIONS, did_you_mean, read_depth, read_image, read_mask
+from depth_distill.errors import ConfigError, DataError
+from depth_distill.types import DepthSample
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """The files of one sample."""
+
+    name: str
+    """Unique in the data set: the image's path relative to the data root, without its suffix."""
+    image: Path
+    depth: Path | None = None
+    """None for image-only data."""
+    mask: Path | None = None
+    """An image that is black where the depth must not be used."""
+    where: str = ""
+    """Manifest and line that the record was read from; empty if it was found by listing a folder."""
+
+
+class FileDataset(DepthDataset):
+    """A data set of image, depth and mask files; subclasses say which.
+
+    Args:
+        root: the data folder; ``~`` is expanded.
+        depth_scale: units of the depth files per metre.
+
+    Raises:
+        ConfigError: ``depth_scale`` is not positive.
+    """
+
+    expected: ClassVar[str]
+    """What a data root of this layout holds, for error messages."""
+
+    def __init__(self, root: str | Path, depth_scale: float) -> None:
+        if not 0 < depth_scale < float("inf"):
+            raise ConfigError(f"depth_scale must be positive (file units per metre), got {depth_scale}")
+        self.root = Path(root).expanduser()
+        self.depth_scale = depth_scale
+
+    @abstractmethod
+    def list_samples(self) -> list[SampleFiles]:
+        """The samples, in their order.
+
+        Raises:
+            DataError: an index file is missing or malformed.
+        """
+
+    @cached_property
+    def records(self) -> Sequence[SampleFiles]:
+        """The samples, read from disk on first use.
+
+        Raises:
+            DataError: the root or an index file is missing, an index file is malformed, there is no sample, or two
+                samples have the same name.
+        """
+        require_folder(self.root)
+        records = self.list_samples()
+        if not records:
+            raise DataError(f"{self.root}: no samples found; expected {self.expected}")
+        _require_unique(records)
+        return records
+
+    @override
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @override
+    def name(self, index: int) -> str:
+        return self.records[index].name
+
+    @override
+    def source(self, index: int) -> str:
+        return str(self.records[index].image)
+
+    @override
+    def load(self, index: int) -> DepthSample:
+        record = self.records[index]
+        image = read_image(record.image)
+        if record.depth is None:
+            nothing = torch.zeros(1, *image.shape[-2:])
+            return DepthSample(image, nothing, nothing > 0)
+        depth_m = read_depth(record.depth, self.depth_scale)
+        valid = depth_m > 0
+        if record.mask is not None:
+            mask = read_mask(record.mask)
+            if mask.shape != valid.shape:
+                (height, width), (depth_height, depth_width) = mask.shape[-2:], valid.shape[-2:]
+                raise DataError(
+                    f"{record.mask}: the mask is {width} x {height} but its depth map is {depth_width} x "
+                    f"{depth_height}; save both in the same size"
+                )
+            valid &= mask
+        return DepthSample(image, depth_m, valid)
+
+    @property
+    @override
+    def has_depth(self) -> bool:
+        return self.records[0].depth is not None
+
+
+def sample_name(image: Path, root: Path) -> str:
+    """The name of a sample: its image's path relative to the root, without the suffix, with ``/`` between folders."""
+    return image.relative_to(root).with_suffix("").as_posix()
+
+
+def images_by_stem(folder: Path) -> dict[str, Path]:
+    """JPEG and PNG files directly in ``folder`` by file stem, sorted; hidden files are left out."""
+    files = sorted(path for path in folder.iterdir() if is_image(path))
+    return {path.stem: path for path in files}
+
+
+def is_image(path: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
+    """Whether the name is that of an image. Hidden files are not (macOS leaves ``._photo.jpg`` on foreign disks)."""
+    return path.suffix.lower() in extensions and not path.name.startswith(".")
+
+
+def require_folder(folder: Path) -> None:
+    """Check that a data root exists.
+
+    Raises:
+        DataError: it does not, or is a file.
+    """
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder}: the data folder {problem}; point data.root at your data (--data.root=FOLDER)")
+
+
+def read_index_file(root: Path, relative: str | Path, option: str) -> str:
+    """The text of a manifest or split file.
+
+    Args:
+        root: the data root.
+        relative: path of the file, relative to ``root``.
+        option: the option that names the file, for the message.
+
+    Raises:
+        DataError: it is missing (the message lists the files of that type that are there) or not UTF-8 text.
+    """
+    path = root / relative
+    try:
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark before the header
+    except (FileNotFoundError, NotADirectoryError):
+        folder = path.parent if path.parent.is_dir() else root
+        present = did_you_mean(path.name, (file.name for file in folder.glob(f"*{path.suffix}")))
+        raise DataError(f"{path}: no such file ({option}); of *{path.suffix} files in {folder} {present}") from None
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}); {option} must name a UTF-8 text file") from error
+
+
+def _require_unique(records: Sequence[SampleFiles]) -> None:
+    first: dict[str, SampleFiles] = {}
+    for record in records:
+        other = first.setdefault(record.name, record)
+        if other is not record:
+            here, there = (f"{r.where}: {r.image.name}" if r.where else str(r.image) for r in (record, other))
+            raise DataError(
+                f"{here} has the same name as {there} ('{record.name}'); predictions are named after their image, so "
+                "list each image once, and tell images apart by more than their suffix"
+            )

@@ -1,0 +1,84 @@
+"""What ONNX Runtime makes of a file: how much of it is integer arithmetic, and what lies in between."""
+
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from depth_distill.export.backends.runtime import open_session, session_options
+
+_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
+_CONVS = ("Conv", "FusedConv", "ConvTranspose")
+
+
+@dataclass(frozen=True)
+class OperatorCounts:
+    """Nodes after ONNX Runtime's optimization.
+
+    Attributes:
+        integer_convs: convolutions on integers.
+        float_convs: convolutions on floats.
+        quantize: QuantizeLinear, DequantizeLinear nodes that are left.
+        avoidable: those of them that are neither at the border of the file nor beside an operator in floating point.
+        transposes: Transpose nodes.
+        others: nodes by type.
+    """
+
+    integer_convs: int
+    float_convs: int
+    quantize: int
+    avoidable: int
+    transposes: int
+    others: dict[str, int]
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self)
+
+
+def count_operators(path: Path) -> OperatorCounts:
+    """Count what is left after optimization.
+
+    Args:
+        path: an ONNX file.
+
+    Raises:
+        ConfigError: ONNX Runtime refuses it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        options = session_options()
+        # Beyond "extended" are memory layouts of this machine's processor.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
+        open_session(path, options, path)
+        graph = onnx.load(options.optimized_model_filepath).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    border = {each.name for each in (*graph.input, *graph.output)}
+    producers = {name: node for node in graph.node for name in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+
+    def is_needed(node: onnx.NodeProto) -> bool:
+        if border.intersection((*node.input, *node.output)):
+            return True
+        if node.op_type == "QuantizeLinear":  # behind an operator on floats
+            before = producers.get(node.input[0])
+            return before is not None and before.op_type not in _ROUNDING
+        return any(after.op_type not in _ROUNDING for after in readers.get(node.output[0], []))
+
+    rounding = [node for node in graph.node if node.op_type in _ROUNDING]
+    return OperatorCounts(
+        integer_convs=kinds["QLinearConv"] + kinds["ConvInteger"],
+        float_convs=sum(kinds[each] for each in _CONVS),
+        quantize=len(rounding),
+        avoidable=sum(not is_needed(node) for node in rounding),
+        transposes=kinds["Transpose"],
+        others={
+            name: count for name, count in sorted(kinds.items()) if name not in (*_ROUNDING, "QLinearConv", *_CONVS)
+        },
+    )

@@ -1,0 +1,89 @@
+"""ONNX files as networks: the same evaluation code scores a checkpoint and a file."""
+
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.interface.inputs import InputLayout
+from depth_distill.export.interface.outputs import OutputLayout
+from depth_distill.export.onnx_io.float_onnx import INPUT_NAME
+
+
+class OnnxNetwork:
+    """Runs an ONNX file on the CPU: images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``, one image at a time.
+
+    Args:
+        path: a file with the input ``image``, static batch 1.
+        optimize: let ONNX Runtime fuse operators, which turns QDQ pairs into integer arithmetic.
+        threads: threads of ONNX Runtime; 0 is one a core.
+        inputs: what the file takes; normalized images unless given.
+        outputs: what leaves the file; codes as its first output unless given.
+
+    Raises:
+        ConfigError: no such file, or one that ONNX Runtime refuses, or, when called, images of another size.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        optimize: bool = True,
+        threads: int = 0,
+        inputs: InputLayout | None = None,
+        outputs: OutputLayout | None = None,
+    ) -> None:
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist")
+        self.session = open_session(path, session_options(optimize, threads), path)
+        self.path = path
+        self.inputs = inputs
+        self.outputs = outputs
+        self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[-2:])
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Codes of normalized images, on the CPU."""
+        if tuple(image.shape[-2:]) != self.image_size:
+            raise ConfigError(
+                f"{self.path} takes images of {self.image_size[0]} x {self.image_size[1]} (H x W), "
+                f"received {image.shape[-2]} x {image.shape[-1]}"
+            )
+        feeds = image if self.inputs is None else self.inputs.prepare(image.cpu())
+        if feeds.is_floating_point():
+            feeds = feeds.float()
+        runs = [self.session.run(None, {INPUT_NAME: each[None].cpu().numpy()}) for each in feeds]
+        together = [torch.cat([torch.from_numpy(run[position]) for run in runs]) for position in range(len(runs[0]))]
+        return together[0] if self.outputs is None else self.outputs.codes(together)
+
+
+def session_options(optimize: bool = True, threads: int = 0) -> onnxruntime.SessionOptions:
+    """Options of a session that prints errors only.
+
+    Args:
+        optimize: let ONNX Runtime fuse operators; else they run one by one, as they are written.
+        threads: of ONNX Runtime; 0 is one a core.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def open_session(model: Path | bytes, options: onnxruntime.SessionOptions, title: Path) -> onnxruntime.InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        model: a file, or what one would hold.
+        options: see :func:`session_options`.
+        title: what the error message calls it.
+
+    Raises:
+        ConfigError: ONNX Runtime refuses it.
+    """
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        raise ConfigError(f"ONNX Runtime cannot load {title}: {error}") from error

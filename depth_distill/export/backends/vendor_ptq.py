@@ -1,0 +1,96 @@
+"""What a tool chain makes of the float file by itself, stood in for by ONNX Runtime's quantizer."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from torch import Tensor, nn
+
+from depth_distill.atomic import atomic_path
+from depth_distill.errors import DataError
+from depth_distill.export.backends.runtime import OnnxNetwork
+from depth_distill.export.onnx_io.float_onnx import INPUT_NAME, export_float
+
+
+def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_channel: bool = False) -> Path:
+    """ONNX Runtime's ``quantize_static``: QDQ, min/max, one scale a tensor, uint8 activations, int8 weights.
+
+    This is the reference number of the whole project: it owes nothing to this package's fake quantization.
+
+    Args:
+        float_onnx: a file from ``export_float``.
+        batches: calibration images ``(B, 3, H, W)`` as the file takes them, normalized or uint8, each batch read once.
+        path: where to; the file is whole or not there.
+        per_channel: one scale an output channel for weights, for reference: what most current NPUs take.
+
+    Raises:
+        DataError: no calibration images.
+    """
+    reader = _Reader(batches)
+    with atomic_path(path) as temporary:
+        # It advises a pre-processing step that does nothing for a folded network with static shapes.
+        root, level = logging.getLogger(), logging.getLogger().level
+        root.setLevel(logging.ERROR)
+        try:
+            quantize_static(
+                float_onnx,
+                temporary,
+                reader,
+                quant_format=QuantFormat.QDQ,
+                per_channel=per_channel,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        except ValueError as error:
+            if not reader.count:
+                raise DataError("the calibration set is empty: expected at least one image") from error
+            raise
+        finally:
+            root.setLevel(level)
+    return path
+
+
+def vendor_network(
+    network: nn.Module, batches: Sequence[Tensor], folder: Path, per_channel: bool = False
+) -> OnnxNetwork:
+    """What a tool chain makes of a float network: exported, quantized by :func:`vendor_ptq`, ready to run.
+
+    Args:
+        network: float, batch norm folded.
+        batches: normalized calibration images ``(B, 3, H, W)``.
+        folder: where ``float.onnx`` and ``vendor.onnx`` are written.
+        per_channel: see :func:`vendor_ptq`.
+
+    Raises:
+        DataError: no calibration images.
+    """
+    if not batches:
+        raise DataError("the calibration set is empty: expected at least one image")
+    float_file = export_float(network, batches[0][:1], folder / "float.onnx")
+    return OnnxNetwork(vendor_ptq(float_file, batches, folder / "vendor.onnx", per_channel))
+
+
+class _Reader(CalibrationDataReader):
+    """One image at a time, as the file has a static batch of 1."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self.count = 0
+        self.images: Iterator[Tensor] = (image for batch in batches for image in batch)
+
+    def get_next(self) -> dict[str, Any] | None:
+        image = next(self.images, None)
+        if image is None:
+            return None
+        self.count += 1
+        taken = image if image.dtype == torch.uint8 else image.float()
+        return {INPUT_NAME: taken[None].cpu().numpy()}

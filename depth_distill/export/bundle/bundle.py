@@ -1,0 +1,174 @@
+"""A bundle: the folder that an export ends in, with a manifest that says what every file is."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depth_distill.atomic import write_json
+from depth_distill.codecs import HostCodec, codec_of
+from depth_distill.errors import ConfigError
+from depth_distill.export.interface.inputs import InputLayout
+from depth_distill.export.interface.outputs import OutputLayout
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk.
+
+    Attributes:
+        folder: where it lies.
+        manifest: what ``manifest.json`` says.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """Network files by what they are: ``float``, ``int8``, ``fp16``, ``mixed``, ``single``."""
+        return {kind: self.folder / name for kind, name in self.manifest["artifacts"].items()}
+
+    def artifact(self, kind: str) -> Path:
+        """One of the network files.
+
+        Raises:
+            ConfigError: the bundle has no such file.
+        """
+        if kind not in self.artifacts:
+            raise ConfigError(f"{self.folder} has no {kind!r} artifact; it has {', '.join(self.artifacts)}")
+        return self.artifacts[kind]
+
+    @property
+    def codec(self) -> HostCodec:
+        """What turns codes into metres."""
+        return codec_of(self.manifest["codec"])
+
+    @property
+    def layout(self) -> OutputLayout:
+        """What leaves the network."""
+        outputs = self.manifest["outputs"]
+        return OutputLayout(tuple(outputs["names"]), tuple(outputs["channels"]), outputs["logits"])
+
+    @property
+    def input(self) -> InputLayout:
+        """What the files take."""
+        image = self.manifest["input"]
+        height, width = image["shape"][2:]
+        return InputLayout(height, width, image["mean"], image["std"], image["dtype"] == "uint8")
+
+    @property
+    def calibration(self) -> Path:
+        """Folder of the calibration images."""
+        return self.folder / "calibration"
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle and check that its files are those that were written.
+
+    Raises:
+        ConfigError: no manifest, one that cannot be read or of another schema, or a file that is missing or changed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ConfigError(f"{folder} is no bundle: it has no {MANIFEST}; make one with depth-distill export")
+    manifest = _read(path)
+    _check_schema(path, manifest)
+    for name, entry in manifest["files"].items():
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder / name} is missing, though {MANIFEST} lists it: export again")
+        if sha256(folder / name) != entry["sha256"]:
+            raise ConfigError(
+                f"{folder / name} is not the file that {MANIFEST} describes: it was changed; export again"
+            )
+    return Bundle(folder, manifest)
+
+
+def bundle_of(file: Path) -> Bundle | None:
+    """The bundle that a network file lies in, its files unchecked; None if it lies in none.
+
+    Raises:
+        ConfigError: there is a manifest that cannot be read, or one of another schema.
+    """
+    path = file.absolute().parent / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = _read(path)
+    artifacts = manifest.get("artifacts")
+    if not isinstance(artifacts, dict) or file.name not in artifacts.values():
+        return None  # a manifest of something else
+    _check_schema(path, manifest)
+    return Bundle(path.parent, manifest)
+
+
+def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write ``manifest.json`` with the hash and size of every file that is in the folder.
+
+    Args:
+        folder: complete but for the manifest.
+        values: what else it says.
+    """
+    files = {
+        str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / MANIFEST
+    }
+    write_json(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, **values, "files": files})
+
+
+def put_in_place(new: Path, out: Path) -> None:
+    """Make the folder ``new`` be ``out``, in place of what was there.
+
+    Two renames: a process that is killed between them leaves the old bundle under the name that
+    :func:`recover` looks for.
+    """
+    old = _aside(out)
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        recover(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(out: Path) -> None:
+    """Put the old bundle back if an earlier :func:`put_in_place` was killed half-way."""
+    old = _aside(out)
+    if old.exists() and not out.exists():
+        old.rename(out)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, as hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}; move the file elsewhere, or export again") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _check_schema(path: Path, manifest: Mapping[str, Any]) -> None:
+    version = manifest.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ConfigError(f"{path}: schema_version is {version}, expected {SCHEMA_VERSION}: export again")
+
+
+def _aside(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")

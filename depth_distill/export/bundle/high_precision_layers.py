@@ -1,0 +1,95 @@
+"""Which layers of a prepared network stay in FP16: those that are named, or the fewest that reach an accuracy."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from depth_distill.evaluation import Evaluator
+from depth_distill.export.bundle.preparation import Prepared
+from depth_distill.quantization.analysis.mixed_precision import (
+    check_high_precision_format,
+    chosen_layers,
+    search_mixed_precision,
+)
+from depth_distill.quantization.analysis.sensitivity import sensitivity
+from depth_distill.quantization.target.target import NpuTarget
+
+
+@dataclass(frozen=True)
+class HighPrecisionLayers:
+    """Layers in FP16, and why these; ``abs_rel`` of the network on the images of the search, if there was one."""
+
+    layers: tuple[str, ...]
+    reason: str
+
+
+def choose_high_precision_layers(
+    prepared: Prepared,
+    target: NpuTarget,
+    evaluator: Callable[[], Evaluator],
+    named: Path | Sequence[str] | None,
+    target_abs_rel: float | None,
+    resume: Path,
+) -> HighPrecisionLayers:
+    """The layers that ``model.mixed.onnx`` has in FP16.
+
+    Args:
+        prepared: the network.
+        target: what it is for.
+        evaluator: gives some labelled images, where there is a search.
+        named: layers, or a file from ``depth-distill mixed-precision``; the search is left out.
+        target_abs_rel: what the search is to reach; 1.02 times that of the float network unless given.
+        resume: folder for unfinished work of the search.
+
+    Raises:
+        ConfigError: layers are named for a target that does not do FP16, or a name is no layer.
+    """
+    if named is not None:
+        check_high_precision_format(target, "fp16")
+        layers = chosen_layers(named) if isinstance(named, Path) else tuple(named)
+        return HighPrecisionLayers(layers, f"{len(layers)} named")
+    can = target.capabilities
+    if "no" in (can.fp16, can.per_layer_precision):
+        return HighPrecisionLayers((), f"{target.name} does not mix FP16 and INT8")
+    scorer = FileScorer(evaluator(), prepared)
+    float_abs_rel = scorer.score(prepared.graph)["abs_rel"]
+    integer_abs_rel = scorer.score(prepared.quantized)["abs_rel"]
+    wanted = 1.02 * float_abs_rel if target_abs_rel is None else target_abs_rel
+    if integer_abs_rel <= wanted:
+        return HighPrecisionLayers(
+            (), f"pure INT8 reaches abs_rel {integer_abs_rel:.4f}, wanted {wanted:.4f}: no layer needs FP16"
+        )
+    ranking = sensitivity(prepared.quantized, scorer, resume=resume)
+    found = search_mixed_precision(
+        prepared.quantized, scorer.score, ranking, prepared.batches, wanted, calibrator=prepared.calibrator
+    )
+    return HighPrecisionLayers(found.chosen.layers, found.statement)
+
+
+class FileScorer:
+    """An evaluator for graphs that take and return what the files do.
+
+    Args:
+        evaluator: on normalized images and codes.
+        prepared: the inputs and outputs of the files.
+    """
+
+    def __init__(self, evaluator: Evaluator, prepared: Prepared) -> None:
+        self.evaluator = evaluator
+        self.prepared = prepared
+        self.names = evaluator.names
+        self.images = [prepared.feed(images) for images in evaluator.images]
+        self.summarize = evaluator.summarize
+
+    def measure(self, position: int, values: Tensor | Sequence[Tensor]) -> Tensor:
+        """Metrics of each image of the batch at ``position``."""
+        return self.evaluator.measure(position, self.prepared.outputs.codes(values))
+
+    def score(self, graph: fx.GraphModule) -> dict[str, float]:
+        """Metrics of a graph."""
+        with torch.inference_mode():
+            rows = [self.measure(position, graph(images)) for position, images in enumerate(self.images)]
+        return self.summarize(torch.cat(rows))

@@ -1,0 +1,215 @@
+"""From a checkpoint to a bundle, step by step; what was there before stays until the new one is whole."""
+
+import dataclasses
+import platform
+import resource
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import depth_distill
+from depth_distill.codecs import describe_codec, formula
+from depth_distill.errors import ConfigError
+from depth_distill.export.backends.backends import Backend
+from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts
+from depth_distill.export.bundle.bundle import (
+    MANIFEST,
+    Bundle,
+    load_bundle,
+    put_in_place,
+    recover,
+    sha256,
+    write_manifest,
+)
+from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
+from depth_distill.export.bundle.preparation import Preparation, Prepared, prepare
+from depth_distill.export.bundle.reporting import Results, write_results
+from depth_distill.export.bundle.steps import Steps, source_hash
+from depth_distill.export.check.npu_check import check_onnx
+from depth_distill.export.compare.verification import split_hash, verify
+from depth_distill.export.onnx_io.encodings import scales
+from depth_distill.export.onnx_io.float_onnx import opset_for
+from depth_distill.loading.trained import LoadedRun, config_of, load_run
+from depth_distill.quantization.target.target import NpuTarget
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "timm", "numpy")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Attributes:
+        checkpoint: of a ``fit``.
+        out: the bundle; what is there is replaced at the end if it is a bundle.
+        config: of the checkpoint; the one in its run folder unless given.
+        overrides: options that change data or network, such as ``--data.root DIR``.
+        preparation: what is done to the network.
+        opset: of the files; the newest that this package writes and the target reads unless given.
+        high_precision_layers: layers of ``model.mixed.onnx`` in FP16, or a file from ``depth-distill mixed-precision``;
+            the fewest that reach ``target_abs_rel`` unless given.
+        target_abs_rel: 1.02 times that of the float network unless given.
+        search_images: about how many images that search scores on.
+        images: about how many validation images the files are verified on; all unless given.
+        backends: tool chains that they are verified on.
+        refuse: whether an operator that the target refuses is an error, or a warning in the report.
+        command: what was typed, for the record.
+    """
+
+    checkpoint: Path
+    out: Path
+    config: Path | None = None
+    overrides: Sequence[str] = ()
+    preparation: Preparation = field(default_factory=Preparation)
+    opset: int | None = None
+    high_precision_layers: Path | Sequence[str] | None = None
+    target_abs_rel: float | None = None
+    search_images: int = 100
+    images: int | None = None
+    backends: Sequence[Backend] = ()
+    refuse: bool = True
+    command: str = ""
+
+
+def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -> Bundle:
+    """Make a bundle.
+
+    Steps that an interrupted call for the same ``out`` finished are not done again, if nothing that they depend on
+    changed: weights, images, options, or this package.
+
+    Raises:
+        StepError: naming the step that failed; the old bundle is as it was.
+        ConfigError: ``out`` is something else than a bundle.
+    """
+    out = options.out.absolute()
+    recover(out)
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{options.out} exists and is no bundle (it has no {MANIFEST}): choose another --out")
+    work = out.with_name(f".{out.name}.work")
+    # Another target or another version of this package makes other files.
+    steps = Steps(work, console, [target.to_dict(), source_hash(Path(depth_distill.__file__).parent)])
+    console.print(f"exporting {options.checkpoint} for {target.name}", soft_wrap=True, highlight=False)
+    run = steps.run(
+        "load checkpoint",
+        None,
+        lambda: load_run(options.checkpoint, options.config, options.overrides),
+        value=False,
+    )
+    prepared = prepare(run, target, options.preparation, steps, console)
+    evaluator = steps.run(
+        "read validation images", None, lambda: run.evaluator(options.images, reference=prepared.reference), value=False
+    )
+    high_precision = _choose(options, target, run, prepared, split_hash(evaluator), steps)
+    opset = opset_for(target) if options.opset is None else options.opset
+    written = write_artifacts(prepared, run.network.codec.host, high_precision.layers, opset, steps)
+    folder = work / BUNDLE
+    findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
+    verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps)
+    manifest = {"opset": opset, **_manifest(options, target, run, prepared, written, folder)}
+    results = Results(
+        manifest,
+        verified,
+        high_precision,
+        prepared.gain,
+        findings,
+        {**steps.seconds},
+        peak_memory_mb(),
+        tuple(steps.kept),
+    )
+    steps.run("write report", None, lambda: write_results(folder, results, prepared, run), value=False)
+    manifest["metrics"] = verified
+    manifest["steps_seconds"] = {**steps.seconds}
+    manifest["peak_memory_mb"] = peak_memory_mb()
+    steps.run("write manifest", None, lambda: write_manifest(folder, manifest), value=False)
+    steps.run("put the bundle in place", None, lambda: put_in_place(folder, out), value=False)
+    shutil.rmtree(work, ignore_errors=True)
+    return load_bundle(out)
+
+
+def peak_memory_mb() -> float:
+    """Largest memory of this process so far, in MB of 1e6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if platform.system() == "Darwin" else peak * 1024 / 1e6
+
+
+def _choose(
+    options: ExportOptions,
+    target: NpuTarget,
+    run: LoadedRun,
+    prepared: Prepared,
+    split: Sequence[str],
+    steps: Steps,
+) -> HighPrecisionLayers:
+    named = options.high_precision_layers
+    depends_on = [
+        prepared.fingerprint,
+        prepared.ranges,
+        named.read_text() if isinstance(named, Path) and named.is_file() else named,
+        options.target_abs_rel,
+        options.search_images,
+        split,
+    ]
+
+    def choose() -> dict[str, Any]:
+        return dataclasses.asdict(
+            choose_high_precision_layers(
+                prepared,
+                target,
+                lambda: run.evaluator(options.search_images, reference=prepared.reference),
+                named,
+                options.target_abs_rel,
+                steps.folder / "sensitivity",
+            )
+        )
+
+    found = steps.run("choose FP16 layers", depends_on, choose)
+    return HighPrecisionLayers(tuple(found["layers"]), found["reason"])
+
+
+def _check(folder: Path, written: Mapping[str, str], target: NpuTarget, options: ExportOptions) -> list[dict[str, str]]:
+    """Findings in the file that the target's tool chain is given."""
+    check = check_onnx(folder / written["float" if target.scales == "vendor" else "int8"], target)
+    violations = [each for each in check.findings if each.severity == "violation"]
+    if violations and options.refuse:
+        lines = "\n".join(f"  {each}" for each in violations)
+        raise ConfigError(
+            f"{target.name} refuses {len(violations)} operators (--allow-violations exports all the same):\n{lines}"
+        )
+    return [dataclasses.asdict(each) for each in check.findings]
+
+
+def _manifest(
+    options: ExportOptions,
+    target: NpuTarget,
+    run: LoadedRun,
+    prepared: Prepared,
+    written: Mapping[str, str],
+    folder: Path,
+) -> dict[str, Any]:
+    codec = run.network.codec.host
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": options.command,
+        "checkpoint": {"name": options.checkpoint.name, "sha256": sha256(options.checkpoint)},
+        "config": config_of(options.checkpoint, options.config).name,
+        "target": target.to_dict(),
+        "preparation": dataclasses.asdict(options.preparation),
+        "input": prepared.inputs.to_dict(),
+        "outputs": {
+            "names": list(prepared.outputs.names),
+            "channels": list(prepared.outputs.channels),
+            "logits": prepared.outputs.logits,
+        },
+        "codec": describe_codec(codec),
+        "formula": formula(codec),
+        "artifacts": dict(written),
+        "scales": scales(folder / written["int8"]),
+        "calibration": {"folder": "calibration", "images": len(prepared.calibration)},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+    }

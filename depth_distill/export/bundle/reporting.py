@@ -1,0 +1,168 @@
+"""What an export found out, told as a report with pictures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depth_distill.display.charts import drift_bars
+from depth_distill.display.pictures import error_map, save_figure
+from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers
+from depth_distill.export.bundle.preparation import Prepared
+from depth_distill.export.bundle.report import Report, Row, Section, runtime_section, write_report
+from depth_distill.loading.trained import LoadedRun
+
+_PANELS = 3
+_AIM = 1.02  # times FP32
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the steps of an export returned.
+
+    Attributes:
+        manifest: of the bundle.
+        verified: see :func:`~depth_distill.export.compare.verification.verify`.
+        high_precision: layers in FP16.
+        gain: of equalization.
+        findings: of the operator check.
+        seconds: by step.
+        peak_memory_mb: of this process.
+        kept: steps that were not done again.
+    """
+
+    manifest: Mapping[str, Any]
+    verified: Mapping[str, Any]
+    high_precision: HighPrecisionLayers
+    gain: Mapping[str, float] | None
+    findings: Sequence[Mapping[str, str]]
+    seconds: Mapping[str, float]
+    peak_memory_mb: float
+    kept: Sequence[str]
+
+
+def write_results(folder: Path, results: Results, prepared: Prepared, run: LoadedRun) -> None:
+    """Write ``report.html``, ``report.md`` and their pictures into the bundle."""
+    verified = results.verified
+    rows = [Row(**{**row, "notes": tuple(row["notes"])}) for row in verified["rows"]]
+    sizes = {kind: (folder / name).stat().st_size for kind, name in results.manifest["artifacts"].items()}
+    layers = [(each["name"], each["relative"], each["sqnr_db"]) for each in verified["layers"]]
+    save_figure(drift_bars(layers, "INT8 against float, layer by layer"), folder / "layer_drift.png")
+    save_figure(_errors(prepared, run), folder / "error_maps.png")
+    sections = (
+        runtime_section(rows, {kind: size / 1e6 for kind, size in sizes.items()}, verified["protocol"]),
+        _sizes(sizes, verified, results),
+        Section("Layer by layer", pictures=("layer_drift.png",)),
+        Section("Depth, and what INT8 changes", pictures=("error_maps.png",)),
+        _checks(results.findings),
+        _facts(results),
+        Section(
+            "Steps",
+            ("step", "", "s"),
+            [(name, "kept" * (name in results.kept), f"{taken:.1f}") for name, taken in results.seconds.items()],
+            (f"Peak memory of the export: {results.peak_memory_mb:.0f} MB; runtimes run in processes of their own.",),
+        ),
+    )
+    target = results.manifest["target"]["name"]
+    title = f"{results.manifest['checkpoint']['name']} for {target}"
+    write_report(folder, Report(title, _summary(rows, verified), _warnings(rows, results), sections))
+
+
+def _summary(rows: Sequence[Row], verified: Mapping[str, Any]) -> list[str]:
+    exact, rounded = verified["float"]["abs_rel"], verified["fake_quantized"]["abs_rel"]
+    lines = [
+        f"FP32 has abs_rel {exact:.4f} on {verified['images']} images; "
+        f"INT8 as this package computes it {rounded:.4f}, {rounded / exact:.3f} times as much."
+    ]
+    ran = [row for row in rows if row.ratio is not None and row.artifact in ("int8", "mixed")]
+    vendor = [row for row in rows if row.ratio is not None and " PTQ" in row.runtime]
+    for found, what in ((ran, "INT8 and mixed files"), (vendor, "The float file, quantized by the tool chain itself")):
+        if found:
+            told = ", ".join(f"{row.artifact} on {row.runtime} {row.ratio:.3f}" for row in found)
+            lines.append(f"{what}, times FP32: {told}.")
+    return lines
+
+
+def _warnings(rows: Sequence[Row], results: Results) -> list[str]:
+    lines = [f"{row.artifact} on {row.runtime}: refused, see the table" for row in rows if row.error]
+    lines += [
+        f"{row.artifact} on {row.runtime}: abs_rel is {row.ratio:.3f} times that of FP32, more than {_AIM}"
+        for row in rows
+        if row.ratio is not None and row.ratio > _AIM
+    ]
+    capabilities = results.manifest["target"]["capabilities"]
+    unconfirmed = [name for name, support in capabilities.items() if support == "unconfirmed"]
+    if unconfirmed:
+        lines.append(f"The target's {', '.join(unconfirmed)} are unconfirmed: try them before you rely on them.")
+    if results.manifest["preparation"]["stress"] is not None:
+        lines.append("This is a trial: channel ranges were spread on purpose (--stress).")
+    return lines
+
+
+def _sizes(sizes: Mapping[str, int], verified: Mapping[str, Any], results: Results) -> Section:
+    milliseconds, counts = verified["latency_ms"], verified["operator_counts"]
+    table = []
+    for kind in ("int8", "fp16", "mixed", "float", "metric"):
+        if kind not in sizes:
+            continue
+        count = counts.get(kind)
+        table.append(
+            (
+                kind,
+                "-" if count is None else f"{count['integer_convs']} / {count['float_convs']}",
+                "-" if count is None else f"{count['quantize']} / {count['avoidable']} / {count['transposes']}",
+                f"{sizes[kind] / 1e6:.2f}",
+                f"{sizes[kind] / sizes['float']:.3f}",
+                f"{milliseconds[kind]:.2f}" if kind in milliseconds else "-",
+                f"{milliseconds['float'] / milliseconds[kind]:.2f}" if kind in milliseconds else "-",
+            )
+        )
+    header = (
+        "file", "convs: integer / float", "Q/DQ left / avoidable / transposes", "MB", "of float",
+        "ms, ONNX Runtime, 1 thread", "times faster than float",
+    )  # fmt: skip
+    lines = (
+        f"FP16 layers of the mixed file: {results.high_precision.reason}. {', '.join(results.high_precision.layers)}",
+    )
+    return Section("Sizes and latency", header, table, lines)
+
+
+def _checks(findings: Sequence[Mapping[str, str]]) -> Section:
+    table = [(each["severity"], each["node"], each["rule"], each["message"], each["remedy"]) for each in findings]
+    lines = () if table else ("Every operator fits the target's profile.",)
+    return Section("Operators", ("severity", "node", "rule", "found", "way out"), table, lines)
+
+
+def _facts(results: Results) -> Section:
+    manifest = results.manifest
+    image, outputs = manifest["input"], manifest["outputs"]
+    facts = [
+        ("checkpoint", manifest["checkpoint"]["name"]),
+        ("target", f"{manifest['target']['name']}: {manifest['target']['description']}"),
+        ("input", f"{image['name']}: {image['dtype']} {image['shape']}, {image['layout']}, {image['colour_order']}"),
+        ("normalization", str(image["normalization"] or "in the file")),
+        ("outputs", ", ".join(outputs["names"])),
+        ("decode", manifest["formula"]),
+        ("calibration images", str(manifest["calibration"]["images"])),
+        ("command", manifest["command"]),
+    ]
+    if results.gain is not None:
+        gain = results.gain
+        text = (
+            f"worst {gain['worst_before']:.1f} before, {gain['worst_after']:.1f} after; mean {gain['mean_before']:.2f} "
+            f"and {gain['mean_after']:.2f} (range ratio of weights: 1 is best)"
+        )
+        facts.insert(2, ("equalization", text))
+    return Section("What this is", ("", ""), facts)
+
+
+def _errors(prepared: Prepared, run: LoadedRun) -> Any:
+    images = prepared.calibration[:: max(1, len(prepared.calibration) // _PANELS)][:_PANELS]
+    codec = run.network.codec
+    with torch.inference_mode():
+        exact = codec.decode(prepared.reference(images))
+        rounded = codec.decode(prepared.outputs.codes(prepared.quantized(prepared.feed(images))))
+    pictures = run.data.normalize.inverse(images)
+    return error_map(list(zip(pictures, exact, rounded, strict=True)))

@@ -1,0 +1,111 @@
+"""Steps of a long job: timed, named where they fail, and not done again where nothing that they depend on changed."""
+
+import errno
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from depth_distill.atomic import write_json
+from depth_distill.errors import ConfigError, UserError
+from depth_distill.export.bundle.bundle import sha256
+
+_RECORD = "steps.json"
+
+
+class StepError(ConfigError):
+    """A step failed by something that a person can mend; the message names the step."""
+
+
+class Steps:
+    """Runs steps one after the other and remembers what they made.
+
+    Args:
+        folder: where files are made and ``steps.json`` remembers them; an earlier, unfinished job's is gone on with.
+        console: where progress is printed.
+        depends_on: what every result depends on, as JSON.
+    """
+
+    def __init__(self, folder: Path, console: Console, depends_on: Any = None) -> None:
+        self.folder = folder
+        self.console = console
+        self.depends_on = depends_on
+        self.seconds: dict[str, float] = {}
+        self.kept: list[str] = []
+        self._record = self._read()
+
+    def run(
+        self, name: str, depends_on: Any, make: Callable[[], Any], files: Sequence[str] = (), value: bool = True
+    ) -> Any:
+        """What ``make`` returns: from now, or from the last time if nothing changed.
+
+        Args:
+            name: of the step.
+            depends_on: everything that the result depends on, as JSON; hashes of what is large.
+            make: does the work; it returns JSON and leaves files in the folder.
+            files: names of those files or folders.
+            value: False where the result lives on as an object only, so that the step is always done again.
+
+        Raises:
+            StepError: from any error that a person can mend, a full disk included.
+        """
+        key = content_hash([self.depends_on, depends_on])
+        self.console.print(f"[dim]{len(self.seconds) + 1:>3}[/dim]  {name}", end="", highlight=False)
+        entry = self._record.get(name)
+        if value and entry is not None and entry["key"] == key and entry["files"] == self._hashes(files):
+            self.seconds[name] = entry["seconds"]
+            self.kept.append(name)
+            self.console.print("  [dim]kept from the last time[/dim]", highlight=False)
+            return entry["value"]
+        self.console.print()
+        start = time.perf_counter()
+        try:
+            result = make()
+            self.seconds[name] = time.perf_counter() - start
+            if value:
+                entry = {"key": key, "files": self._hashes(files), "seconds": self.seconds[name], "value": result}
+                self._record[name] = entry
+                write_json(self.folder / _RECORD, self._record)
+        except UserError as error:
+            raise StepError(f"step {name!r}: {error}") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            raise StepError(f"step {name!r}: {self.folder} cannot be written to: {error.strerror}") from error
+        self.console.print(f"       [dim]{self.seconds[name]:.1f} s[/dim]", highlight=False)
+        return result
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            record = json.loads((self.folder / _RECORD).read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _hashes(self, files: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name in files:
+            path = self.folder / name
+            for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if each.is_file():
+                    found[str(each.relative_to(self.folder))] = sha256(each)
+            if not path.exists():
+                found[name] = "missing"
+        return found
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def source_hash(folder: Path) -> str:
+    """SHA-256 over the Python files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Operators and shapes of an ONNX file against the profile of an NPU."""

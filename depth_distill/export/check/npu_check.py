@@ -1,0 +1,72 @@
+"""Whether an NPU's tool chain takes a file: every operator and shape against the target's profile."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from rich.table import Table
+from rich.text import Text
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.check.rules.activations import check_activations
+from depth_distill.export.check.rules.file import check_file
+from depth_distill.export.check.rules.finding import Finding, Findings
+from depth_distill.export.check.rules.formats import check_formats
+from depth_distill.export.check.rules.operators import check_operator
+from depth_distill.export.onnx_io.layers import load
+from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, is_of_onnx
+from depth_distill.quantization.target.target import NpuTarget
+
+
+@dataclass(frozen=True)
+class OpCheck:
+    """The result of a check; ``ok`` if there is no violation."""
+
+    findings: tuple[Finding, ...]
+    operators: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is refused."""
+        return not any(each.severity == "violation" for each in self.findings)
+
+    def table(self, title: str) -> Table:
+        """One row a finding."""
+        table = Table(title=title)
+        for heading in ("severity", "node", "rule", "found", "way out"):
+            table.add_column(heading)
+        for each in self.findings:
+            cells = (each.severity, each.place, each.rule, each.message, each.remedy)
+            table.add_row(*map(Text, cells))  # names of nodes may have brackets, which are markup to rich
+        violations = sum(each.severity == "violation" for each in self.findings)
+        table.caption = (
+            f"{self.operators} operators, {violations} violations, {len(self.findings) - violations} warnings"
+        )
+        return table
+
+
+def check_onnx(model: Path | onnx.ModelProto, target: NpuTarget) -> OpCheck:
+    """Check every operator of a file; Q/DQ pairs are read as what they round, not as operators.
+
+    Args:
+        model: an ONNX file with static shapes.
+        target: the profile.
+
+    Raises:
+        ConfigError: no such file, or no valid ONNX model.
+    """
+    if isinstance(model, Path):
+        path, model = model, load(model)
+        try:
+            onnx.checker.check_model(model)
+        except onnx.checker.ValidationError as error:
+            raise ConfigError(f"{path} is no valid ONNX model: {error}") from error
+    graph, findings = OnnxGraph(model), Findings(target)
+    operators = list(graph.operators())
+    found = [
+        *check_file(graph, findings),
+        *check_formats(graph, findings),
+        *(each for node in operators if is_of_onnx(node) for each in check_operator(node, graph, findings)),
+        *check_activations(graph, findings),
+    ]
+    return OpCheck(tuple(found), len(operators))

@@ -1,0 +1,1 @@
+"""How far two runs of a network deviate from each other."""

@@ -1,0 +1,257 @@
+"""Every file on every tool chain that is installed, scored by the one metric."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from depth_distill.errors import ConfigError
+from depth_distill.evaluation import Evaluator
+from depth_distill.export.backends.backends import Backend, BackendRun, find_backend
+from depth_distill.export.backends.latency import latencies
+from depth_distill.export.backends.operator_counts import count_operators
+from depth_distill.export.bundle.bundle import sha256
+from depth_distill.export.bundle.high_precision_layers import FileScorer
+from depth_distill.export.bundle.preparation import Prepared, tensor_hash
+from depth_distill.export.bundle.report import Row
+from depth_distill.export.bundle.steps import Steps
+from depth_distill.export.compare.drift import layer_drift
+from depth_distill.export.interface.inputs import InputLayout
+from depth_distill.export.interface.outputs import OutputLayout
+from depth_distill.export.onnx_io.metric_onnx import METRES
+
+_LAYER_IMAGES = 8  # enough for means over thousands of values a layer
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One file on one tool chain.
+
+    Attributes:
+        artifact: ``float``, ``int8``, ``fp16``, ``mixed`` or ``metric``.
+        backend: the tool chain.
+        quantize: it quantizes the float file itself: what the NPU's vendor does.
+        high_precision_layers: that it leaves in FP16 then.
+    """
+
+    artifact: str
+    backend: Backend
+    quantize: bool = False
+    high_precision_layers: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Of its step."""
+        return f"{self.artifact} on {self.backend.name}" + ", quantized by it" * self.quantize + self._mix
+
+    @property
+    def runtime(self) -> str:
+        """Of its row."""
+        return self.backend.title + " PTQ" * self.quantize + self._mix
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Of the recipe."""
+        return {"fp16_layers": ",".join(self.high_precision_layers)} if self.high_precision_layers else {}
+
+    @property
+    def _mix(self) -> str:
+        count = len(self.high_precision_layers)
+        return f", {count} layer{'s' * (count != 1)} in FP16" if count else ""
+
+
+def trials(
+    artifacts: Sequence[str], backends: Sequence[Backend], high_precision_layers: tuple[str, ...] = ()
+) -> tuple[Trial, ...]:
+    """Every file on every backend that takes it, and the float file quantized by those that can.
+
+    Args:
+        artifacts: kinds of files.
+        backends: tool chains.
+        high_precision_layers: in FP16, if any: also for a backend that quantizes all but some layers itself.
+    """
+    found = []
+    for artifact in artifacts:
+        for backend in backends:
+            kind = "float" if artifact == "metric" else artifact
+            # Metres need exponentials and rounding that no NPU has: that file is for hosts.
+            if kind in backend.takes and not (artifact == "metric" and backend.simulator):
+                found.append(Trial(artifact, backend))
+            if artifact == "float" and backend.quantizes:
+                found.append(Trial(artifact, backend, quantize=True))
+                if backend.mixes and high_precision_layers:
+                    found.append(Trial(artifact, backend, True, high_precision_layers))
+    return tuple(found)
+
+
+class Verifier:
+    """Runs trials on the images of an evaluator.
+
+    Args:
+        evaluator: labelled images; its reference is the float network, from which depth drift is measured.
+        inputs: what the files take.
+        outputs: what leaves them.
+        calibration: folder of calibration tensors.
+        float_metrics: of the float network.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        inputs: InputLayout,
+        outputs: OutputLayout,
+        calibration: Path,
+        float_metrics: Mapping[str, float],
+    ) -> None:
+        self.evaluator = evaluator
+        self.inputs = inputs
+        self.outputs = outputs
+        self.calibration = calibration
+        self.float_metrics = float_metrics
+        self.images = inputs.prepare(torch.cat(evaluator.images)).numpy()
+        self._references: dict[str, NDArray[np.float32]] = {}
+
+    def run(self, trial: Trial, files: Mapping[str, Path]) -> dict[str, Any]:
+        """A :class:`~depth_distill.export.bundle.report.Row` as plain data.
+
+        Where a tool chain refuses a file, that is its result: the row has its reason and no numbers.
+        """
+        try:
+            calibration = self.calibration if trial.quantize else None
+            ran = trial.backend.run(files[trial.artifact], self.images, calibration, trial.options)
+        except ConfigError as error:
+            row = Row(trial.artifact, trial.runtime, error=str(error), simulator=trial.backend.simulator)
+            return asdict(row)
+        return asdict(self._row(trial, ran, files))
+
+    def _row(self, trial: Trial, ran: BackendRun, files: Mapping[str, Path]) -> Row:
+        if trial.artifact == "metric":
+            drift, score = None, self.evaluator.of_depth(torch.from_numpy(ran.outputs[METRES]))
+        else:
+            codes = self._codes(ran)
+            drift = float(np.abs(codes.numpy() - self._reference(trial, files)).mean())
+            score = self.evaluator.of_codes(codes)
+        return Row(
+            trial.artifact,
+            trial.runtime,
+            version=ran.version,
+            abs_rel=score["abs_rel"],
+            ratio=score["abs_rel"] / self.float_metrics["abs_rel"],
+            drift_codes=drift,
+            drift_mm=score["drift_mm"],
+            milliseconds=ran.milliseconds,
+            simulator=ran.simulator,
+            notes=ran.notes,
+        )
+
+    def _codes(self, ran: BackendRun) -> Tensor:
+        return self.outputs.codes({name: torch.from_numpy(each) for name, each in ran.outputs.items()})
+
+    def _reference(self, trial: Trial, files: Mapping[str, Path]) -> NDArray[np.float32]:
+        """Codes of the same file by ONNX Runtime, node by node as it is written."""
+        if trial.artifact not in self._references:
+            ran = find_backend("onnxruntime").run(
+                files[trial.artifact], self.images, options={"optimize": "0"}, repeats=0
+            )
+            self._references[trial.artifact] = self._codes(ran).numpy()
+        return self._references[trial.artifact]
+
+
+def verify(
+    backends: Sequence[Backend],
+    evaluator: Evaluator,
+    prepared: Prepared,
+    folder: Path,
+    written: Mapping[str, str],
+    high_precision_layers: tuple[str, ...],
+    steps: Steps,
+) -> dict[str, Any]:
+    """Score the float network, its fake-quantized graph, and every file on every backend.
+
+    Args:
+        backends: tool chains.
+        evaluator: the validation split; its reference is the trained network.
+        prepared: what the files were written from.
+        folder: of the files.
+        written: names of the files by kind.
+        high_precision_layers: in FP16, if any.
+        steps: each trial is one.
+
+    Returns:
+        JSON: ``protocol``, ``images``, metrics of ``float`` and ``fake_quantized``, ``rows`` (see
+        :class:`~depth_distill.export.bundle.report.Row`), ``latency_ms`` on ONNX Runtime by file, ``operator_counts``
+        by file, and ``layers`` (see :class:`~depth_distill.export.compare.drift.LayerDrift`).
+    """
+    files = {kind: folder / name for kind, name in written.items()}
+    hashes = {kind: sha256(path) for kind, path in files.items()}
+    state = [prepared.fingerprint, prepared.ranges, split_hash(evaluator)]
+    scorer = FileScorer(evaluator, prepared)
+    floats = steps.run("score the float network", state, lambda: evaluator(prepared.reference))
+    integers = steps.run("score the fake-quantized network", state, lambda: scorer.score(prepared.quantized))
+    verifier = Verifier(evaluator, prepared.inputs, prepared.outputs, folder / "calibration", floats)
+    rows = []
+    for trial in trials(tuple(written), backends, high_precision_layers):
+        depends_on = [state, hashes[trial.artifact], trial.backend.name, trial.quantize, trial.high_precision_layers]
+        rows.append(steps.run(f"run {trial.title}", depends_on, partial(verifier.run, trial, files)))
+    timed = {kind: path for kind, path in files.items() if kind != "metric"}
+    milliseconds = steps.run(
+        "time files on ONNX Runtime",
+        hashes,
+        lambda: latencies(timed, verifier.images[:1]),
+    )
+    counts = steps.run(
+        "count operators",
+        hashes,
+        lambda: {kind: count_operators(path).to_dict() for kind, path in timed.items()},
+    )
+    layers = steps.run(
+        "compare layer by layer",
+        [hashes["float"], hashes["int8"], state],
+        lambda: [
+            each.to_dict() for each in layer_drift(files["float"], files["int8"], verifier.images[:_LAYER_IMAGES])
+        ],
+    )
+    return {
+        "protocol": evaluator.protocol,
+        "images": len(verifier.images),
+        "float": floats,
+        "fake_quantized": integers,
+        "rows": _with_latency_ratios(rows),
+        "latency_ms": milliseconds,
+        "operator_counts": counts,
+        "layers": layers,
+    }
+
+
+def split_hash(evaluator: Evaluator) -> list[str]:
+    """What scores on a split depend on: images, ground truth and protocol."""
+    batches = evaluator.batches
+    return [
+        tensor_hash(torch.cat([batch.image for batch in batches])),
+        tensor_hash(torch.cat([batch.depth_m * batch.valid for batch in batches])),
+        evaluator.protocol,
+    ]
+
+
+def _with_latency_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each against the float file on the same runtime."""
+    floats = {
+        (row["runtime"], row["version"]): row["milliseconds"]
+        for row in rows
+        if row["artifact"] == "float" and row["milliseconds"]
+    }
+    return [
+        {
+            **row,
+            "latency_ratio": row["milliseconds"] / base
+            if row["milliseconds"] and (base := floats.get((row["runtime"].partition(" PTQ")[0], row["version"])))
+            else None,
+        }
+        for row in rows
+    ]

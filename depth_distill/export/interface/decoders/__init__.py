@@ -1,0 +1,40 @@
+"""``decode.py`` and ``decode.h``: what a host needs to turn the outputs of one network into metres, bit by bit.
+
+Both are written for one codec and one layout, without classes or branches that another would need. They are further
+statements of what :mod:`depth_distill.codecs` computes, in the same order of the same IEEE operations; the tests hold
+them to its bits for every codec.
+"""
+
+from pathlib import Path
+
+from depth_distill.atomic import atomic_path
+from depth_distill.codecs import HostCodec
+from depth_distill.errors import ConfigError
+from depth_distill.export.interface.decoders.c_header import c_header
+from depth_distill.export.interface.decoders.numpy_script import numpy_script
+from depth_distill.export.interface.outputs import OutputLayout
+
+__all__ = ["c_header", "numpy_script", "write_decoders"]
+
+
+def write_decoders(codec: HostCodec, layout: OutputLayout, folder: Path) -> tuple[Path, ...]:
+    """Write ``decode.py`` (NumPy) and ``decode.h`` (C99, header only) into ``folder``.
+
+    Args:
+        codec: of the network.
+        layout: what leaves the network.
+        folder: made if need be.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        ConfigError: the layout has another number of channels than the codec has codes.
+    """
+    if sum(layout.channels) != codec.channels:
+        raise ConfigError(f"the outputs have {sum(layout.channels)} channels, but the codec has {codec.channels} codes")
+    paths = folder / "decode.py", folder / "decode.h"
+    for path, text in zip(paths, (numpy_script(codec, layout), c_header(codec, layout)), strict=True):
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)
+    return paths

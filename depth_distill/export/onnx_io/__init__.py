@@ -1,0 +1,1 @@
+"""Reading and writing ONNX: float, QDQ, half precision, network with decoder, edits."""

@@ -1,0 +1,218 @@
+"""Edits of ONNX models: each takes a model and returns another, and leaves what it was given alone."""
+
+import ast
+import copy
+import math
+import re
+from collections.abc import Collection, Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper, shape_inference, version_converter
+
+from depth_distill.errors import ConfigError
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_CONVENTION = {  # of a Resize, with ONNX's defaults
+    "mode": b"nearest",
+    "coordinate_transformation_mode": b"half_pixel",
+    "nearest_mode": b"round_prefer_floor",
+}
+_ASYMMETRIC = (b"nearest", b"asymmetric", b"floor")
+# With a whole factor f, the centre of pixel i maps to (i + 0.5) / f - 0.5, which is never half-way between two.
+_SAME_PIXELS = [
+    (b"nearest", coordinates, rounding)
+    for coordinates in (b"half_pixel", b"pytorch_half_pixel", b"half_pixel_symmetric")
+    for rounding in (b"round_prefer_floor", b"round_prefer_ceil")
+]
+
+
+def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop the exporter's notes (stack traces with the paths of this machine) but the scopes, which name layers."""
+    model = copy.deepcopy(model)
+    for owner in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        for note in [each for each in owner.metadata_props if each.key != _SCOPES]:
+            owner.metadata_props.remove(note)
+    return model
+
+
+def name_by_layer(model: onnx.ModelProto, layers: Collection[str], parameters: Collection[str]) -> onnx.ModelProto:
+    """Name nodes, tensors and constants after the layers they come from.
+
+    A node is called what :func:`~depth_distill.quantization.simulate.fake_quantize.placement` calls its site: by the
+    path of its layer, or by the module around it and its operator (``decoder.blocks.0.cat``). Of several nodes of one
+    layer the last has the plain name. The tensor that leaves a node has the node's name; inputs and outputs of the
+    graph, and parameters, keep theirs; a constant is called after the node that reads it and what it is to it.
+
+    Args:
+        model: from torch's exporter, with its scopes.
+        layers: paths of the modules that are one layer, such as the leaves of the network.
+        parameters: names of initializers that are the network's own.
+    """
+    model = copy.deepcopy(model)
+    graph = model.graph
+    # Of a tensor's new name and a parameter's own, the parameter's wins.
+    taken = {each.name for each in (*graph.input, *graph.output)} | set(parameters)
+    kept = set(taken)
+    names: dict[str, str] = {}
+    for node in reversed(graph.node):
+        wanted = _layer_of(node, layers)
+        if wanted in taken and wanted in layers:
+            wanted = f"{wanted}.{node.op_type.lower()}"
+        node.name = _free(wanted, taken)
+        taken.add(node.name)
+        for position, output in enumerate(node.output):
+            if output and output not in kept:
+                names[output] = node.name if position == 0 else f"{node.name}.{position}"
+    constants = {each.name for each in graph.initializer} - set(parameters)
+    for node, name, role in _inputs(graph):
+        if name in constants and name not in names:
+            names[name] = _free(f"{node.name}.{role}", taken)
+            taken.add(names[name])
+    _rename(graph, names)
+    return model
+
+
+def take_uint8(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Make the input ``name`` uint8, followed by a Cast to float32."""
+    model = copy.deepcopy(model)
+    (image,) = (each for each in model.graph.input if each.name == name)
+    image.type.tensor_type.elem_type = TensorProto.UINT8
+    as_float = f"{name}.float"
+    for node in model.graph.node:
+        node.input[:] = [as_float if each == name else each for each in node.input]
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", [name], [as_float], as_float, to=TensorProto.FLOAT))
+    return model
+
+
+def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give every Resize by powers of two constant scales: tool chains for NPUs take no ``sizes``.
+
+    Nearest-neighbour enlargement also gets the convention that all of them know, ``asymmetric`` coordinates rounded
+    down, where that picks the same pixels: half-pixel centres that are rounded to the nearest do for a whole factor.
+    Other factors are left as they are; a target that does not take them says so in the check of operators.
+
+    Raises:
+        ConfigError: a tensor whose shape is not static.
+    """
+    model = with_shapes(model)
+    shapes = _shapes(model)
+    stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Resize":
+            continue
+        before, after = shapes[node.input[0]], shapes[node.output[0]]
+        scales = np.asarray(after, np.float32) / np.asarray(before, np.float32)
+        if not all(math.log2(scale).is_integer() for scale in scales):
+            continue
+        if len(node.input) < 3 or not np.array_equal(stored.get(node.input[2], ()), scales):
+            constant = f"{node.name}.scales"
+            model.graph.initializer.append(numpy_helper.from_array(scales, constant))
+            node.input[:] = [node.input[0], "", constant]
+            for attribute in [each for each in node.attribute if each.name in ("axes", "keep_aspect_ratio_policy")]:
+                node.attribute.remove(attribute)  # of sizes, or of scales for some axes only
+        attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        convention = tuple(attributes.get(key, default) for key, default in _CONVENTION.items())
+        if scales.min() >= 1 and convention in _SAME_PIXELS:
+            kept = [each for each in node.attribute if each.name not in _CONVENTION]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            for key, value in zip(_CONVENTION, _ASYMMETRIC, strict=True):
+                node.attribute.append(onnx.helper.make_attribute(key, value))
+    return without_unused(model)
+
+
+def to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same model in another version of the ONNX operators.
+
+    Raises:
+        ConfigError: an operator that cannot be said in that version.
+    """
+    if _opset(model) != opset:
+        try:
+            model = version_converter.convert_version(model, opset)
+        except Exception as error:  # of the converter's C++ part: RuntimeError or its own
+            raise ConfigError(f"opset: this network cannot be written with opset {opset}: {error}") from error
+        if opset < 18:  # the converter leaves this attribute, of which older operators know nothing
+            for node in model.graph.node:
+                for attribute in [each for each in node.attribute if each.name == "noop_with_empty_axes"]:
+                    node.attribute.remove(attribute)
+        # The oldest format of the file that has these operators: who cannot read new operators reads no new format.
+        model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
+        if _opset(model) != opset:
+            raise ConfigError(f"opset: asked for {opset}, the converter wrote {_opset(model)}")
+    return model
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the shape of every tensor written down, checked in full.
+
+    Raises:
+        ConfigError: a tensor whose shape is not static; names the node that it leaves.
+    """
+    model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(model, full_check=True)
+    shapes = _shapes(model)
+    for node in model.graph.node:
+        for name in node.output:
+            if name and (name not in shapes or not all(shapes[name])):
+                raise ConfigError(f"{node.name} ({node.op_type}): the shape of {name} is not static")
+    return model
+
+
+def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the constants that no node reads."""
+    model = copy.deepcopy(model)
+    used = {name for node in model.graph.node for name in node.input} | {each.name for each in model.graph.output}
+    for tensor in [each for each in model.graph.initializer if each.name not in used]:
+        model.graph.initializer.remove(tensor)
+    return model
+
+
+def _layer_of(node: onnx.NodeProto, layers: Collection[str]) -> str:
+    notes = [each.value for each in node.metadata_props if each.key == _SCOPES]
+    if not notes:
+        return node.op_type.lower()
+    *modules, operator = [str(each) for each in ast.literal_eval(notes[0])]
+    module = next((each for each in reversed(modules) if each), "")
+    if module in layers:
+        return module
+    operator = re.sub(r"_\d+$", "", operator)  # the exporter's count of calls
+    return f"{module}.{operator}" if module else operator
+
+
+def _free(wanted: str, taken: Collection[str]) -> str:
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name
+
+
+def _inputs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
+    """Node, name of the tensor, and what it is to the node, of every input of every node."""
+    for node in graph.node:
+        formal = onnx.defs.get_schema(node.op_type, domain=node.domain).inputs
+        for position, name in enumerate(node.input):
+            if name:
+                yield node, name, formal[min(position, len(formal) - 1)].name
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [names.get(each, each) for each in node.input]
+        node.output[:] = [names.get(each, each) for each in node.output]
+    for owner in (*graph.value_info, *graph.initializer):
+        owner.name = names.get(owner.name, owner.name)
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    graph = model.graph
+    return {
+        each.name: tuple(dim.dim_value for dim in each.type.tensor_type.shape.dim)
+        for each in (*graph.input, *graph.output, *graph.value_info)
+    }
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))

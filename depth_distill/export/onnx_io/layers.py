@@ -1,0 +1,204 @@
+"""The layers of an ONNX file and what each puts out, under names that a float file and its QDQ file share."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.backends.runtime import open_session, session_options
+from depth_distill.export.onnx_io.quant_params import QuantParams
+
+INPUT = "Input"
+"""Operator of the layers that stand for a graph's inputs."""
+
+_PASSED_ON = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"})  # the same values in another form
+_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})  # what every tool chain fuses into what is before
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
+_CODES = frozenset({TensorProto.INT8, TensorProto.UINT8})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A node that computes, or an input.
+
+    Attributes:
+        name: of the node, which ``export_float`` and ``export_qdq`` take from the network; of the tensor, where a node
+            has none.
+        op: ONNX operator.
+        output: name of the tensor that the node writes.
+        tensor: name of the tensor that later layers read: behind the Q/DQ pair where there is one.
+        codes: what that pair rounds to, and the values themselves for an input of integers; None where there is no
+            pair, or one with a scale for each channel.
+        activation: output of the activation that alone reads this layer, unquantized: a tool chain fuses the two, and
+            nothing but that activation's output exists on a device.
+    """
+
+    name: str
+    op: str
+    output: str
+    tensor: str
+    codes: QuantParams | None
+    activation: str | None
+
+    @property
+    def step(self) -> float | None:
+        """Scale of the codes."""
+        return None if self.codes is None else self.codes.scale
+
+
+def layers_of(model: onnx.ModelProto) -> list[Layer]:
+    """The layers of a file, in the order of its graph, inputs first.
+
+    Nodes that work on constants only, and those that only change the form (Q/DQ, Cast), are no layers.
+    """
+    graph = shape_inference.infer_shapes(model).graph
+    stored = {each.name: each for each in graph.initializer}
+    types = {each.name: each.type.tensor_type.elem_type for each in (*graph.value_info, *graph.output, *graph.input)}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    inputs = [each.name for each in graph.input if each.name not in stored]
+    layers = [Layer(name, INPUT, name, *_read_as(name, readers, stored, types), None) for name in inputs]
+    live = set(inputs)
+    for node in graph.node:
+        if not live.intersection(node.input):
+            continue
+        live.update(node.output)
+        if node.op_type in _PASSED_ON:
+            continue
+        for output in node.output:
+            if types.get(output) not in _FLOATS:
+                continue  # shapes and indices
+            tensor, codes = _read_as(output, readers, stored, types)
+            after = readers.get(output, [])
+            fused = tensor == output and len(after) == 1 and after[0].op_type in _ACTIVATIONS
+            activation = after[0].output[0] if fused else None
+            layers.append(Layer(node.name or output, node.op_type, output, tensor, codes, activation))
+    return _with_unique_names(layers)
+
+
+def matched(reference: Sequence[Layer], other: Sequence[Layer]) -> list[tuple[Layer, Layer]]:
+    """The layers that both files have, in the order of ``other``; by name, or else by tensor.
+
+    What is fused into an activation in ``other`` is left out. A layer of ``other`` that took the activation in, as the
+    lower end of a quantized range can, is compared with that activation's output.
+    """
+    by_name = {layer.name: layer for layer in reference}
+    by_output = {layer.output: layer for layer in reference}
+    names = {layer.name for layer in other} | {layer.output for layer in other}
+    pairs = []
+    for layer in other:
+        same = by_name.get(layer.name) or by_output.get(layer.output)
+        if same is None or layer.activation is not None:
+            continue
+        activation = by_output.get(same.activation or "")
+        if activation is not None and not {activation.name, activation.output} & names:
+            same = activation
+        pairs.append((same, layer))
+    return pairs
+
+
+class LayerRunner:
+    """Runs a file on ONNX Runtime as it is written, without optimization, and gives what its layers put out.
+
+    Args:
+        path: ONNX file with one input and a static batch of 1.
+        layers: whose outputs to give.
+
+    Raises:
+        ConfigError: no such file, or one that ONNX Runtime refuses.
+    """
+
+    def __init__(self, path: Path, layers: Iterable[Layer]) -> None:
+        self.path = path
+        self.layers = tuple(layers)
+        model = load(path)
+        given = {each.name for each in (*model.graph.output, *model.graph.input)}
+        for name in dict.fromkeys(layer.tensor for layer in self.layers):
+            if name not in given:
+                model.graph.output.append(onnx.ValueInfoProto(name=name))
+        self.session = open_session(model.SerializeToString(), session_options(optimize=False), path)
+        self.input = self.session.get_inputs()[0]
+        self._fetched = [each.name for each in self.session.get_outputs()]
+
+    def layer_outputs(self, value: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs of the layers by layer name, float32, for one input ``(1, ...)`` of the file's input dtype."""
+        tensors = self._run(value)
+        return {layer.name: tensors[layer.tensor] for layer in self.layers}
+
+    def _run(self, value: np.ndarray) -> Mapping[str, np.ndarray]:
+        try:
+            results = self.session.run(self._fetched, {self.input.name: value})
+        except Exception as error:
+            raise ConfigError(
+                f"{self.path} takes {self.input.type} of the shape {tuple(self.input.shape)}, "
+                f"received {value.dtype} of {value.shape}: {error}"
+            ) from error
+        found = {name: np.asarray(each, np.float32) for name, each in zip(self._fetched, results, strict=True)}
+        return {self.input.name: np.asarray(value, np.float32)} | found
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ConfigError: no such file, or no ONNX file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist")
+    try:
+        return onnx.load(path)
+    except Exception as error:  # of protobuf, whose own base class is private
+        raise ConfigError(f"{path} is no valid ONNX model: {error}") from error
+
+
+def _read_as(
+    output: str,
+    readers: Mapping[str, list[onnx.NodeProto]],
+    stored: Mapping[str, TensorProto],
+    types: Mapping[str, int],
+) -> tuple[str, QuantParams | None]:
+    """The tensor that is read in place of ``output``, and its codes."""
+    name = output
+    while True:
+        after = readers.get(name, [])
+        for node in after:
+            if node.op_type == "QuantizeLinear":
+                pair = [each for each in readers.get(node.output[0], []) if each.op_type == "DequantizeLinear"]
+                if pair:
+                    return pair[0].output[0], _codes(node, stored)
+        forms = [node for node in after if node.op_type in ("Cast", "Identity")]
+        if not forms:
+            break
+        name = forms[0].output[0]
+    kind = types.get(output)
+    as_they_are = QuantParams(1.0, 0, str(helper.tensor_dtype_to_np_dtype(kind))) if kind in _CODES else None
+    return output, as_they_are
+
+
+def _codes(quantize: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> QuantParams | None:
+    if not all(name in stored for name in quantize.input[1:] if name):
+        return None  # computed
+    scale = numpy_helper.to_array(stored[quantize.input[1]])
+    zero_point = np.zeros(1, np.uint8)  # ONNX's default
+    if len(quantize.input) > 2 and quantize.input[2]:
+        zero_point = numpy_helper.to_array(stored[quantize.input[2]])
+    if scale.size != 1 or zero_point.size != 1:
+        return None
+    return QuantParams(float(scale.item()), int(zero_point.item()), str(zero_point.dtype))
+
+
+def _with_unique_names(layers: Sequence[Layer]) -> list[Layer]:
+    seen: Counter[str] = Counter()
+    named = []
+    for layer in layers:
+        count = seen[layer.name]
+        seen[layer.name] += 1
+        named.append(replace(layer, name=f"{layer.name}_{count}") if count else layer)
+    return named

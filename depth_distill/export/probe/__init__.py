@@ -1,0 +1,1 @@
+"""What a tool chain really honours, and profiles written from it."""

@@ -1,0 +1,264 @@
+"""What a tool chain can do, found out by running tiny models on it and looking at the numbers.
+
+Confirmed is what loads, runs, and comes out as the file says and not as any wrong reading of it
+(:mod:`~depth_distill.export.probe.models`). Unsupported is what is refused, or comes out as a wrong reading. All else
+is unconfirmed.
+"""
+
+import dataclasses
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.backends.backends import BackendRun
+from depth_distill.export.probe.judgement import Arrays, Probe, Variant, Verdict, judge, reference
+from depth_distill.export.probe.models import float_conv, float_image
+from depth_distill.export.probe.operators import OperatorProbe
+
+_LONGEST = 150  # characters of a tool chain's last words in a table
+_PTQ_TOLERANCE = 0.05  # of the largest value: steps of 1/127 of input, weight and output, whose errors partly cancel
+_PTQ_IMAGES = 8  # 1152 outputs, many more than INT8 has values
+
+
+class ToolChain(Protocol):
+    """What is needed of a :class:`~depth_distill.export.backends.backends.Backend`."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """Kinds of model."""
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it has post-training quantization of its own."""
+
+    @property
+    def simulator(self) -> bool:
+        """Whether it stands in for a chip."""
+
+    def missing(self) -> str | None:
+        """Why it cannot run here."""
+
+    def run(
+        self,
+        model: Path,
+        inputs: np.ndarray,
+        calibration: Path | None = None,
+        options: Mapping[str, str] | None = None,
+        repeats: int = 20,
+    ) -> BackendRun:
+        """See :meth:`~depth_distill.export.backends.backends.Backend.run`."""
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """The answer to a probe.
+
+    Attributes:
+        name: of the capability or operator.
+        verdict: what is known now.
+        reason: the numbers, or the tool chain's last words.
+        op: ONNX type, for operators.
+    """
+
+    name: str
+    verdict: Verdict
+    reason: str
+    op: str | None = None
+
+
+class RefusalError(Exception):
+    """A tool chain's last words on a model."""
+
+
+class Prober:
+    """Tries models on a tool chain.
+
+    Args:
+        backend: the tool chain; its ``version`` is known as soon as this object exists.
+
+    Raises:
+        ConfigError: the tool chain is missing, or refuses even a float convolution: then no refusal means anything.
+    """
+
+    def __init__(self, backend: ToolChain) -> None:
+        reason = backend.missing()
+        if reason is not None:
+            raise ConfigError(reason)
+        self.backend = backend
+        self.version = ""
+        try:
+            self._run(float_conv(), float_image())
+        except RefusalError as refusal:
+            raise ConfigError(
+                f"backend {backend.name} does not run a plain float convolution, so that its refusals would prove "
+                f"nothing. Its last words: {refusal}"
+            ) from refusal
+
+    def capability(self, probe: Probe) -> ProbeResult:
+        """Whether a capability is honoured."""
+        if not self.backend.takes:
+            reason = f"{self.backend.name} takes no files but float ones, which it quantizes itself"
+            return ProbeResult(probe.name, "unconfirmed", reason)
+        refusals = []
+        supported_form = False
+        for variant in probe.variants:
+            try:
+                found = self._run(variant.model, probe.inputs)
+            except RefusalError as refusal:
+                words, of_form = self._explained(refusal, variant, probe)
+                supported_form |= not of_form
+                refusals.append(_titled(variant, words))
+                continue
+            verdict, reason = self._judge(variant, probe, found)
+            taken = f"; refused: {'; '.join(refusals)}" if refusals else ""
+            return ProbeResult(probe.name, verdict, f"{_titled(variant, reason)}{taken}")
+        return ProbeResult(probe.name, "unsupported" if supported_form else "unconfirmed", "; ".join(refusals))
+
+    def operator(self, probe: OperatorProbe) -> ProbeResult:
+        """Whether an operator of a file is taken, and computed as ONNX defines it."""
+        if probe.problem:
+            return ProbeResult(probe.name, "unconfirmed", probe.problem, probe.op)
+        refusals = []
+        supported_form = False
+        for variant in probe.variants if self.backend.takes else probe.variants[-1:]:
+            try:
+                truth = reference(variant.model, probe.inputs)
+            except Exception as error:  # the base class of ONNX Runtime's errors, and of the evaluator's
+                reason = f"the cut itself does not run: {last_words(str(error))}"
+                return ProbeResult(probe.name, "unconfirmed", _titled(variant, reason), probe.op)
+            try:
+                found = self._run(variant.model, probe.inputs)
+            except RefusalError as refusal:
+                words, of_form = self._explained(refusal, variant, probe)
+                supported_form |= not of_form
+                refusals.append(_titled(variant, words))
+                continue
+            if not self.backend.takes:
+                variant = dataclasses.replace(variant, tolerance=_PTQ_TOLERANCE)
+            verdict, reason = judge(variant, found, truth, ())
+            reason = _titled(variant, self._on_simulator(reason))
+            if refusals:
+                return ProbeResult(probe.name, "unconfirmed", f"{reason}, but {refusals[0]}", probe.op)
+            return ProbeResult(probe.name, verdict, reason, probe.op)
+        # These prove nothing, as the operator's place in the network is no such place.
+        if probe.stand_in:
+            reason = f"refused with a constant in place of an input of another shape or type: {refusals[0]}"
+            return ProbeResult(probe.name, "unconfirmed", reason, probe.op)
+        if probe.inputs.dtype.kind != "f":
+            reason = f"refused as a network whose input is {probe.inputs.dtype}: {refusals[0]}"
+            return ProbeResult(probe.name, "unconfirmed", reason, probe.op)
+        return ProbeResult(probe.name, "unsupported" if supported_form else "unconfirmed", refusals[0], probe.op)
+
+    def own_ptq(self) -> ProbeResult:
+        """Whether it quantizes a float file by itself: few distinct outputs, no further off than two roundings cost."""
+        if not self.backend.quantizes:
+            return ProbeResult("own PTQ", "unsupported", f"{self.backend.name} has no quantization of its own")
+        images = np.random.default_rng(3).uniform(-1, 1, (_PTQ_IMAGES, *float_image().shape[1:])).astype(np.float32)
+        model = float_conv()
+        truth = np.concatenate([reference(model, image[None])["codes"] for image in images])
+        try:
+            found = self._run(model, images, quantize=True)["codes"]
+        except RefusalError as refusal:
+            return ProbeResult("own PTQ", "unsupported", str(refusal))
+        if found.shape != truth.shape:
+            return ProbeResult("own PTQ", "unconfirmed", f"returns the shape {found.shape}, expected {truth.shape}")
+        levels = len(np.unique(found))
+        error, bound = float(np.abs(found - truth).max()), _ptq_bound(model, images, truth)
+        if levels > 256:
+            reason = f"accepted, but its output has {levels} values of at most 256: not INT8"
+            return ProbeResult("own PTQ", "unsupported", reason)
+        numbers = f"{levels} output values ({truth.size} before), error {error:.3f} of at most {bound:.3f}"
+        verdict: Verdict = "confirmed" if error <= bound else "unconfirmed"
+        return ProbeResult("own PTQ", verdict, self._on_simulator(numbers))
+
+    def _judge(self, variant: Variant, probe: Probe, found: Arrays) -> tuple[Verdict, str]:
+        truth = reference(variant.reading or variant.model, probe.inputs)
+        wrong_readings = [reference(wrong_reading.model, probe.inputs) for wrong_reading in variant.wrong_readings]
+        verdict, reason = judge(variant, found, truth, wrong_readings)
+        if verdict == "confirmed" and probe.caveat:
+            reason += f" ({probe.caveat})"
+        return verdict, self._on_simulator(reason)
+
+    def _explained(self, refusal: RefusalError, variant: Variant, probe: Probe) -> tuple[str, bool]:
+        """What a refusal says, and whether it is one of the variant's form."""
+        if variant.control is None or not self._refuses(variant.control[1], probe.inputs):
+            return str(refusal), False
+        what = "operator" if isinstance(probe, OperatorProbe) else "capability"
+        return f"not the {what} but the form is refused ({variant.control[0]} is, too): {refusal}", True
+
+    def _on_simulator(self, reason: str) -> str:
+        return f"{reason}; in a simulator" if self.backend.simulator else reason
+
+    def _refuses(self, model: onnx.ModelProto, inputs: np.ndarray) -> bool:
+        try:
+            self._run(model, inputs)
+        except RefusalError:
+            return True
+        return False
+
+    def _run(self, model: onnx.ModelProto, inputs: np.ndarray, quantize: bool = False) -> Arrays:
+        with tempfile.TemporaryDirectory(prefix="probe-") as name:
+            folder = Path(name)
+            onnx.save(model, folder / "probe.onnx")
+            calibration = None
+            if quantize or not self.backend.takes:
+                calibration = folder
+                for index, image in enumerate(inputs):
+                    np.save(folder / f"{index}.npy", image[None])
+                (folder / "tensors.txt").write_text("".join(f"{index}.npy\n" for index in range(len(inputs))))
+            try:
+                run = self.backend.run(folder / "probe.onnx", inputs, calibration, repeats=0)
+            except ConfigError as error:
+                raise RefusalError(last_words(str(error))) from error
+        self.version = run.version
+        return run.outputs
+
+
+def last_words(message: str) -> str:
+    """The line of a tool chain's output that gives the reason, short, and without folders of this machine."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    reasons = [line for line in lines[1:] if re.search(r"error\b", line, re.IGNORECASE)] or lines[1:] or lines
+    words = re.sub(r"(?<![\w/])(/[^\s/:]+)+/", "", reasons[-1])
+    signal = re.search(r"exit code -(\d+)", lines[0])
+    words = words if len(words) <= _LONGEST else words[: _LONGEST - 3] + "..."
+    return f"aborts with signal {signal[1]}: {words}" if signal else words
+
+
+def _ptq_bound(model: onnx.ModelProto, images: np.ndarray, truth: np.ndarray) -> float:
+    """Half a step of input, weight and output each, at its worst; symmetric codes have steps of max / 127."""
+    weights = next(numpy_helper.to_array(each) for each in model.graph.initializer)
+    sums = np.abs(weights).sum(axis=(1, 2, 3)).max(), np.abs(images).sum(axis=1).max()
+    steps = [float(np.abs(each).max()) / 127 for each in (images, weights, truth)]
+    return float(steps[0] * sums[0] + steps[1] * sums[1] + steps[2]) / 2
+
+
+def _titled(variant: Variant, words: str) -> str:
+    return f"{variant.title}: {words}" if variant.title else words
+
+
+def run_probes(
+    prober: Prober, probes: Sequence[Probe], operators: Sequence[OperatorProbe], say: Callable[[str], None]
+) -> list[ProbeResult]:
+    """Capabilities, the tool chain's own PTQ, operators; ``say`` is told each before it is tried."""
+    results = []
+    for probe in probes:
+        say(probe.name)
+        results.append(prober.capability(probe))
+    say("own PTQ")
+    results.append(prober.own_ptq())
+    for operator in operators:
+        say(operator.name)
+        results.append(prober.operator(operator))
+    return results

@@ -1,0 +1,138 @@
+"""A target's YAML profile with other answers in it: edited as text, so that its comments and order stay."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from depth_distill.atomic import atomic_path
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.target import NpuTarget, Support, load_target, target_names
+
+_MARK = "probed: "  # an earlier run's remark on a line is replaced
+Edit = tuple[int, int, str]
+"""Characters from, to, and what to write there."""
+
+
+def check_destination(target: NpuTarget, path: Path) -> None:
+    """Whether a profile can be written there, which is worth knowing before an hour of probes.
+
+    Raises:
+        ConfigError: no .yaml file, a built-in profile, a folder, or a target that did not come from a file.
+    """
+    if target.source is None:
+        raise ConfigError(f"target {target.name} was not read from a file, so there is no profile to copy")
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{path}: a profile is a .yaml file; write to {path.with_suffix('.yaml')}")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, expected the name of a .yaml file")
+    built_in = [load_target(name).source for name in target_names()]
+    if path.exists() and any(each is not None and path.samefile(each) for each in built_in):
+        raise ConfigError(f"{path} is a built-in profile, which stays as it is; write to another file")
+
+
+def write_profile(
+    target: NpuTarget, path: Path, capabilities: Mapping[str, Support], forbidden: Sequence[str], remark: str
+) -> list[str]:
+    """Write a copy of a target's profile with some capabilities and forbidden operators changed.
+
+    Args:
+        target: read from a file.
+        path: where to; whole or not there.
+        capabilities: new values; those that the profile has already leave their lines as they are.
+        forbidden: ONNX operator types to add to ``operators.forbidden``.
+        remark: comment behind each changed line.
+
+    Returns:
+        What changed, as ``key: old -> new``.
+
+    Raises:
+        ConfigError: as :func:`check_destination`, or the result contradicts itself; then nothing is written.
+    """
+    check_destination(target, path)
+    assert target.source is not None
+    with target.source.open(encoding="utf-8", newline="") as file:  # line ends stay
+        text = file.read()
+    root = yaml.compose(text)
+    changes, edits = [], []
+    for name, value in capabilities.items():
+        old = getattr(target.capabilities, name)
+        if old != value:
+            node = _child(_child(root, "capabilities"), name)
+            word = value if value == "unconfirmed" else f'"{value}"'  # YAML 1.1 reads a bare yes as a boolean
+            edits.append((node.start_mark.index, node.end_mark.index, word))
+            changes.append(f"capabilities.{name}: {old} -> {value}")
+    added = [op for op in dict.fromkeys(forbidden) if op not in target.operators.forbidden]
+    if added:
+        edits.append(_forbid(text, _child(root, "operators"), added))
+        changes.append(f"operators.forbidden: + {', '.join(added)}")
+    with atomic_path(path) as temporary:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(_edited(text, edits, remark))
+        try:
+            load_target(temporary)
+        except ConfigError as error:
+            reason = str(error).replace(str(temporary), path.name)
+            raise ConfigError(f"{path} is not written, as what was found contradicts the rest: {reason}") from error
+    return changes
+
+
+def _forbid(text: str, operators: yaml.MappingNode, added: Sequence[str]) -> Edit:
+    """The list may be there in either style of YAML, or not at all."""
+    found = [value for key, value in operators.value if key.value == "forbidden"]
+    if found and isinstance(found[0], yaml.SequenceNode) and found[0].value:
+        last = found[0].value[-1].end_mark.index
+        if found[0].flow_style:
+            return last, last, "".join(f", {op}" for op in added)
+        indent = " " * (found[0].start_mark.column)
+        return last, last, "".join(f"{_line_end(text)}{indent}- {op}" for op in added)
+    names = ", ".join(added)
+    if found:
+        return found[0].start_mark.index, found[0].end_mark.index, f"[{names}]"
+    start = operators.start_mark.index
+    if operators.flow_style:
+        return start + 1, start + 1, f"forbidden: [{names}]{', ' if operators.value else ''}"
+    # A comment of the first key may stand above it: a line of its own goes below that.
+    return start, start, f"forbidden: [{names}]{_line_end(text)}{' ' * operators.start_mark.column}"
+
+
+def _edited(text: str, edits: Sequence[Edit], remark: str) -> str:
+    """From the end on, so that places stay valid; each line that changes gets the remark once."""
+    lines_done = set()
+    for start, end, new in sorted(edits, reverse=True):
+        line_end = re.compile(r"\r?$", re.MULTILINE).search(text, end)
+        assert line_end is not None
+        line_start = text.rfind("\n", 0, start) + 1
+        if "\n" in new:
+            # Lines that are new: each gets it. What was on the line before and behind stays on its own.
+            ending = _line_end(text)
+            head, *rest = new.split(ending)
+            if head:  # the new line is the first one
+                text = f"{text[:start]}{head}  # {_MARK}{remark}{ending}{ending.join(rest)}{text[end:]}"
+            else:
+                added = "".join(f"{ending}{line}  # {_MARK}{remark}" for line in rest)
+                text = text[: line_end.start()] + added + text[line_end.start() :]
+            continue
+        behind = text[end : line_end.start()]
+        if line_start not in lines_done:
+            behind = _remarked(behind, remark)
+            lines_done.add(line_start)
+        text = text[:start] + new + behind + text[line_end.start() :]
+    return text
+
+
+def _remarked(behind: str, remark: str) -> str:
+    """The rest of a line with the remark in place of an earlier run's, or behind what somebody wrote there."""
+    behind, replaced = re.subn(rf"([#;] {_MARK}).*?(?=; |$)", lambda found: found[1] + remark, behind, count=1)
+    if replaced:
+        return behind
+    return behind + (f"; {_MARK}{remark}" if "#" in behind else f"  # {_MARK}{remark}")
+
+
+def _child(node: yaml.Node, key: str) -> yaml.Node:
+    return next(value for name, value in node.value if name.value == key)
+
+
+def _line_end(text: str) -> str:
+    return "\r\n" if "\r\n" in text else "\n"

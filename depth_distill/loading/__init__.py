@@ -1,0 +1,1 @@
+"""From files to networks and data: parsing, errors of configs, runs."""

@@ -1,0 +1,218 @@
+"""A trained network and its data, from a run folder: where every tool starts, without Lightning."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import ArgumentParser, Namespace
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from depth_distill.data import DepthSplits
+from depth_distill.errors import ConfigError
+from depth_distill.evaluation import Evaluator, Network
+from depth_distill.loading.parsing import PARSER, instantiate, parse
+from depth_distill.metrics import BANDS_M
+from depth_distill.models import CodeNetwork, GraphNetwork
+from depth_distill.models.checkpoints import load_weights
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.simulate.calibrate import activation_quantizers
+from depth_distill.quantization.simulate.fake_quant import SiteKind
+from depth_distill.quantization.simulate.fake_quantize import fake_quantize, remove_fake_quant
+from depth_distill.quantization.target.target import load_target
+from depth_distill.runs import CONFIG_FILE, require_checkpoint, resumed_run_folder
+
+_NETWORK = "model.init_args.network"
+_TASK_KEYS = ("network", "bands_m", "channels_last")
+_FAKE_QUANT = ("FakeQuant", "depth_distill.callbacks.FakeQuant", "depth_distill.callbacks.fake_quant.FakeQuant")
+
+Bands = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A network in evaluation mode, the data of its run, and the depth bands of its metrics.
+
+    A student comes without its fake quantization: the float weights are what a tool chain is given. ``ranges`` are
+    those that its activations were trained with, by site; none of another network.
+    """
+
+    network: CodeNetwork
+    data: DepthSplits
+    bands_m: Bands
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def calibration_images(self, count: int | None = None) -> list[Tensor]:
+        """Batches of calibration images, ``(B, 3, H, W)``.
+
+        Args:
+            count: how many of the training split, evenly spread; ``data.calibration_size`` of them unless given. A
+                config that names a data set for ``data.calibration`` gets all of that.
+        """
+        if count is not None:
+            self.data.calibration_size = count
+        return [batch.image for batch in self.data.calibration_dataloader()]
+
+    def evaluator(self, images: int | None = None, reference: Network | None = None) -> Evaluator:
+        """The validation split; about ``images`` of it, evenly spread over its batches, if given."""
+        return Evaluator(self.data.validation_batches(images), self.network.codec, self.bands_m, reference)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that :func:`load_run` is given."""
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run")
+    parser.add_argument("--config", type=Path, help="config of the run; the one in its folder if not given")
+
+
+def load_run(checkpoint: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> LoadedRun:
+    """Build what a config describes and load the weights of a checkpoint.
+
+    Args:
+        checkpoint: of a ``fit``; read with ``weights_only=True``.
+        config: its config; ``config.yaml`` of the run folder unless given.
+        overrides: options of the command line that change data or network, such as ``--data.root DIR``.
+
+    Raises:
+        ConfigError: no such file, no config beside it, a checkpoint that is damaged or of another network, or an image
+            size that does not fit the network.
+        DataError: a validation split that cannot be used.
+    """
+    return _build(config_of(checkpoint, config), overrides, checkpoint)
+
+
+def build_untrained(config: Path, overrides: Sequence[str] = ()) -> LoadedRun:
+    """The same before training: the weights are what the config starts from.
+
+    Args:
+        config: of a ``fit``.
+        overrides: as of :func:`load_run`.
+
+    Raises:
+        ConfigError: see :func:`load_run`.
+        DataError: see :func:`load_run`.
+    """
+    return _build(config, overrides, None)
+
+
+def load_data(config: Path, overrides: Sequence[str] = ()) -> tuple[DepthSplits, Bands]:
+    """The data of a config and the depth bands of its metrics; the network is not built.
+
+    Args:
+        config: of a ``fit``.
+        overrides: as of :func:`load_run`.
+
+    Raises:
+        ConfigError: see :func:`load_run`.
+    """
+    parser = _parser()
+    values = _parse(parser, config, overrides)
+    values[_NETWORK] = None
+    built = instantiate(parser, values)
+    return built.data, built.model.init_args.bands_m
+
+
+def config_of(checkpoint: Path, config: Path | None = None) -> Path:
+    """The config of a checkpoint: the one that is given, or the one in its run folder.
+
+    Raises:
+        ConfigError: no such checkpoint, or no config.
+    """
+    require_checkpoint(str(checkpoint))
+    folder = resumed_run_folder(str(checkpoint))
+    if config is None and folder is None:
+        raise ConfigError(f"{checkpoint} does not lie in a run folder with a {CONFIG_FILE}: give its config as well")
+    return config or Path(str(folder)) / CONFIG_FILE
+
+
+def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> LoadedRun:
+    parser = _parser()
+    values = _parse(parser, config, overrides)
+    if values[_NETWORK] is None:
+        raise ConfigError(f"{config} describes no task with a DepthNet as its network")
+    if not isinstance(values.seed_everything, bool):
+        torch.manual_seed(values.seed_everything)
+    built = instantiate(parser, values)
+    task = built.model.init_args
+    network: CodeNetwork = task.network
+    if built.student is not None:
+        graph = fake_quantize(fold(trace(network)), load_target(built.student.target), built.student.learnable)
+        network = GraphNetwork(graph, network)
+    if task.channels_last:
+        # Convolutions add in another order then: a tool sees the numbers that training saw.
+        network.to(memory_format=torch.channels_last)
+    if checkpoint is not None:
+        load_weights(network, checkpoint, str(config))
+    ranges: dict[str, tuple[float, float]] = {}
+    if isinstance(network, GraphNetwork):
+        ranges = {site: each.bounds for site, each in activation_quantizers(network.graph).items() if each.has_range}
+        network = GraphNetwork(remove_fake_quant(network.graph), network)
+    network.check_image_size(*built.data.image_size)
+    built.data.setup("validate")
+    return LoadedRun(network.eval(), built.data, tuple(map(tuple, task.bands_m)), ranges)
+
+
+@dataclass(frozen=True)
+class _Student:
+    """What of the callback FakeQuant decides which weights a checkpoint has."""
+
+    target: str = "per-tensor-minmax"
+    learnable: Sequence[SiteKind] = ()
+
+
+def _parser() -> ArgumentParser:
+    """For what a network and its data are built from, under the keys that ``fit`` has for it."""
+    parser = ArgumentParser(**PARSER)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--seed_everything", type=bool | int, default=0)
+    parser.add_class_arguments(DepthSplits, "data", fail_untyped=False, sub_configs=True)
+    parser.add_argument(f"--{_NETWORK}", type=CodeNetwork | None, default=None)
+    parser.add_argument("--model.init_args.bands_m", type=Bands, default=BANDS_M)
+    parser.add_argument("--model.init_args.channels_last", type=bool, default=True)
+    parser.add_argument("--student", type=_Student | None, default=None)
+    return parser
+
+
+def _parse(parser: ArgumentParser, config: Path, overrides: Sequence[str]) -> Namespace:
+    text = OmegaConf.to_yaml(OmegaConf.create(_relevant(config)))
+    return parse(parser, ["--config", text, *overrides], [config])
+
+
+def _relevant(config: Path) -> dict[str, Any]:
+    """The part of a config that :func:`_parser` reads; interpolations stay as they are, for options to change."""
+    content = _read(config)
+    data, model = content.get("data"), content.get("model")
+    if isinstance(data, str):  # a file, named from the config's folder
+        data = str(config.parent / data)
+    if isinstance(model, str):
+        model = _read(config.parent / model)
+    task = _mapping(_mapping(model).get("init_args"))
+    callbacks = _mapping(content.get("trainer")).get("callbacks") or []
+    found: dict[str, Any] = {"model": {"init_args": {key: task[key] for key in _TASK_KEYS if key in task}}}
+    if "seed_everything" in content:
+        found["seed_everything"] = content["seed_everything"]
+    if data is not None:
+        found["data"] = data
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        values = _mapping(callback)
+        if values.get("class_path", callback) in _FAKE_QUANT:
+            arguments = _mapping(values.get("init_args"))
+            found["student"] = {key: arguments[key] for key in ("target", "learnable") if key in arguments}
+    return found
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        return _mapping(OmegaConf.to_container(OmegaConf.load(config), resolve=False))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{config} does not exist: give the config of a run") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""Where accuracy is lost: replay, sensitivity, error budget, mixed precision."""

@@ -1,0 +1,124 @@
+"""Where quantization error comes from: weights, activations, input, stages, head and output codes."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+from torch import fx
+
+from depth_distill.quantization.analysis.scoring import Scorer
+from depth_distill.quantization.analysis.switching import EnabledSites, score_settings
+from depth_distill.quantization.simulate.fake_quantize import quantizers
+
+_FLOAT, _INTEGER = "float", "integer"
+_STEM = ("stem", "conv", "bn", "norm", "act")  # timm's names of what stands before the stages
+
+
+@dataclass(frozen=True)
+class BudgetItem:
+    """One source of error: metrics with only it rounded, and with all but it."""
+
+    name: str
+    quantizers: int
+    alone: Mapping[str, float]
+    leave_one_out: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ErrorBudget:
+    """All sources, and the two networks that they lie between. Sources overlap: weights and stages share quantizers."""
+
+    float_metrics: Mapping[str, float]
+    integer_metrics: Mapping[str, float]
+    items: tuple[BudgetItem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def table(self, title: str) -> Table:
+        """One row a source: abs_rel against ground truth, and mean drift from the float network if it was measured."""
+        metrics = [name for name in ("abs_rel", "drift_mm") if name in self.float_metrics]
+        table = Table(title=title)
+        table.add_column("rounded")
+        table.add_column("quantizers", justify="right")
+        for heading in (f"{name}{suffix}" for suffix in (", alone", ", all but it") for name in metrics):
+            table.add_column(heading, justify="right")
+        rows = [
+            ("nothing (float)", "", self.float_metrics, None),
+            *((item.name, str(item.quantizers), item.alone, item.leave_one_out) for item in self.items),
+            ("everything", "", self.integer_metrics, None),
+        ]
+        for name, count, alone, leave_one_out in rows:
+            cells = [_cell(metric, alone) for metric in metrics]
+            cells += [_cell(metric, leave_one_out) if leave_one_out is not None else "" for metric in metrics]
+            table.add_row(name, count, *cells)
+        return table
+
+
+def error_budget(quantized: fx.GraphModule, scorer: Scorer, progress: bool = True) -> ErrorBudget:
+    """Score the network with each source of error alone, and with all but each.
+
+    Sources are quantizers by kind (weights, activations between layers, network input, head pre-activation, output
+    codes) and by stage, weights and activations together.
+
+    Args:
+        quantized: from ``fake_quantize``, with ranges; it is not changed.
+        scorer: images and metrics.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: a quantizer without a range.
+    """
+    sources = error_sources(quantized)
+    every: EnabledSites = frozenset(quantizers(quantized))
+    settings: dict[str, EnabledSites] = {_FLOAT: frozenset(), _INTEGER: every}
+    for name, sites in sources.items():
+        settings[f"{name} alone"] = sites
+        settings[f"all but {name}"] = every - sites
+    scores = score_settings(quantized, scorer, settings, progress=progress)
+    items = (
+        BudgetItem(name, len(sites), scores[f"{name} alone"], scores[f"all but {name}"])
+        for name, sites in sources.items()
+    )
+    return ErrorBudget(scores[_FLOAT], scores[_INTEGER], tuple(items))
+
+
+def error_sources(quantized: fx.GraphModule) -> dict[str, EnabledSites]:
+    """The quantizers of each source, by its name; sources without a quantizer are left out."""
+    found = quantizers(quantized)
+    kinds = {
+        "weights": [site for site, each in found.items() if each.kind == "weight"],
+        "activations": [site for site, each in found.items() if each.kind == "activation"],
+        "network input": [site for site, each in found.items() if each.kind == "input"],
+        "head pre-activation": [
+            site for site, each in found.items() if each.kind == "activation" and site.startswith("head.")
+        ],
+        "output codes": [site for site, each in found.items() if each.kind == "output"],
+    }
+    stages: dict[str, list[str]] = {}
+    for site, each in found.items():
+        if each.kind in ("weight", "activation"):
+            stages.setdefault(_stage(site), []).append(site)
+    sources = kinds | {f"stage {name}": sites for name, sites in stages.items()}
+    return {name: frozenset(sites) for name, sites in sources.items() if sites}
+
+
+def _stage(site: str) -> str:
+    """``encoder.layer1`` of ``encoder.layer1.0.conv1.weight``; ``decoder.blocks.2`` of ``decoder.blocks.2.cat``.
+
+    What stands before the stages of an encoder is its stem.
+    """
+    parts = site.removesuffix(".weight").split(".")
+    if parts[0] == "head" or len(parts) == 1:
+        return parts[0]
+    if parts[1] == "blocks":
+        return ".".join(parts[:3])
+    if parts[0] == "encoder" and parts[1].startswith(_STEM):
+        return "encoder.stem"
+    return ".".join(parts[:2])
+
+
+def _cell(metric: str, values: Mapping[str, float]) -> str:
+    return f"{values[metric]:.2f} mm" if metric.endswith("_mm") else f"{values[metric]:.4f}"

@@ -1,0 +1,270 @@
+"""Which layers to leave in FP16 or INT16, so that the rest can be INT8: by threshold, or for a target accuracy."""
+
+import copy
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+from torch import Tensor, fx
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.analysis.sensitivity import Sensitivity
+from depth_distill.quantization.graph.npu_operators import NpuOperator, enabled_sites_for, npu_operators
+from depth_distill.quantization.simulate.calibrate import apply_calibration, calibrate
+from depth_distill.quantization.simulate.fake_quantize import quantizers
+from depth_distill.quantization.target.target import CalibratorName, NpuTarget
+
+HighPrecisionFormat = Literal["fp16", "int16"]
+"""What the layers that INT8 is too coarse for are computed in."""
+
+Evaluate = Callable[[fx.GraphModule], dict[str, float]]
+"""Metrics of a network, ``abs_rel`` among them."""
+
+_BYTES = {"int8": (1, 4), "fp16": (2, 2), "int16": (2, 4)}  # of a weight and of a bias
+_MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class MixedNetwork:
+    """One assignment: the layers that are not INT8, what the network then scores, and its size.
+
+    Attributes:
+        layers: in the high-precision format, in the order in which they were chosen.
+        abs_rel: of the network.
+        megabytes: weights and biases, 1 MB = 1e6 bytes.
+    """
+
+    layers: tuple[str, ...]
+    abs_rel: float
+    megabytes: float
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """The result of a search.
+
+    Attributes:
+        high_precision: format of the chosen layers.
+        target_abs_rel: what was asked for.
+        chosen: the smallest set that was found to reach it; the best that was seen if none does.
+        reached: whether it does.
+        curve: assignments of growing size, pure INT8 first; of the seen ones, those that no smaller one beats.
+        float_abs_rel: of the float network.
+        int8_mb: size with all layers in INT8.
+        high_precision_mb: size with all layers in the high-precision format.
+    """
+
+    high_precision: HighPrecisionFormat
+    target_abs_rel: float
+    chosen: MixedNetwork
+    reached: bool
+    curve: tuple[MixedNetwork, ...]
+    float_abs_rel: float
+    int8_mb: float
+    high_precision_mb: float
+
+    @property
+    def statement(self) -> str:
+        """The outcome in a sentence."""
+        target = f"abs_rel {self.target_abs_rel:g}"
+        high_precision, found = self.high_precision.upper(), f"abs_rel {self.chosen.abs_rel:.4f}"
+        if not self.reached:
+            return f"{target} cannot be reached: the best that was seen is {found}; FP32 has {self.float_abs_rel:.4f}"
+        if not self.chosen.layers:
+            return f"pure INT8 already suffices for {target}: {found}"
+        count = len(self.chosen.layers)
+        reach = "1 layer in {} reaches" if count == 1 else f"{count} layers in {{}} reach"
+        return f"{reach.format(high_precision)} {target}: {found}, {self.chosen.megabytes:.2f} MB"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"statement": self.statement}
+
+    def table(self, title: str) -> Table:
+        """The curve of size against abs_rel."""
+        table = Table(title=title, caption=self.statement)
+        for heading in (f"layers in {self.high_precision.upper()}", "MB", "abs_rel", "times FP32"):
+            table.add_column(heading, justify="right")
+        table.add_column("added last")
+        for each in self.curve:
+            mark = " *" if each == self.chosen else ""
+            ratio = f"{each.abs_rel / self.float_abs_rel:.3f}"
+            last = each.layers[-1] if each.layers else ""
+            table.add_row(f"{len(each.layers)}{mark}", f"{each.megabytes:.2f}", f"{each.abs_rel:.4f}", ratio, last)
+        return table
+
+
+def chosen_layers(file: Path) -> tuple[str, ...]:
+    """The layers in the high-precision format that ``depth-distill mixed-precision`` chose, from its JSON file.
+
+    Raises:
+        ConfigError: no such file, or another kind of file.
+    """
+    try:
+        return tuple(json.loads(file.read_text())["chosen"]["layers"])
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"high_precision_layers: {file} does not exist: expected a result of depth-distill mixed-precision"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"high_precision_layers: {file} is no result of depth-distill mixed-precision: {error!r}"
+        ) from error
+
+
+def check_high_precision_format(target: NpuTarget, high_precision: HighPrecisionFormat) -> None:
+    """Refuse what the target cannot run.
+
+    Raises:
+        ConfigError: the target does not do ``high_precision``, or has one precision for all layers; the message shows
+            the line of its profile that says so.
+    """
+    for capability in (high_precision, "per_layer_precision"):
+        if getattr(target.capabilities, capability) == "no":
+            key = f"capabilities.{capability}"
+            line = target.line_of(key) if target.source is not None else f"{target.name}: {key}: no"
+            raise ConfigError(f"the target does not do mixed precision with {high_precision.upper()}: {line}")
+
+
+def set_precision(
+    quantized: fx.GraphModule, layers: Collection[str], high_precision: HighPrecisionFormat = "fp16"
+) -> fx.GraphModule:
+    """A copy of the network with some layers in the high-precision format and the rest as they were.
+
+    Where both sides of a tensor are in the high-precision format it is rounded to that, else to the target's, see
+    :func:`~depth_distill.quantization.graph.npu_operators.enabled_sites_for`.
+
+    Raises:
+        ConfigError: a name that is no layer.
+    """
+    mixed = copy.deepcopy(quantized)
+    narrow = enabled_sites_for(npu_operators(mixed), layers)
+    for site, quantizer in quantizers(mixed).items():
+        if site in narrow:
+            continue
+        if high_precision == "fp16":
+            quantizer.in_half = True
+        else:
+            dtype: Literal["uint16", "int16"] = "uint16" if quantizer.tensor_format.dtype.startswith("u") else "int16"
+            quantizer.use_format(replace(quantizer.tensor_format, dtype=dtype))
+    return mixed
+
+
+def mixed_network(
+    quantized: fx.GraphModule,
+    layers: Collection[str],
+    calibration: Sequence[Tensor],
+    high_precision: HighPrecisionFormat = "fp16",
+    calibrator: CalibratorName = "minmax",
+) -> fx.GraphModule:
+    """:func:`set_precision`, calibrated anew: what is in front of a layer decides about its range.
+
+    Raises:
+        ConfigError: see :func:`set_precision`.
+        DataError: see ``calibrate``.
+    """
+    mixed = set_precision(quantized, layers, high_precision)
+    apply_calibration(calibrate(mixed, calibration, calibrator, progress=False), mixed)
+    return mixed
+
+
+def megabytes(
+    operators: Iterable[NpuOperator], layers: Collection[str], high_precision: HighPrecisionFormat = "fp16"
+) -> float:
+    """Size of all weights and biases: one byte a weight and four a bias in INT8, two a weight in FP16 and INT16."""
+    total = 0
+    for each in operators:
+        weight_bytes, bias_bytes = _BYTES[high_precision if each.name in layers else "int8"]
+        total += each.parameters[0] * weight_bytes + each.parameters[1] * bias_bytes
+    return total / _MEGABYTE
+
+
+def layers_above(sensitivity: Sensitivity, threshold: float = 0.02) -> tuple[str, ...]:
+    """The layers whose rounding alone costs more than ``threshold`` in abs_rel, the most sensitive first."""
+    return tuple(each.name for each in sensitivity.layers if each.degradation > threshold)
+
+
+def search_mixed_precision(
+    quantized: fx.GraphModule,
+    evaluate: Evaluate,
+    sensitivity: Sensitivity,
+    calibration: Sequence[Tensor],
+    target_abs_rel: float,
+    high_precision: HighPrecisionFormat = "fp16",
+    on_step: Callable[[MixedNetwork], object] = lambda step: None,
+    calibrator: CalibratorName = "minmax",
+) -> MixedPrecision:
+    """The smallest set of layers in the high-precision format with which abs_rel is at most the target.
+
+    Layers are added in the order of what the integer network gains by each (``recovery``), then of what each costs
+    alone (``degradation``), until the target is reached; then each chosen layer, the one that gained least first, is
+    put back to INT8 if the target still holds. The network is calibrated and evaluated anew after every change.
+
+    The curve also has the first 1, 2, 4, 8, ... and all layers of that order.
+
+    This is a greedy search: smaller sets may exist that no single exchange leads to.
+
+    Args:
+        quantized: from ``fake_quantize`` for the target; it is not changed.
+        evaluate: metrics of a network.
+        sensitivity: of the same network.
+        calibration: batches of images.
+        target_abs_rel: what is to be reached.
+        high_precision: the other format.
+        on_step: called with every assignment that was evaluated.
+        calibrator: of the target: how ranges are measured.
+
+    Raises:
+        ConfigError: a target that is not positive.
+    """
+    if not target_abs_rel > 0:
+        raise ConfigError(f"target_abs_rel must be positive, received {target_abs_rel}")
+    operators = npu_operators(quantized)
+    seen: dict[frozenset[str], MixedNetwork] = {}
+
+    def assess(layers: Sequence[str]) -> MixedNetwork:
+        key = frozenset(layers)
+        if key not in seen:
+            abs_rel = evaluate(mixed_network(quantized, layers, calibration, high_precision, calibrator))["abs_rel"]
+            seen[key] = MixedNetwork(tuple(layers), abs_rel, megabytes(operators, layers, high_precision))
+            on_step(seen[key])
+        return seen[key]
+
+    ranked = [each.name for each in sorted(sensitivity.layers, key=lambda each: (-each.recovery, -each.degradation))]
+    found = assess([])
+    for count in range(1, len(ranked) + 1):
+        if found.abs_rel <= target_abs_rel:
+            break
+        found = assess(ranked[:count])
+    if reached := found.abs_rel <= target_abs_rel:
+        for name in reversed(found.layers):
+            fewer = assess([other for other in found.layers if other != name])
+            if fewer.abs_rel <= target_abs_rel:
+                found = fewer
+    else:
+        found = min(seen.values(), key=lambda each: each.abs_rel)
+    every = [each.name for each in operators if each.is_layer]
+    for count in [2**power for power in range(len(every).bit_length())] + [len(every)]:
+        assess(ranked[:count])  # the curve beyond what was searched
+    return MixedPrecision(
+        high_precision,
+        target_abs_rel,
+        found,
+        reached,
+        _front(seen.values()),
+        sensitivity.float_metrics["abs_rel"],
+        megabytes(operators, [], high_precision),
+        megabytes(operators, every, high_precision),
+    )
+
+
+def _front(seen: Iterable[MixedNetwork]) -> tuple[MixedNetwork, ...]:
+    """Those of the assignments that none of the same size or smaller beats (the Pareto front)."""
+    front: list[MixedNetwork] = []
+    for each in sorted(seen, key=lambda each: (each.megabytes, each.abs_rel)):
+        if not front or each.abs_rel < front[-1].abs_rel:
+            front.append(each)
+    return tuple(front)

@@ -1,0 +1,186 @@
+"""Which layers lose accuracy in integers: each one alone, and all but each."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import fx
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.analysis.replay import Replay
+from depth_distill.quantization.analysis.scoring import Scorer
+from depth_distill.quantization.analysis.switching import EnabledSites, score_settings
+from depth_distill.quantization.graph.npu_operators import NpuOperator, enabled_sites_for, npu_operators
+
+_FLOAT, _INTEGER = "float", "integer"
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer.
+
+    Attributes:
+        name: the module.
+        weights: number of its weights.
+        alone: metrics with only this layer in integers.
+        leave_one_out: metrics with only this layer in floating point.
+        degradation: abs_rel of ``alone`` over that of the float network: what its rounding costs.
+        recovery: abs_rel of the integer network over that of ``leave_one_out``: what floating point there would gain.
+    """
+
+    name: str
+    weights: int
+    alone: Mapping[str, float]
+    leave_one_out: Mapping[str, float]
+    degradation: float
+    recovery: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All layers, the most sensitive first (by ``degradation``), and the two networks that they lie between."""
+
+    float_metrics: Mapping[str, float]
+    integer_metrics: Mapping[str, float]
+    layers: tuple[LayerSensitivity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def table(self, title: str, bands: Sequence[str] = ()) -> Table:
+        """One row a layer; ``bands`` are suffixes of metric names, such as ``0.5-2m``."""
+        table = Table(title=title)
+        table.add_column("layer")
+        columns = ["abs_rel", *(f"abs_rel_{band}" for band in bands)]
+        for heading in ["weights", *columns, "degradation", "all but it", "recovery"]:
+            table.add_column(heading, justify="right")
+        rows: list[tuple[str, str, Mapping[str, float], str, str, str]] = [
+            ("none (float)", "", self.float_metrics, "", "", ""),
+            *(
+                (each.name, f"{each.weights:,}", each.alone)
+                + (f"{each.degradation:+.4f}", f"{each.leave_one_out['abs_rel']:.4f}", f"{each.recovery:+.4f}")
+                for each in self.layers
+            ),
+            ("all (integer)", "", self.integer_metrics, "", "", ""),
+        ]
+        for name, weights, metrics, *rest in rows:
+            table.add_row(name, weights, *(f"{metrics[column]:.4f}" for column in columns), *rest)
+        return table
+
+
+def sensitivity(
+    quantized: fx.GraphModule, scorer: Scorer, resume: Path | None = None, progress: bool = True
+) -> Sensitivity:
+    """Score the network with each layer alone in integers, and with all but each.
+
+    A layer in integers rounds its weight, its inputs and its output, see
+    :func:`~depth_distill.quantization.graph.npu_operators.enabled_sites_for`; the rest is float32.
+
+    Args:
+        quantized: from ``fake_quantize``, with ranges; it is not changed.
+        scorer: images and metrics.
+        resume: folder for unfinished work, see :func:`~depth_distill.quantization.analysis.switching.score_settings`.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: a network without quantized layers, or a quantizer without a range.
+    """
+    operators = npu_operators(quantized)
+    settings = sensitivity_settings(operators)
+    scores = score_settings(quantized, scorer, settings, resume, progress)
+    exact, integer = scores[_FLOAT]["abs_rel"], scores[_INTEGER]["abs_rel"]
+    layers = []
+    for each in (each for each in operators if each.is_layer):
+        alone, leave_one_out = scores[f"{each.name} alone"], scores[f"all but {each.name}"]
+        degradation, recovery = alone["abs_rel"] - exact, integer - leave_one_out["abs_rel"]
+        layers.append(LayerSensitivity(each.name, each.parameters[0], alone, leave_one_out, degradation, recovery))
+    layers.sort(key=lambda each: -each.degradation)
+    return Sensitivity(scores[_FLOAT], scores[_INTEGER], tuple(layers))
+
+
+def sensitivity_settings(operators: Sequence[NpuOperator]) -> dict[str, EnabledSites]:
+    """The settings that :func:`sensitivity` scores, by name.
+
+    Raises:
+        ConfigError: there is no quantized layer.
+    """
+    layers = [each.name for each in operators if each.is_layer]
+    if not layers:
+        raise ConfigError("the network has no quantized layers: fake_quantize it before asking for sensitivities")
+    settings = {_FLOAT: enabled_sites_for(operators, layers), _INTEGER: enabled_sites_for(operators, [])}
+    for name in layers:
+        settings[f"{name} alone"] = enabled_sites_for(operators, [other for other in layers if other != name])
+        settings[f"all but {name}"] = enabled_sites_for(operators, [name])
+    return settings
+
+
+@dataclass(frozen=True)
+class FastSensitivity:
+    """A ranking from one pass, and how far it can be trusted.
+
+    Attributes:
+        sqnr_db: by layer, the lowest first: power of its float output over that of the error which rounding the
+            layer's weight, inputs and output makes of it.
+        agreement: Spearman's rank correlation with ``degradation`` of the exact sensitivity on the first batch.
+        top: how many of the exact five most sensitive layers are among the five first.
+        images: size of that batch.
+    """
+
+    sqnr_db: Mapping[str, float]
+    agreement: float
+    top: int
+    images: int
+
+
+def fast_sensitivity(quantized: fx.GraphModule, scorer: Scorer, progress: bool = True) -> FastSensitivity:
+    """Rank layers by the noise in their own outputs; nothing behind a layer is computed.
+
+    That noise says nothing of how much the rest of the network minds it, so the ranking is compared with the exact
+    one on the first batch.
+
+    Raises:
+        ConfigError: as :func:`sensitivity`.
+    """
+    operators = npu_operators(quantized)
+    settings = sensitivity_settings(operators)
+    written = {each.name: each.writes for each in operators if each.is_layer and each.writes is not None}
+    layers = list(written)
+    first = _FirstBatch(scorer)
+    exact = sensitivity(quantized, first, progress=progress)
+    noise, signal = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
+    replay = Replay(quantized)
+    for images in scorer.images:
+        replay.switch_on(())
+        replay.record(images)
+        for name, site in written.items():
+            replay.switch_on(settings[f"{name} alone"])
+            before, after = replay.recorded(site), replay.again(upto=site)
+            noise[name] += float((after - before).square().sum())
+            signal[name] += float((before - before.mean()).square().sum())
+    sqnr = {name: 10 * math.log10(signal[name] / max(noise[name], 1e-30)) for name in layers}
+    ranked = sorted(layers, key=lambda name: sqnr[name])
+    order = [each.name for each in exact.layers]
+    return FastSensitivity(
+        {name: sqnr[name] for name in ranked},
+        _spearman([ranked.index(name) for name in layers], [order.index(name) for name in layers]),
+        len(set(ranked[:5]) & set(order[:5])),
+        len(first.images[0]),
+    )
+
+
+class _FirstBatch:
+    def __init__(self, scorer: Scorer) -> None:
+        self.images = scorer.images[:1]
+        self.names = scorer.names
+        self.measure = scorer.measure
+        self.summarize = scorer.summarize
+
+
+def _spearman(one: Sequence[int], other: Sequence[int]) -> float:
+    ranks = torch.tensor([one, other], dtype=torch.float64)
+    return float(torch.corrcoef(ranks)[0, 1]) if len(one) > 1 else 1.0

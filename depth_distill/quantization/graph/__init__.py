@@ -1,0 +1,1 @@
+"""Networks as fx graphs: trace, kinds of nodes, operators of an NPU, channel groups."""

@@ -1,0 +1,169 @@
+"""What each node of a traced network is to a quantizer: a layer, an activation, a move of values, or arithmetic."""
+
+import operator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.target import ActivationName
+
+Kind = Literal["input", "output", "layer", "activation", "add", "concat", "move", "identity", "compute", "not_a_tensor"]
+"""``layer`` has a weight; ``move`` returns values of its input and no others; ``identity`` returns its input;
+``compute`` is any other arithmetic."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """The role of one node; ``activation`` names it where ``kind`` is ``"activation"``."""
+
+    kind: Kind
+    activation: ActivationName | None = None
+
+
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_UNFOLDED = (nn.modules.batchnorm._BatchNorm,)
+_IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_MOVES = (
+    nn.MaxPool2d,
+    nn.AdaptiveMaxPool2d,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+    nn.ZeroPad2d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad2d,
+)
+_ACTIVATIONS: dict[type[nn.Module], ActivationName] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.Hardtanh: "clip",
+    nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "prelu",
+    nn.ELU: "elu",
+    nn.SiLU: "silu",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+    nn.GELU: "gelu",
+}
+
+_ADDS = {operator.add, operator.iadd, torch.add}
+_CONCATS = {torch.cat, torch.concat}
+_IDENTITY_FUNCTIONS = {F.dropout, F.dropout2d}
+_MOVE_FUNCTIONS = {
+    operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.chunk, torch.split,
+    torch.squeeze, torch.unsqueeze, F.max_pool2d, F.pixel_shuffle, F.pixel_unshuffle, F.pad,
+}  # fmt: skip
+_ACTIVATION_FUNCTIONS: dict[Any, ActivationName] = {
+    F.relu: "relu",
+    torch.relu: "relu",
+    F.relu6: "relu6",
+    F.hardtanh: "clip",
+    torch.clamp: "clip",
+    torch.clip: "clip",
+    F.leaky_relu: "leaky_relu",
+    F.elu: "elu",
+    F.silu: "silu",
+    F.hardswish: "hardswish",
+    F.hardsigmoid: "hardsigmoid",
+    F.sigmoid: "sigmoid",
+    torch.sigmoid: "sigmoid",
+    torch.tanh: "tanh",
+    F.gelu: "gelu",
+}
+_LAYER_FUNCTIONS = {F.conv2d, torch.conv2d, F.linear, F.conv_transpose2d, torch.conv_transpose2d}
+
+_ADD_METHODS = {"add", "add_"}
+_IDENTITY_METHODS = {"contiguous", "clone", "detach", "to", "float"}
+_MOVE_METHODS = {
+    "view", "reshape", "flatten", "permute", "transpose", "chunk", "split", "squeeze", "unsqueeze", "expand"
+}  # fmt: skip
+_ACTIVATION_METHODS: dict[str, ActivationName] = {
+    "relu": "relu", "relu_": "relu", "clamp": "clip", "clamp_": "clip", "clip": "clip", "sigmoid": "sigmoid",
+    "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
+}  # fmt: skip
+_SHAPE_METHODS = {"size", "dim", "numel"}
+
+
+def classify(graph_module: fx.GraphModule) -> dict[fx.Node, Operation]:
+    """The role of every node, in graph order.
+
+    Raises:
+        ConfigError: a batch norm that was not folded, or a weight that no module owns.
+    """
+    operations: dict[fx.Node, Operation] = {}
+    for node in graph_module.graph.nodes:
+        operations[node] = _classify(node, graph_module, operations)
+    return operations
+
+
+def scoped_name(node: fx.Node) -> str:
+    """A name that says where a node is: a module's own path, or that of the module around it and the operator."""
+    if node.op in ("call_module", "placeholder", "get_attr", "output"):
+        return str(node.target)
+    word = node.target if isinstance(node.target, str) else node.target.__name__
+    around = list(node.meta.get("nn_module_stack", {}).values())
+    scope = around[-1][0] if around else ""
+    return f"{scope}.{word}" if scope else word
+
+
+def _classify(node: fx.Node, graph_module: fx.GraphModule, operations: dict[fx.Node, Operation]) -> Operation:
+    if node.op == "placeholder":
+        return Operation("input")
+    if node.op == "output":
+        return Operation("output")
+    if node.op == "get_attr":
+        return Operation("not_a_tensor")  # a constant: no activation, and weights belong to modules
+    if node.op != "call_module" and (
+        node.target is getattr
+        or node.target in _SHAPE_METHODS
+        or all(operations[argument].kind == "not_a_tensor" for argument in node.all_input_nodes)
+    ):
+        return Operation("not_a_tensor")
+    if node.op == "call_module":
+        return _classify_module(node, graph_module.get_submodule(str(node.target)))
+    if node.target in _LAYER_FUNCTIONS:
+        raise ConfigError(f"{scoped_name(node)}: a functional convolution or linear layer; use its nn.Module instead")
+    if node.target in (F.interpolate, F.upsample):
+        return Operation("move" if _is_nearest(node.kwargs.get("mode", "nearest")) else "compute")
+    if node.target is F.pad and len(node.args) > 3 and node.args[3]:
+        return Operation("compute")
+    tables: tuple[tuple[set[Any], Kind], ...] = (
+        (_ADDS | _ADD_METHODS, "add"),
+        (_CONCATS, "concat"),
+        (_IDENTITY_FUNCTIONS | _IDENTITY_METHODS, "identity"),
+        (_MOVE_FUNCTIONS | _MOVE_METHODS, "move"),
+    )
+    for targets, kind in tables:
+        if node.target in targets:
+            return Operation(kind)
+    activation = _ACTIVATION_FUNCTIONS.get(node.target) or _ACTIVATION_METHODS.get(cast(str, node.target))
+    return Operation("activation", activation) if activation else Operation("compute")
+
+
+def _classify_module(node: fx.Node, module: nn.Module) -> Operation:
+    if isinstance(module, _UNFOLDED):
+        raise ConfigError(f"{node.target} is a {type(module).__name__}: fold batch norm before fake-quantizing")
+    if isinstance(module, _LAYERS):
+        return Operation("layer")
+    if isinstance(module, _IDENTITIES):
+        return Operation("identity")
+    if isinstance(module, _MOVES):
+        return Operation("move")
+    if isinstance(module, nn.Upsample):
+        return Operation("move" if _is_nearest(module.mode) else "compute")
+    for cls, name in _ACTIVATIONS.items():
+        if isinstance(module, cls):
+            return Operation("activation", name)
+    return Operation("compute")
+
+
+def _is_nearest(mode: Any) -> bool:
+    return mode in ("nearest", "nearest-exact")

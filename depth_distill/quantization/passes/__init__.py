@@ -1,0 +1,1 @@
+"""Passes over float graphs: fold, equalize, bias correction, adaptive rounding and others."""

@@ -1,0 +1,290 @@
+"""Adaptive rounding: every weight goes up or down, whichever lets its layer compute what the float layer does."""
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from rich.progress import track
+from torch import Tensor, fx, nn
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.node_kinds import Operation, classify
+from depth_distill.quantization.graph.trace import calls_by_module
+from depth_distill.quantization.simulate.quantized_layers import (
+    QuantizedConvTranspose2d,
+    QuantizedLayer,
+    QuantizedLinear,
+)
+
+_GAMMA, _ZETA = -0.1, 1.1  # the rectified sigmoid reaches 0 and 1 at finite variables (eq. 23)
+_BETAS = (16, 8, 4, 2)  # powers of two cost a few squarings; pow() took 40 % of an iteration
+_LEARNING_RATE = 0.2  # 20 times the paper's, with 1 / 30 of its iterations
+_LAMBDA = 10.0  # the error is 1 for rounding to nearest, and the regularizer a mean, so it fits any layer
+_POSITIONS = 8192  # output positions of a layer that are looked at
+_BATCH = 256
+_HELD_OUT = 8  # one image in so many
+
+
+def adaround(
+    graph_module: fx.GraphModule,
+    quantized: fx.GraphModule,
+    batches: Sequence[Tensor],
+    iterations: int = 300,
+    seed: int = 0,
+    progress: bool = True,
+) -> fx.GraphModule:
+    """A copy of ``quantized`` whose float weights lie on their grid, rounded so that each layer's output is kept.
+
+    AdaRound (Nagel et al. 2020), asymmetric reconstruction with the fused activation (eq. 25), in topological order:
+    a layer reads what the layers before it make, already rounded, and is fitted to the output of the float layer. Its
+    rounding is chosen from the first images; an output channel keeps rounding to nearest unless the choice is better
+    on the last eighth of the images, which it has not seen.
+
+    The largest magnitude of every tensor (channel, where scales are per channel) keeps its code. So a tool chain that
+    takes ``max |w| / 127`` finds the same scale and rounds each weight to itself, and the gain survives a vendor's
+    own quantization of the float file (:func:`~depth_distill.quantization.simulate.fake_quantize.remove_fake_quant`).
+    Biases stay: correct them afterwards with :func:`~depth_distill.quantization.passes.bias_correct.bias_correct`.
+    Layers that are called more than once are rounded to nearest; those whose weight quantizer is off stay float.
+
+    Memory: both networks run node by node over all batches in lockstep, as in ``bias_correct``; on top come the
+    inputs of one layer.
+
+    Args:
+        graph_module: the float network.
+        quantized: the same network with fake-quantizers and calibrated ranges; layers have the same names.
+        batches: images ``(B, 3, H, W)`` on the device of the networks; deep layers overfit on fewer than about 64.
+        iterations: optimizer steps of each layer.
+        seed: of the positions that are looked at.
+        progress: show a progress bar.
+
+    Returns:
+        The rounded network in evaluation mode; calibrate it again, as its activations have changed.
+
+    Raises:
+        ConfigError: no images, no iterations, a layer of ``quantized`` that is not in the float network, a network
+            without fake-quantized layers, or asymmetric weights.
+    """
+    if not batches:
+        raise ConfigError("adaptive rounding needs calibration images, received none")
+    if iterations < 1:
+        raise ConfigError(f"iterations: received {iterations}, expected 1 or more")
+    rounded, reference = copy.deepcopy(quantized).eval(), copy.deepcopy(graph_module).eval()
+    layers = {name: layer for name, layer in rounded.named_modules() if isinstance(layer, QuantizedLayer)}
+    calls = {name: nodes for name, nodes in calls_by_module(rounded).items() if name in layers}
+    float_nodes = {name: nodes[0] for name, nodes in calls_by_module(reference).items()}
+    _check(layers, reference, float_nodes)
+    single = {nodes[0]: name for name, nodes in calls.items() if len(nodes) == 1}
+    operations = classify(rounded)
+    generator = torch.Generator().manual_seed(seed)
+    runs, float_runs = _start(rounded, batches), _start(reference, batches)
+    float_order = iter(reference.graph.nodes)
+    with torch.no_grad():
+        for layer in (layers[name] for name, nodes in calls.items() if len(nodes) > 1):
+            layer.weight.copy_(layer.weight_quantizer(layer.weight))
+        for node in track(list(rounded.graph.nodes), description="adaround", transient=True, disable=not progress):
+            if node in single and layers[single[node]].weight_quantizer.rounds_to_integers:
+                layer, float_node = layers[single[node]], float_nodes[single[node]]
+                _run(float_runs, float_order, upto=float_node)
+                inputs = torch.cat([run.env[node.all_input_nodes[0]] for run in runs])
+                targets = torch.cat([run.env[float_node] for run in float_runs])
+                activation = _fused_activation(node, rounded, operations)
+                layer.weight.copy_(_round(layer, inputs, targets, activation, iterations, generator))
+                del inputs, targets
+            _run(runs, [node], upto=node)
+    return rounded
+
+
+def _check(layers: dict[str, QuantizedLayer], reference: fx.GraphModule, float_nodes: dict[str, fx.Node]) -> None:
+    if not layers:
+        raise ConfigError("the network has no quantized layers: fake_quantize it before rounding")
+    for name, layer in layers.items():
+        weight = getattr(reference.get_submodule(name), "weight", None) if name in float_nodes else None
+        if not isinstance(weight, Tensor) or weight.shape != layer.weight.shape:
+            raise ConfigError(f"the float network has no layer {name!r} of this shape: it is not what was quantized")
+        if not layer.weight_quantizer.tensor_format.symmetric:
+            raise ConfigError(f"{name}: received an asymmetric weight format, expected a symmetric one")
+
+
+def _start(network: fx.GraphModule, batches: Sequence[Tensor]) -> list[fx.Interpreter]:
+    runs = [fx.Interpreter(network) for _ in batches]
+    for run, batch in zip(runs, batches, strict=True):
+        run.args_iter = iter([batch])
+    return runs
+
+
+def _run(runs: Sequence[fx.Interpreter], nodes: Iterable[fx.Node], upto: fx.Node) -> None:
+    """Run the next nodes for all batches; values that nobody reads any more are dropped."""
+    for node in nodes:
+        for run in runs:
+            run.env[node] = run.run_node(node)
+            for dead in run.user_to_last_uses.get(node, []):
+                del run.env[dead]
+        if node is upto:
+            return
+
+
+def _fused_activation(
+    node: fx.Node, network: fx.GraphModule, operations: dict[fx.Node, Operation]
+) -> Callable[[Tensor], Tensor]:
+    """The activation behind a layer with no quantizer in between; the identity where there is none."""
+    users = list(node.users)
+    while len(users) == 1 and operations[users[0]].kind == "identity":
+        users = list(users[0].users)
+    if len(users) != 1 or operations[users[0]].kind != "activation":
+        return lambda values: values
+    activation = users[0]
+
+    def apply(values: Tensor) -> Tensor:
+        run = fx.Interpreter(network)
+        run.env[activation.all_input_nodes[0]] = values
+        result = run.run_node(activation)
+        assert isinstance(result, Tensor)
+        return result
+
+    return apply
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What a layer reads at ``M`` output positions, and what should leave its activation there.
+
+    Attributes:
+        columns: ``(M, groups, K)``, as ``weight`` is ``(groups, channels, K)``.
+        targets: ``(M, groups * channels)``.
+        bias: of the layer.
+        activation: of ``(M, groups * channels)``.
+    """
+
+    columns: Tensor
+    targets: Tensor
+    bias: Tensor | None
+    activation: Callable[[Tensor], Tensor]
+
+    def error(self, weight: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Mean squared error of each channel, ``(groups, channels)`` (eq. 25)."""
+        columns, targets = self.columns, self.targets
+        if chosen is not None:
+            columns, targets = columns[chosen], targets[chosen]
+        output = torch.einsum("mgk,gok->mgo", columns, weight).flatten(1)
+        output = self.activation(output if self.bias is None else output + self.bias)
+        return (output - targets).square().mean(0).view(weight.shape[:2])
+
+
+def _round(
+    layer: QuantizedLayer,
+    inputs: Tensor,
+    targets: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    iterations: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The layer's weight on its grid."""
+    quantizer = layer.weight_quantizer
+    rounded = quantizer(layer.weight)  # to nearest; and the quantizer's range is that of the weight now
+    shape = [-1 if dim == quantizer.channel_dim else 1 for dim in range(rounded.ndim)]
+    scale, largest = (
+        _matrices(layer, (each.view(shape) if each.ndim else each).expand_as(rounded))
+        for each in (quantizer.constants()[0], torch.maximum(-quantizer.low, quantizer.high))
+    )
+    weight = _matrices(layer, layer.weight.float())
+    codes = weight / scale
+    nearest = _matrices(layer, rounded.float()) / scale
+    windows, targets = _windows(layer, inputs.float()), _by_position(layer, targets.float())
+    split = len(windows) - len(windows) // _HELD_OUT
+    seen = _sample(layer, windows[:split], targets[:split], activation, generator)
+    unseen = _sample(layer, windows[split:], targets[split:], activation, generator) if split < len(windows) else seen
+
+    down = codes.floor()
+    up = _choose_up(codes - down, down, scale, seen, iterations, generator)
+    highest = quantizer.tensor_format.quant_max
+    chosen = torch.where(weight.abs() >= largest, nearest, (down + up).clamp(-highest, highest))
+    better = unseen.error(chosen * scale) < unseen.error(nearest * scale)
+    return _weight(layer, torch.where(better[..., None], chosen, nearest).round() * scale).to(rounded.dtype)
+
+
+def _choose_up(
+    fraction: Tensor, down: Tensor, scale: Tensor, samples: _Samples, iterations: int, generator: torch.Generator
+) -> Tensor:
+    """Which weights to round up, as 0 and 1: minimizes eq. 25 with the regularizer of eq. 24 by Adam."""
+    nearest_error = samples.error((down + fraction.round()) * scale).mean()
+    if nearest_error == 0:
+        return fraction.round()
+    with torch.enable_grad():
+        variable = nn.Parameter(torch.logit((fraction - _GAMMA) / (_ZETA - _GAMMA)))
+        optimizer = torch.optim.Adam([variable], lr=_LEARNING_RATE, fused=True)
+        for iteration in range(iterations):
+            positions = torch.randint(len(samples.columns), (_BATCH,), generator=generator).to(fraction.device)
+            share = (variable.sigmoid() * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
+            decided = 2 * share - 1
+            for _ in range(_BETAS[iteration * len(_BETAS) // iterations].bit_length() - 1):
+                decided = decided.square()
+            error = samples.error((down + share) * scale, positions).mean() / nearest_error
+            loss = error + _LAMBDA * (1 - decided).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return (variable.detach() >= 0).float()
+
+
+def _sample(
+    layer: QuantizedLayer,
+    windows: Tensor,
+    targets: Tensor,
+    activation: Callable[[Tensor], Tensor],
+    generator: torch.Generator,
+) -> _Samples:
+    chosen = torch.randperm(windows.shape[:3].numel(), generator=generator)[:_POSITIONS]
+    where = torch.unravel_index(chosen.to(windows.device), windows.shape[:3])
+    columns = windows[where].flatten(1).unflatten(1, (_groups(layer), -1))
+    bias = None if layer.bias is None else layer.bias.float()
+    return _Samples(columns, activation(targets[where]), bias, activation)
+
+
+def _windows(layer: QuantizedLayer, inputs: Tensor) -> Tensor:
+    """What every output position reads, ``(B, H, W, C, kh, kw)``: a view, but for the padding."""
+    if isinstance(layer, QuantizedLinear):
+        return inputs.flatten(0, -2)[:, None, None, :, None, None]
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
+    if isinstance(layer, QuantizedConvTranspose2d):
+        # It is a convolution with the flipped kernel of the input with zeros in between.
+        batch, channels, height, width = inputs.shape
+        spread = inputs.new_zeros(batch, channels, (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1)
+        spread[:, :, :: stride[0], :: stride[1]] = inputs
+        top, left = (dilation[dim] * (kernel[dim] - 1) - int(layer.padding[dim]) for dim in (0, 1))
+        padded = F.pad(spread, (left, left + layer.output_padding[1], top, top + layer.output_padding[0]))
+        stride = (1, 1)
+    else:
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padded = F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    for dim in (0, 1):
+        padded = padded.unfold(2 + dim, dilation[dim] * (kernel[dim] - 1) + 1, stride[dim])
+    return padded[..., :: dilation[0], :: dilation[1]].permute(0, 2, 3, 1, 4, 5)
+
+
+def _by_position(layer: QuantizedLayer, outputs: Tensor) -> Tensor:
+    """``(B, H, W, channels)``."""
+    if isinstance(layer, QuantizedLinear):
+        return outputs.flatten(0, -2)[:, None, None, :]
+    return outputs.permute(0, 2, 3, 1)
+
+
+def _groups(layer: QuantizedLayer) -> int:
+    return int(getattr(layer, "groups", 1))
+
+
+def _matrices(layer: QuantizedLayer, weight: Tensor) -> Tensor:
+    """A weight, or anything of its shape, as ``(groups, channels, K)``; the columns are those of :func:`_windows`."""
+    if isinstance(layer, QuantizedConvTranspose2d):
+        return weight.flip(2, 3).unflatten(0, (_groups(layer), -1)).transpose(1, 2).flatten(2)
+    return weight.flatten(1).unflatten(0, (_groups(layer), -1))
+
+
+def _weight(layer: QuantizedLayer, matrices: Tensor) -> Tensor:
+    """The inverse of :func:`_matrices`."""
+    if isinstance(layer, QuantizedConvTranspose2d):
+        kernel = matrices.unflatten(2, (-1, *layer.weight.shape[2:]))
+        return kernel.transpose(1, 2).flatten(0, 1).flip(2, 3)
+    return matrices.reshape(layer.weight.shape)

@@ -1,0 +1,107 @@
+"""Empirical bias correction: the mean error of every layer, taken out of its bias."""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.trace import calls_by_module
+
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+def bias_correct(graph_module: fx.GraphModule, quantized: fx.GraphModule, batches: Sequence[Tensor]) -> fx.GraphModule:
+    """A copy of ``quantized`` in which every layer's output has the mean, by channel, that it has in float.
+
+    Nagel et al. 2019, section 4.2 and appendix D (empirical): rounding shifts the mean of a layer's output by
+    ``E[y~] - E[y]``, which is subtracted from its bias, in topological order, so that each layer is corrected behind
+    corrected ones. Layers without bias get one. Layers that are called more than once are left alone.
+
+    Correct behind :func:`~depth_distill.quantization.passes.equalize.equalize`, not instead of it: where rounding
+    destroys more than the mean (a stressed network as it is), abs_rel got worse in 11 of 12 trials, and in one where
+    only weights were rounded.
+
+    Cost: one pass of each network. Both run node by node over all batches in lockstep, so that the maps that skip
+    connections keep alive are in memory for all images: 16 to 64 images are enough, as only means are estimated.
+
+    Args:
+        graph_module: the float network.
+        quantized: the same network with fake-quantizers and calibrated ranges; layers have the same names.
+        batches: images ``(B, 3, H, W)`` on the device of the networks.
+
+    Returns:
+        The corrected network in evaluation mode, as it was measured.
+
+    Raises:
+        ConfigError: no images, or a layer of ``quantized`` that is not in the float network.
+    """
+    if not batches:
+        raise ConfigError("bias correction needs calibration images, received none")
+    corrected = copy.deepcopy(quantized).eval()
+    calls = {name: nodes for name, nodes in calls_by_module(corrected).items() if _is_layer(corrected, name)}
+    single = {nodes[0]: name for name, nodes in calls.items() if len(nodes) == 1}
+    missing = [name for name in single.values() if not _is_layer(graph_module, name)]
+    if missing:
+        raise ConfigError(f"the float network has no layer {missing[0]!r}: it is not what was quantized")
+    means = _output_means(graph_module, set(single.values()), batches)
+    runs = [fx.Interpreter(corrected) for _ in batches]
+    for run, batch in zip(runs, batches, strict=True):
+        run.args_iter = iter([batch])
+    with torch.no_grad():
+        for node in corrected.graph.nodes:
+            for run in runs:
+                run.env[node] = run.run_node(node)
+                for dead in run.user_to_last_uses.get(node, []):
+                    del run.env[dead]
+            if node in single:
+                layer = cast(Layer, corrected.get_submodule(single[node]))
+                shift = _mean([run.env[node] for run in runs], layer) - means[single[node]]
+                _subtract(layer, shift)
+                for run in runs:
+                    run.env[node] = run.env[node] - _along_channels(shift, layer).to(run.env[node].dtype)
+    return corrected
+
+
+def _is_layer(module: nn.Module, name: str) -> bool:
+    try:
+        return isinstance(module.get_submodule(name), Layer)
+    except AttributeError:
+        return False
+
+
+def _output_means(graph_module: fx.GraphModule, names: set[str], batches: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Mean of each layer's output by channel, ``(C,)`` float64, over all images and positions."""
+    sums: dict[str, Tensor] = {}
+    network = copy.deepcopy(graph_module).eval()
+
+    def add(name: str, layer: nn.Module, _: object, output: Tensor) -> None:
+        sums[name] = sums.get(name, 0.0) + _mean([output], cast(Layer, layer)) * len(output)
+
+    for name in names:
+        network.get_submodule(name).register_forward_hook(partial(add, name))
+    with torch.no_grad():
+        for batch in batches:
+            network(batch)
+    images = sum(len(batch) for batch in batches)
+    return {name: total / images for name, total in sums.items()}
+
+
+def _mean(outputs: Sequence[Tensor], layer: Layer) -> Tensor:
+    """Mean by channel, ``(C,)`` float64; batches count by their images."""
+    channel = -1 if isinstance(layer, nn.Linear) else 1
+    total = sum(output.double().movedim(channel, 0).flatten(1).mean(1) * len(output) for output in outputs)
+    return cast(Tensor, total) / sum(len(output) for output in outputs)
+
+
+def _subtract(layer: Layer, shift: Tensor) -> None:
+    if layer.bias is None:
+        layer.bias = nn.Parameter(layer.weight.new_zeros(len(shift)), layer.weight.requires_grad)
+    layer.bias.copy_(layer.bias.double() - shift)
+
+
+def _along_channels(values: Tensor, layer: Layer) -> Tensor:
+    return values if isinstance(layer, nn.Linear) else values.view(1, -1, 1, 1)

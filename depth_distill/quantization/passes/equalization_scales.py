@@ -1,0 +1,155 @@
+"""The criterion of equalization, and the scales that minimize it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, fx
+
+from depth_distill.quantization.graph.channel_groups import PINNED, ChannelGroups
+from depth_distill.quantization.passes.rescale import as_matrix
+
+# Chosen on two trained U-Nets (ResNet18, MobileNetV2), where the SQNR of equal choices scatters by 1 to 2 dB.
+_P = 8.0  # of the p-norm that stands for the maximum: 4 converges faster, to 0.3 to 1.7 dB less
+_SIDE_WEIGHT = 0.3  # of a bias or activation; ResNet18: 1 costs weights 4 dB, 0.1 activations 8 dB if 20 % are dead
+_TOLERANCE = 1e-4  # change of the criterion, in nats summed over layers; 1e-6 takes 1.4 to 1.8 times the steps
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Scales ``(groups.count,)`` float64, the steps it took to find them, and whether the search came to its end."""
+
+    scales: Tensor
+    iterations: int
+    converged: bool
+
+
+def balance(
+    graph_module: fx.GraphModule, groups: ChannelGroups, activation_ranges: Mapping[str, Tensor], max_iterations: int
+) -> Balance:
+    """The scale of each channel group that makes per-tensor quantization cost least.
+
+    With ``u = log s``, a scaled weight is ``|w_oi| exp(u_o - u_i)``. The step of its quantizer is proportional to its
+    maximum; what matters is the step relative to the weights, hence to their geometric mean. So this sum over layers
+    is minimized::
+
+        log ||W exp(u_o - u_i)||_p  -  mean_o u_o  +  mean_i u_i
+
+    Each term is the log of maximum over geometric mean, up to a constant and with a p-norm (p = 8) for the maximum.
+    It rewards what the criterion of Nagel et al. 2019, eq. 8-9, rewards (precision of channels relative to their
+    tensor, for producers and consumers alike), but is convex in ``u`` for any number of producers and consumers a
+    group. A hundred
+    rounds of the geometric mean of their eq. 11 over all layers of a group had not converged and were 8 dB below no
+    equalization at all (a trained ResNet18 U-Net).
+
+    Biases and activations, which are added and rounded in one scale, too, get the same term with a smaller weight.
+    Without it a channel whose weights are almost zero but whose bias is not would be blown up: its activation would
+    then set the range of its tensor.
+
+    Args:
+        graph_module: the network.
+        groups: its channel groups.
+        activation_ranges: largest magnitude of each channel, ``(C,)`` by node name; may be empty.
+        max_iterations: steps of L-BFGS.
+    """
+    terms = [*_weight_terms(graph_module, groups), *_vector_terms(graph_module, groups, activation_ranges)]
+    logs = torch.zeros(groups.count, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [logs],
+        max_iter=max_iterations,
+        max_eval=2 * max_iterations,
+        history_size=20,
+        tolerance_grad=1e-7,
+        tolerance_change=_TOLERANCE,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        criterion = 0.0 * logs.sum() + sum(term.value(logs) for term in terms)
+        criterion.backward()
+        assert logs.grad is not None
+        logs.grad[PINNED] = 0.0
+        return criterion
+
+    optimizer.step(closure)
+    state = optimizer.state[logs]
+    iterations = int(state.get("n_iter", 0))
+    converged = iterations < max_iterations and int(state["func_evals"]) < 2 * max_iterations
+    return Balance(logs.detach().exp(), iterations, converged)
+
+
+class _Term(Protocol):
+    """A convex function of the log scales of all groups."""
+
+    def value(self, logs: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _WeightTerm:
+    """``powers``: ``(G, out, in)`` ``(|w| / max |w|)^p``; groups and averaging weights of its rows and columns."""
+
+    powers: Tensor
+    outputs: Tensor
+    inputs: Tensor
+    row_weights: Tensor
+    column_weights: Tensor
+
+    def value(self, logs: Tensor) -> Tensor:
+        rows, columns = logs[self.outputs], -logs[self.inputs]
+        row_shift, column_shift = rows.detach().max(), columns.detach().max()  # exp must not overflow
+        sums = self.powers @ torch.exp(_P * (columns - column_shift)).unsqueeze(-1)
+        total = (sums.squeeze(-1) * torch.exp(_P * (rows - row_shift))).sum()
+        norm = total.log() / _P + row_shift + column_shift
+        return norm - (rows * self.row_weights).sum() - (columns * self.column_weights).sum()
+
+
+@dataclass(frozen=True)
+class _VectorTerm:
+    """Log magnitudes of a bias or of an activation's channels, and their groups."""
+
+    magnitudes: Tensor
+    channels: Tensor
+
+    def value(self, logs: Tensor) -> Tensor:
+        scaled = self.magnitudes + logs[self.channels]
+        return _SIDE_WEIGHT * (torch.logsumexp(_P * scaled, 0) / _P - scaled.mean())
+
+
+def _weight_terms(graph_module: fx.GraphModule, groups: ChannelGroups) -> list[_Term]:
+    terms: list[_Term] = []
+    for name, channels in groups.layers.items():
+        magnitude = as_matrix(graph_module.get_submodule(name)).double().abs().amax(-1).cpu()  # type: ignore[arg-type]
+        if magnitude.max() == 0:
+            continue
+        # Channels of zeros lose nothing and count for nothing.
+        rows, columns = (magnitude.amax(2) > 0).double(), (magnitude.amax(1) > 0).double()
+        blocks = len(magnitude)
+        terms.append(
+            _WeightTerm(
+                (magnitude / magnitude.max()) ** _P,
+                channels.outputs.view(blocks, -1),
+                channels.inputs.view(blocks, -1),
+                rows / rows.sum(),
+                columns / columns.sum(),
+            )
+        )
+    return terms
+
+
+def _vector_terms(
+    graph_module: fx.GraphModule, groups: ChannelGroups, activation_ranges: Mapping[str, Tensor]
+) -> list[_Term]:
+    vectors = [(values, groups.activations[name]) for name, values in activation_ranges.items()]
+    for name, layer in groups.layers.items():
+        bias = graph_module.get_submodule(name).bias
+        if isinstance(bias, Tensor):
+            vectors.append((bias.detach(), layer.outputs))
+    terms: list[_Term] = []
+    for values, channels in vectors:
+        magnitudes = values.double().abs().cpu()
+        live = magnitudes > 0
+        if live.any():
+            terms.append(_VectorTerm(magnitudes[live].log(), channels[live]))
+    return terms

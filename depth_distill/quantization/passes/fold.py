@@ -1,0 +1,117 @@
+"""Batch norm into the layer before it: the network that is quantized has none."""
+
+import copy
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.trace import calls_by_module
+
+Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+def fold(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """A copy of the network in which every batch norm is part of the layer before it (Jacob et al. 2018, eq. 14).
+
+    With ``k = gamma / sqrt(var + eps)``: ``weight * k`` and ``(bias - mean) * k + beta``, computed in float64. What
+    remains under the batch norm's name is its activation (timm's ``BatchNormAct2d``) or an ``nn.Identity``, so that
+    names, and hooks by name, survive.
+
+    A 2-d batch norm that is not alone behind a conv or linear layer (the identity branch of RepVGG, the
+    pre-activation of DenseNet) becomes an equivalent depthwise 1 x 1 convolution called ``<name>_affine``. Networks
+    with re-parameterizable blocks (RepVGG, MobileOne) come out smaller from
+    ``fold(trace(timm.utils.reparameterize_model(model)))``: one convolution a block.
+
+    Raises:
+        ConfigError: batch norm that always uses the statistics of the batch, a functional batch norm, or a 1-d or
+            3-d one that cannot be folded into a layer.
+    """
+    folded = copy.deepcopy(graph_module)
+    calls = calls_by_module(folded)
+    for node in folded.graph.nodes:
+        if node.op == "call_function" and node.target in (F.batch_norm, torch.batch_norm):
+            raise ConfigError(f"{node.name} is a functional batch norm and cannot be folded; use nn.BatchNorm2d")
+    for name in calls:
+        batch_norm = folded.get_submodule(name)
+        if not isinstance(batch_norm, _BatchNorm):
+            continue
+        if batch_norm.running_mean is None:
+            raise ConfigError(f"{name} has no running statistics (track_running_stats=False) and cannot be folded")
+        before = {_layer_before(node, folded, calls) for node in calls[name]}
+        if None in before:
+            _make_convolution(folded, name, calls[name])
+        else:
+            for layer in before:
+                _fold_into(cast(Layer, folded.get_submodule(str(layer))), batch_norm)
+        activation = batch_norm.act if isinstance(batch_norm, BatchNormAct2d) else nn.Identity()
+        folded.set_submodule(name, activation)
+    folded.delete_all_unused_submodules()
+    folded.graph.lint()
+    folded.recompile()
+    return folded
+
+
+def _layer_before(node: fx.Node, graph_module: fx.GraphModule, calls: dict[str, list[fx.Node]]) -> str | None:
+    """The layer whose every output goes to this batch norm and nowhere else."""
+    before = node.all_input_nodes[0]
+    if before.op != "call_module":
+        return None
+    name = str(before.target)
+    if type(graph_module.get_submodule(name)) not in _LAYERS:  # a subclass may normalize its weight
+        return None
+    users = [user for call in calls[name] for user in call.users]
+    return name if all(user.target == node.target for user in users) else None
+
+
+def _factors(batch_norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """``k`` and ``beta - mean * k`` of ``y = k x + (beta - mean k)``, both ``(C,)`` float64."""
+    mean, variance = cast(Tensor, batch_norm.running_mean).double(), cast(Tensor, batch_norm.running_var).double()
+    factor = torch.rsqrt(variance + batch_norm.eps)
+    shift = -mean * factor
+    if batch_norm.affine:
+        factor = factor * batch_norm.weight.detach().double()
+        shift = -mean * factor + batch_norm.bias.detach().double()
+    return factor, shift
+
+
+def _fold_into(layer: Layer, batch_norm: _BatchNorm) -> None:
+    factor, shift = _factors(batch_norm)
+    weight = layer.weight.detach()
+    if isinstance(layer, nn.ConvTranspose2d):
+        # (in, out / groups, kh, kw): output channel g * (out / groups) + j lies in rows of group g, column j.
+        rows = factor.view(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
+        scaled = weight * rows.reshape(weight.shape[0], -1, 1, 1)
+    else:
+        scaled = weight * factor.view(-1, *[1] * (weight.ndim - 1))
+    bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.detach().double() * factor
+    trainable = layer.weight.requires_grad
+    layer.weight = nn.Parameter(scaled.to(weight.dtype), trainable)
+    layer.bias = nn.Parameter((bias + shift).to(weight.dtype), trainable)
+
+
+def _make_convolution(graph_module: fx.GraphModule, name: str, calls: list[fx.Node]) -> None:
+    """Put a depthwise 1 x 1 convolution in front of each call of the batch norm ``name``."""
+    batch_norm = cast(_BatchNorm, graph_module.get_submodule(name))
+    if not isinstance(batch_norm, nn.BatchNorm2d):
+        raise ConfigError(
+            f"{name} is a {type(batch_norm).__name__} that is not alone behind a conv or linear layer: it can neither "
+            "be folded nor replaced by a convolution"
+        )
+    factor, shift = _factors(batch_norm)
+    channels = len(factor)
+    like = cast(Tensor, batch_norm.running_mean)
+    affine = nn.Conv2d(channels, channels, 1, groups=channels, device=like.device, dtype=like.dtype)
+    affine.weight = nn.Parameter(factor.view(-1, 1, 1, 1).to(like.dtype))
+    affine.bias = nn.Parameter(shift.to(like.dtype))
+    affine.train(batch_norm.training)
+    graph_module.add_submodule(f"{name}_affine", affine)
+    for node in calls:
+        with node.graph.inserting_before(node):
+            convolution = node.graph.call_module(f"{name}_affine", (node.all_input_nodes[0],))
+        node.replace_input_with(node.all_input_nodes[0], convolution)

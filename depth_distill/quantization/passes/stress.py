@@ -1,0 +1,99 @@
+"""A network as bad for per-tensor quantization as one likes, that computes the same."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.channel_groups import PINNED, channel_groups
+from depth_distill.quantization.passes.rescale import rescale
+
+_LARGEST_SIGMA = 4.0
+
+
+@dataclass(frozen=True)
+class PerturbedNetwork:
+    """The stressed network and how much of it was stressed.
+
+    Attributes:
+        graph_module: the network with spread channel ranges.
+        scaled_channels: output channels of convolutions that were scaled.
+        pinned_channels: those that could not be.
+        pinned: why, by layer.
+    """
+
+    graph_module: fx.GraphModule
+    scaled_channels: int
+    pinned_channels: int
+    pinned: Mapping[str, str]
+
+
+def perturb_channel_scales(graph_module: fx.GraphModule, sigma: float, seed: int = 0) -> PerturbedNetwork:
+    """Spread the ranges of channels: each group is scaled by ``exp(sigma N(0, 1))``, exactly undone by its consumers.
+
+    The float function stays the same up to rounding. On a ResNet18 U-Net, per-tensor INT8 multiplies abs_rel by 3 at
+    sigma 0.8. Channels that cannot be scaled exactly keep their scale and are reported.
+
+    Args:
+        graph_module: a traced network without batch norm.
+        sigma: standard deviation of the log scale, > 0.
+        seed: of the random scales.
+
+    Raises:
+        ConfigError: sigma is not a positive number, a batch norm was not folded, or no channel can be scaled; the
+            message then names the layers and the reasons.
+    """
+    if not (math.isfinite(sigma) and sigma > 0):
+        raise ConfigError(f"sigma must be a positive number, received {sigma}")
+    groups = channel_groups(graph_module)
+    pinned = sum(int((channels.outputs == PINNED).sum()) for channels in groups.layers.values())
+    scaled = sum(len(channels.outputs) for channels in groups.layers.values()) - pinned
+    if not scaled:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in groups.pinned.items())
+        raise ConfigError(f"no channel can be scaled without changing the function: {reasons or 'no convolution'}")
+    noise = torch.randn(groups.count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    scales = torch.exp(sigma * noise)
+    scales[PINNED] = 1.0
+    return PerturbedNetwork(rescale(graph_module, groups, scales), scaled, pinned, groups.pinned)
+
+
+def find_sigma(
+    graph_module: fx.GraphModule,
+    loss_ratio: Callable[[fx.GraphModule], float],
+    wanted: float,
+    seed: int = 0,
+    tolerance: float = 0.02,
+    max_trials: int = 12,
+) -> float:
+    """The sigma whose stressed network loses as much by quantization as is wanted, by bisection.
+
+    Args:
+        graph_module: a traced network without batch norm.
+        loss_ratio: error of a network after quantization, over that before; grows with sigma, if not everywhere.
+        wanted: the ratio to reach.
+        seed: of the random scales, the same for every sigma.
+        tolerance: relative distance from ``wanted`` that ends the search.
+        max_trials: evaluations of ``loss_ratio``; the nearest of them is returned if none is near enough.
+
+    Raises:
+        ConfigError: no sigma up to 4 loses as much, or see :func:`perturb_channel_scales`.
+    """
+    low, high = 0.0, _LARGEST_SIGMA
+    best, nearest = math.nan, math.inf
+    for _ in range(max_trials):
+        sigma = (low + high) / 2
+        ratio = loss_ratio(perturb_channel_scales(graph_module, sigma, seed).graph_module)
+        distance = abs(math.log(ratio / wanted))
+        if distance < nearest:
+            best, nearest = sigma, distance
+        if distance <= math.log1p(tolerance):
+            break
+        low, high = (sigma, high) if ratio < wanted else (low, sigma)
+    if high == _LARGEST_SIGMA and nearest > math.log1p(tolerance):
+        raise ConfigError(
+            f"no sigma up to {_LARGEST_SIGMA:g} makes quantization lose {wanted:g} times, nearest {best:g}"
+        )
+    return best

@@ -1,0 +1,1 @@
+"""Fake quantization: quantizers, where they go, calibration."""

@@ -1,0 +1,1 @@
+"""NPU profiles: what a chip and its tool chain can do."""

@@ -1,0 +1,236 @@
+"""NPU profiles: what a chip and its tool chain can do, as data that checks itself."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.validated import FieldError, ValidatedDataclass, nearest, validated_from_mapping
+
+Dtype = Literal["int8", "uint8", "int16", "uint16"]
+Granularity = Literal["per_tensor", "per_channel"]
+Support = Literal["yes", "no", "unconfirmed"]
+CalibratorName = Literal["minmax", "moving_average", "percentile", "mse"]
+ActivationName = Literal[
+    "relu", "relu6", "clip", "leaky_relu", "prelu", "elu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "gelu"
+]
+Factors = Literal["any", "powers_of_two"]
+
+_BITS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
+_GRANULARITY = "activations.granularity"
+
+
+@dataclass(frozen=True)
+class TensorFormat(ValidatedDataclass):
+    """How a kind of tensor is stored: ``real = (code - zero_point) * scale``, ONNX DequantizeLinear.
+
+    Raises:
+        ConfigError: a symmetric unsigned format, whose negative half would be lost.
+    """
+
+    dtype: Dtype
+    symmetric: bool
+    granularity: Granularity = "per_tensor"
+    power_of_two: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.symmetric and self.dtype.startswith("u"):
+            raise ConfigError(f"symmetric: true contradicts dtype: {self.dtype}; use dtype: {self.dtype[1:]}")
+
+    @property
+    def quant_min(self) -> int:
+        """Lowest code."""
+        return 0 if self.dtype.startswith("u") else -(2 ** (_BITS[self.dtype] - 1))
+
+    @property
+    def quant_max(self) -> int:
+        """Highest code."""
+        return self.quant_min + 2 ** _BITS[self.dtype] - 1
+
+
+@dataclass(frozen=True)
+class Capabilities(ValidatedDataclass):
+    """What the chip and its tool chain can do. ``unconfirmed`` is what nobody has seen run yet."""
+
+    int8: Support
+    int16: Support
+    fp16: Support
+    per_layer_precision: Support
+    several_outputs: Support
+    asymmetric_activations: Support
+    per_channel_weights: Support
+
+
+@dataclass(frozen=True)
+class ConvRules(ValidatedDataclass):
+    """Limits of a (transposed) convolution; None is no limit."""
+
+    max_window: int | None = None
+    max_dilation: int | None = None
+    strides: Factors = "any"
+
+
+@dataclass(frozen=True)
+class UpsampleRules(ValidatedDataclass):
+    """Limits of Resize."""
+
+    factors: Factors = "any"
+
+
+@dataclass(frozen=True)
+class ArgMaxRules(ValidatedDataclass):
+    """Limits of ArgMax."""
+
+    axes: tuple[int, ...]
+    max_channels: int
+
+
+@dataclass(frozen=True)
+class OperatorRules(ValidatedDataclass):
+    """Which ONNX operators, and which of their attributes, the tool chain takes. None is no limit."""
+
+    forbidden: tuple[str, ...] = ()
+    """ONNX operator types."""
+    conv: ConvRules = ConvRules()
+    transposed_conv: ConvRules = ConvRules()
+    upsample: UpsampleRules = UpsampleRules()
+    slice_multiple: int = 1
+    """Slice bounds must be multiples of this."""
+    concat_axes: tuple[int, ...] | None = None
+    argmax: ArgMaxRules | None = None
+    cast_to: tuple[str, ...] | None = None
+    """NumPy names of the types that Cast may cast to."""
+    elementwise_constant: Literal["any", "per_channel"] = "any"
+    """Constant operand of an elementwise operator; ``per_channel`` is ``(1, C, 1, 1)`` only."""
+    max_opset: int | None = None
+    """Newest version of ONNX's operators that the tool chain reads."""
+    domains: tuple[str, ...] = ()
+    """Domains beside ONNX's own whose operators the tool chain reads."""
+
+
+@dataclass(frozen=True)
+class NpuTarget(ValidatedDataclass):
+    """An NPU together with the tool chain in front of it.
+
+    Raises:
+        ConfigError: a field of the wrong type or out of its choices, or formats that contradict the capabilities.
+    """
+
+    name: str
+    description: str
+    weights: TensorFormat
+    activations: TensorFormat
+    bias_dtype: Literal["int32", "float32"]
+    calibrator: CalibratorName
+    scales: Literal["vendor", "imported"]
+    """``vendor``: the tool chain quantizes a float file by itself; ``imported``: it takes the scales of a QDQ file."""
+    capabilities: Capabilities
+    alignment: int
+    """Height and width of feature maps are best multiples of this."""
+    fused_activations: tuple[ActivationName, ...]
+    """What the NPU computes inside the preceding conv, linear or add, with no rounding to 8 bits in between."""
+    shared_scales: tuple[Literal["concat", "add"], ...]
+    """``concat``: inputs and output must share one scale; ``add``: both inputs must."""
+    operators: OperatorRules
+    source: Path | None = field(default=None, compare=False)
+    """The file that the profile came from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        can = self.capabilities
+        needs = {
+            "weights.granularity": (self.weights.granularity == "per_channel", "per_channel_weights"),
+            "activations.symmetric": (not self.activations.symmetric, "asymmetric_activations"),
+            "weights.dtype": (True, self.weights.dtype.removeprefix("u")),
+            "activations.dtype": (True, self.activations.dtype.removeprefix("u")),
+        }
+        for key, (needed, capability) in needs.items():
+            if needed and getattr(can, capability) == "no":
+                value = getattr(getattr(self, key.split(".")[0]), key.split(".")[1])
+                raise FieldError(f"received {value!r}, which contradicts capabilities.{capability}: no", key)
+        if self.activations.granularity == "per_channel":
+            raise FieldError("received 'per_channel', expected per_tensor: no convolution takes it", _GRANULARITY)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The profile as plain data, without the file that it came from."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "source"}
+
+    def line_of(self, key: str) -> str:
+        """``file:line: key: value`` of a dotted key, to show which line of a profile forbids something.
+
+        Raises:
+            ConfigError: the profile did not come from a file.
+        """
+        if self.source is None:
+            raise ConfigError(f"target {self.name} was not read from a file, so {key} has no line")
+        value = self
+        for part in key.split("."):
+            value = getattr(value, part)
+        return f"{self.source}:{_line(self.source, key)}: {key}: {value}"
+
+
+def load_target(name_or_path: str | Path) -> NpuTarget:
+    """Read a built-in profile by name, or any profile by the path of its YAML file.
+
+    Raises:
+        ConfigError: no such profile, YAML that cannot be parsed, an unknown or missing key, a value that does not
+            fit; the message names file, line, key, the value received and the nearest valid one.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        if str(name_or_path) not in target_names():
+            hint = nearest(str(name_or_path), target_names())
+            raise ConfigError(f"unknown target {str(name_or_path)!r}; {hint}, or the path of a .yaml file")
+        path = _profile_folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"target profile {path} does not exist; built in are {', '.join(target_names())}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys of a target profile, received {values!r}")
+    for given in ("name", "source"):
+        if given in values:
+            raise ConfigError(f"{path}:{_line(path, given)}: {given}: comes from the file's name; delete this line")
+    if isinstance(values.get("capabilities"), dict):
+        # YAML 1.1 reads an unquoted yes or no as a boolean.
+        words = {True: "yes", False: "no"}
+        values["capabilities"] = {
+            key: words[value] if isinstance(value, bool) else value for key, value in values["capabilities"].items()
+        }
+    try:
+        return dataclasses.replace(validated_from_mapping(NpuTarget, {**values, "name": path.stem}), source=path)
+    except FieldError as error:
+        place = f"{path}:{_line(path, error.key)}" if error.key else path
+        raise ConfigError(f"{place}: {error}") from error
+
+
+@lru_cache
+def target_names() -> tuple[str, ...]:
+    """Names of the built-in profiles."""
+    return tuple(sorted(path.stem for path in _profile_folder().glob("*.yaml")))
+
+
+def _profile_folder() -> Path:
+    """Inside an installed wheel, ``targets`` beside this file; in a checkout, ``configs/target``."""
+    installed = Path(__file__).with_name("targets")
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "configs" / "target"
+
+
+def _line(path: Path, key: str) -> int:
+    """Line of a dotted key, or of the innermost part of it that is there."""
+    node, line = yaml.compose(path.read_text()), 1
+    for part in key.split("."):
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = [pair for pair in node.value if pair[0].value == part]
+        if not found:
+            break
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return line

@@ -1,0 +1,127 @@
+"""Frozen dataclasses that check their own fields: what target profiles are made of."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from depth_distill.errors import ConfigError
+
+R = TypeVar("R", bound="ValidatedDataclass")
+
+
+class FieldError(ConfigError):
+    """A field that its record refuses: ``key`` is its dotted place, ``reason`` what is wrong."""
+
+    def __init__(self, reason: str, key: str) -> None:
+        super().__init__(f"{key}: {reason}" if key else reason)
+        self.reason = reason
+        self.key = key
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidatedDataclass:
+    """Base of a frozen dataclass whose fields are literals, numbers, strings, tuples of these, or records.
+
+    Raises:
+        FieldError: a field that does not fit its annotation; the message names it and the nearest valid value.
+    """
+
+    def __post_init__(self) -> None:
+        for name, annotation in get_type_hints(type(self)).items():
+            _check(name, getattr(self, name), annotation)
+
+
+def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
+    """Build a record, and the records inside it, from what a YAML file holds.
+
+    Args:
+        cls: the record to build.
+        values: its fields; lists become tuples.
+        key: dotted place of ``values`` in the file, for messages.
+
+    Raises:
+        FieldError: not a mapping, unknown or missing keys, or values that the record refuses.
+    """
+    if not isinstance(values, Mapping):
+        raise FieldError(f"received {values!r}, expected a mapping of {', '.join(_field_names(cls))}", key)
+    hints = get_type_hints(cls)
+    arguments = {}
+    for name, value in values.items():
+        place = f"{key}.{name}" if key else str(name)
+        if name not in hints:
+            raise FieldError(f"unknown key; {nearest(str(name), hints)}", place)
+        record = _validated_in(hints[name])
+        if record is not None and value is not None:
+            value = validated_from_mapping(record, value, place)
+        elif isinstance(value, list):
+            value = tuple(value)
+        _check(name, value, hints[name], place)
+        arguments[name] = value
+    missing = [
+        field.name for field in dataclasses.fields(cls) if field.name not in arguments and not _has_default(field)
+    ]
+    if missing:
+        raise FieldError(f"missing key{'s' * (len(missing) > 1)} {', '.join(missing)}", key)
+    try:
+        return cls(**arguments)
+    except FieldError:
+        raise
+    except ConfigError as error:
+        raise FieldError(str(error), key) from error
+
+
+def nearest(received: str, choices: Collection[str]) -> str:
+    """``"nearest: 'x'; expected one of a, b, x"``, for a message about ``received``."""
+    matches = difflib.get_close_matches(received, choices, n=1)
+    return "".join(f"nearest: {match!r}; " for match in matches) + f"expected one of {', '.join(choices)}"
+
+
+def _check(name: str, value: Any, annotation: Any, key: str = "") -> None:
+    if not _fits(value, annotation):
+        raise FieldError(f"received {value!r}, {_expected(value, annotation)}", key or name)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return value in get_args(annotation) and not isinstance(value, bool)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, choice) for choice in get_args(annotation))
+    if origin is tuple:
+        item = get_args(annotation)[0]
+        return isinstance(value, tuple) and all(_fits(each, item) for each in value)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, annotation)
+
+
+def _expected(value: Any, annotation: Any) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return nearest(str(value), get_args(annotation))
+    if origin in (Union, types.UnionType):
+        return " or ".join(_expected(value, choice) for choice in get_args(annotation))
+    if origin is tuple:
+        wrong = next((each for each in value if not _fits(each, get_args(annotation)[0])), "")
+        return "in a list: " + _expected(wrong, get_args(annotation)[0])
+    if annotation is int:
+        return "expected a whole number of 1 or more"
+    if annotation is type(None):
+        return "null"
+    return f"expected {'true or false' if annotation is bool else annotation.__name__}"
+
+
+def _validated_in(annotation: Any) -> type[ValidatedDataclass] | None:
+    """The record class that ``annotation`` is, or holds beside None."""
+    choices = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((each for each in choices if isinstance(each, type) and issubclass(each, ValidatedDataclass)), None)
+
+
+def _has_default(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _field_names(cls: type[ValidatedDataclass]) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]

@@ -1,0 +1,96 @@
+"""quantize_run prepares what its options say, report writes what it is given."""
+
+import argparse
+import json
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.table import Table
+from torch import nn
+
+from depth_distill.commands import analysis
+from depth_distill.errors import ConfigError
+from depth_distill.exit_codes import exit_code
+from depth_distill.quantization.simulate.fake_quantize import quantizers
+
+ENCODER = "--model.init_args.network.init_args.encoder"
+
+
+@pytest.fixture(scope="module")
+def prepare(trained_checkpoint):
+    def run(*words):
+        parser = argparse.ArgumentParser()
+        analysis.add_arguments(parser)
+        words = ["--checkpoint", str(trained_checkpoint), "--calibration-images", "4", "--out", "unused", *words]
+        return analysis.quantize_run(*parser.parse_known_args(words))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def stressed(prepare):
+    return prepare("--stress", "1.5")
+
+
+def test_a_run_is_folded_quantized_and_scored_against_its_float_network(prepare):
+    run = prepare()
+    assert run.title == "small, per-tensor-minmax"
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in run.graph_module.modules())
+    assert all(each.has_range and each.enabled for each in quantizers(run.quantized).values())
+    assert run.target.name == "per-tensor-minmax"
+    assert sum(len(batch) for batch in run.calibration) == 4
+    assert len(torch.cat(run.evaluator.images)) == 5
+    assert run.evaluator(run.graph_module)["drift_mm"] == 0
+    assert run.evaluator(run.quantized)["drift_mm"] > 0
+
+
+def test_stress_hurts_the_integers_and_not_the_function(prepare, stressed):
+    plain = prepare()
+    assert stressed.title == "small, per-tensor-minmax, stressed by 1.5"
+    exact = plain.evaluator(plain.graph_module)["abs_rel"]
+    assert plain.evaluator(stressed.graph_module)["abs_rel"] == pytest.approx(exact, rel=1e-4)
+    drifts = [run.evaluator(run.quantized)["drift_mm"] for run in (plain, stressed)]
+    assert drifts[1] > 1.5 * drifts[0]
+
+
+def test_equalization_is_shown_and_takes_stress_back(prepare, stressed, capsys):
+    equalized = prepare("--stress", "1.5", "--equalize")
+    assert equalized.title == "small, per-tensor-minmax, stressed by 1.5, equalized"
+    assert "decoder.blocks" in capsys.readouterr().out
+    drifts = [run.evaluator(run.quantized)["drift_mm"] for run in (stressed, equalized)]
+    assert drifts[1] < drifts[0]
+
+
+def test_target_images_and_config_may_be_chosen(prepare):
+    run = prepare("--target", "symmetric-pow2", "--images", "2", "--data.batch_size", "1")
+    assert run.title == "small, symmetric-pow2"
+    assert [len(images) for images in run.evaluator.images] == [1, 1]
+    scale = quantizers(run.quantized)["image"].scale.log2()
+    assert scale == scale.round()
+
+
+def test_an_unknown_target_is_found_before_anything_is_read(tmp_path):
+    parser = argparse.ArgumentParser()
+    analysis.add_arguments(parser)
+    options = parser.parse_args(["--checkpoint", "none.ckpt", "--out", str(tmp_path), "--target", "per-tensor"])
+    with pytest.raises(ConfigError, match="unknown target 'per-tensor'; nearest: 'per-tensor-minmax'"):
+        analysis.quantize_run(options, [])
+
+
+def test_a_report_is_printed_and_written(tmp_path, capsys):
+    table = Table("layer", title="a title")
+    table.add_row("a.very.long.name" * 8)
+    analysis.report(tmp_path / "new", "found", {"abs_rel": 0.5, "bad": float("nan")}, table, Figure((2, 1)))
+    assert json.loads((tmp_path / "new" / "found.json").read_text()) == {"abs_rel": 0.5, "bad": None}
+    with Image.open(tmp_path / "new" / "found.png") as picture:
+        assert picture.size == (180, 90)
+    printed = capsys.readouterr().out
+    assert "a.very.long.name" * 8 in printed  # whole, though what captures it claims no more than 80 characters
+    assert f"written  {tmp_path / 'new' / 'found'}.json, {tmp_path / 'new' / 'found'}.png" in printed
+
+
+def test_a_config_that_cannot_be_built_is_the_persons_to_mend(prepare, capsys):
+    assert exit_code(lambda: prepare(ENCODER, "resnet81")) == 2
+    assert capsys.readouterr().err.startswith("error: timm has no encoder 'resnet81'; the nearest names are")

@@ -1,0 +1,91 @@
+"""depth-distill evaluate: one metric, whatever made the depth."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from depth_distill.commands.evaluate import main
+from depth_distill.commands.export_npu import main as export
+from depth_distill.display.pictures import save_depth_png
+from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.loading.trained import load_run
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.fold import fold
+
+
+@pytest.fixture
+def run(trained_checkpoint):
+    return load_run(trained_checkpoint)
+
+
+def score(checkpoint, tmp_path, *words):
+    assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / "m.json"), *map(str, words)]) == 0
+    return json.loads((tmp_path / "m.json").read_text())["metrics"]
+
+
+def test_a_checkpoint_and_its_files_score_alike(run, trained_checkpoint, tmp_path):
+    expected = run.evaluator()(run.network)
+    found = score(trained_checkpoint, tmp_path)
+    assert found["abs_rel"] == pytest.approx(expected["abs_rel"], rel=1e-6)
+    path = export_float(fold(trace(run.network)), torch.zeros(1, 3, 32, 64), tmp_path / "alone.onnx")
+    assert score(trained_checkpoint, tmp_path, "--onnx", path)["abs_rel"] == pytest.approx(
+        expected["abs_rel"], rel=1e-4
+    )
+    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path / "b"), "--calibration-images", "4"]
+    assert export([*words, "--backends", "--uint8-input", "--logits"]) == 0
+    for kind, tolerance in (("float", 1e-3), ("metric", 1e-3), ("int8", 0.2)):
+        found = score(trained_checkpoint, tmp_path, "--onnx", tmp_path / "b" / f"model.{kind}.onnx")
+        assert found["abs_rel"] == pytest.approx(expected["abs_rel"], rel=tolerance)
+
+
+def test_a_folder_of_predictions(run, trained_checkpoint, tmp_path, capsys):
+    expected = run.evaluator()(run.network)
+    folder = tmp_path / "depth"
+    for batch in run.data.val_dataloader():
+        with torch.no_grad():
+            depth_m = run.network.predict_depth(batch.image)
+        for each, index in zip(depth_m, batch.sample_index.tolist(), strict=True):
+            save_depth_png(each, folder / f"{run.data.val.name(index)}.png")
+    found = score(trained_checkpoint, tmp_path, "--predictions", folder)
+    # Half a millimetre at half a metre.
+    assert found["abs_rel"] == pytest.approx(expected["abs_rel"], abs=1e-3)
+    first = folder / f"{run.data.val.name(0)}.png"
+    as_array = first.with_suffix(".npy")
+    np.save(as_array, np.ones((4, 4), np.float32))
+    assert "has the size (4, 4), expected (32, 64)" in refusal(capsys, trained_checkpoint, folder)
+    np.save(as_array, np.zeros((32, 64), np.float32))
+    assert "2048 of 2048 pixels have no depth" in refusal(capsys, trained_checkpoint, folder)
+    as_array.write_bytes(b"no array")
+    assert "cannot be read as a NumPy array" in refusal(capsys, trained_checkpoint, folder)
+    as_array.unlink()
+    first.write_bytes(first.read_bytes()[:100])
+    assert "cannot be read as a 16-bit PNG depth map" in refusal(capsys, trained_checkpoint, folder)
+    first.unlink()
+    assert "expected one an image" in refusal(capsys, trained_checkpoint, folder)
+
+
+def refusal(capsys, checkpoint, folder):
+    assert main(["--checkpoint", str(checkpoint), "--predictions", str(folder)]) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_a_config_is_enough_for_files_and_predictions(run, trained_checkpoint, tmp_path, capsys):
+    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path / "b"), "--calibration-images", "4"]
+    assert export([*words, "--backends"]) == 0
+    config = trained_checkpoint.parents[1] / "config.yaml"
+    file = tmp_path / "b/model.float.onnx"
+    panel = tmp_path / "panel.png"
+    words = ["--config", str(config), "--onnx", str(file), "--out", str(tmp_path / "m.json"), "--panel", str(panel)]
+    assert main(words) == 0
+    found = json.loads((tmp_path / "m.json").read_text())["metrics"]
+    assert found["abs_rel"] == pytest.approx(run.evaluator()(run.network)["abs_rel"], rel=1e-3)
+    with Image.open(panel) as picture:
+        assert picture.width > 1000  # image, truth, depth and error side by side
+    capsys.readouterr()
+    assert main(["--onnx", str(file)]) == 2
+    assert "give --config" in " ".join(capsys.readouterr().err.split())
+    assert main(["--config", str(config)]) == 2
+    assert "nothing to score" in " ".join(capsys.readouterr().err.split())

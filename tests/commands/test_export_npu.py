@@ -1,0 +1,247 @@
+"""depth-distill export, test_npu.py and npu_info.py on a small trained network."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from depth_distill.commands.export_npu import main
+from depth_distill.commands.npu_compare import main as compare
+from depth_distill.commands.npu_info import main as npu_info
+from depth_distill.export.backends.backends import BACKENDS
+from depth_distill.export.backends.runtime import OnnxNetwork
+from depth_distill.export.bundle.bundle import load_bundle
+from depth_distill.loading.trained import load_run
+from depth_distill.quantization.target.target import load_target
+
+SMALL = ["--calibration-images", "4", "--backends", "onnxruntime"]
+
+
+def export(checkpoint, out, *words):
+    return main(["--checkpoint", str(checkpoint), "--out", str(out), *SMALL, *words])
+
+
+@pytest.fixture(scope="module")
+def bundle(trained_checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    assert export(trained_checkpoint, out) == 0
+    return load_bundle(out)
+
+
+def contents(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_bundle_is_whole(bundle, trained_checkpoint):
+    assert set(bundle.artifacts) == {"float", "int8", "fp16", "metric"}
+    names = {path.name for path in bundle.folder.iterdir()}
+    assert names >= {"decode.py", "decode.h", "encodings.json", "report.html", "report.md", "recipes", "calibration"}
+    assert not list(bundle.folder.parent.glob(".bundle*"))
+    manifest = bundle.manifest
+    assert manifest["formula"] == "depth_m = 0.5 * (15/0.5)^code"
+    assert manifest["input"]["shape"] == [1, 3, 32, 64]
+    run = load_run(trained_checkpoint)
+    evaluator = run.evaluator()
+    assert manifest["metrics"]["float"]["abs_rel"] == pytest.approx(evaluator(run.network)["abs_rel"], rel=1e-4)
+    rows = {(row["artifact"], row["runtime"]): row for row in manifest["metrics"]["rows"]}
+    assert all(row["error"] is None for row in rows.values())
+    found = evaluator(OnnxNetwork(bundle.artifact("int8")))["abs_rel"]
+    assert rows["int8", "ONNX Runtime"]["abs_rel"] == pytest.approx(found, rel=1e-6)
+    assert rows["float", "ONNX Runtime"]["ratio"] == pytest.approx(1, abs=1e-4)
+    assert rows["metric", "ONNX Runtime"]["ratio"] == pytest.approx(1, abs=1e-4)
+    report = (bundle.folder / "report.md").read_text()
+    assert f"| int8 | ONNX Runtime {rows['int8', 'ONNX Runtime']['version']} | {found:.4f} |" in report
+
+
+def test_its_decoder_reads_its_network(bundle, tmp_path):
+    images = np.load(bundle.calibration / "tensors/0000.npy")
+    codes = OnnxNetwork(bundle.artifact("float"))(torch.from_numpy(images)).numpy()
+    np.savez(tmp_path / "outputs.npz", codes=codes)
+    command = [sys.executable, str(bundle.folder / "decode.py"), "outputs.npz", "depth.npy"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert np.array_equal(np.load(tmp_path / "depth.npy"), bundle.codec.decode(codes))
+
+
+def test_pixels_in_logits_out(trained_checkpoint, tmp_path):
+    assert export(trained_checkpoint, tmp_path / "b", "--uint8-input", "--logits", "--max-opset", "17") == 0
+    found = load_bundle(tmp_path / "b")
+    assert found.layout.names == ("logits",)
+    assert np.load(found.calibration / "tensors/0000.npy").dtype == np.uint8
+    rows = {row["artifact"]: row for row in found.manifest["metrics"]["rows"] if not row["runtime"].endswith("PTQ")}
+    assert rows["float"]["ratio"] == pytest.approx(1, abs=1e-3)
+    assert rows["int8"]["ratio"] == pytest.approx(1, abs=0.2)
+
+
+def test_named_layers_are_in_half_precision_for_a_target_that_imports_scales(trained_checkpoint, tmp_path):
+    profile = load_target("onnxruntime-cpu").source.read_text()
+    target = tmp_path / "chip.yaml"
+    target.write_text(
+        profile.replace('int8: "yes"', "int8: unconfirmed").replace("operators: {", "operators: {max_opset: 18, ")
+    )
+    words = ["--target", str(target), "--high-precision-layers", "head.conv"]
+    assert export(trained_checkpoint, tmp_path / "b", *words) == 0
+    found = load_bundle(tmp_path / "b")
+    assert found.manifest["opset"] == onnx.load(found.artifact("int8")).opset_import[0].version == 18
+    # What was checked is the file that such a tool chain is given.
+    assert "Q/DQ nodes with int8 codes: unconfirmed" in (found.folder / "report.md").read_text()
+    rows = {row["artifact"]: row for row in found.manifest["metrics"]["rows"]}
+    assert rows["mixed"]["error"] is None
+    assert found.artifact("mixed").stat().st_size < found.artifact("fp16").stat().st_size
+
+
+def test_an_interrupted_export_goes_on_and_leaves_the_old_bundle(trained_checkpoint, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "bundle"
+    assert export(trained_checkpoint, out) == 0
+    before = contents(out)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("depth_distill.export.bundle.pipeline.write_manifest", interrupt)
+        assert export(trained_checkpoint, out) == 130
+    assert contents(out) == before
+    capsys.readouterr()
+    assert export(trained_checkpoint, out) == 0
+    text = capsys.readouterr().out
+    for step in ("equalize", "calibrate", "write model.int8.onnx", "run int8 on onnxruntime"):
+        assert f"{step}  kept from the last time" in text
+    assert load_bundle(out)
+    assert not (tmp_path / ".bundle.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "again", "kept"),
+    [
+        (["--target", "symmetric-pow2"], "calibrate", "nothing"),
+        (["--data.val.init_args.seed", "5"], "score the float network", "calibrate"),
+        (["--calibration-images", "3"], "calibrate", "nothing"),
+    ],
+)
+def test_what_depends_on_what_changed_is_done_again(
+    words, again, kept, trained_checkpoint, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "bundle"
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("depth_distill.export.bundle.pipeline.write_manifest", interrupt)
+        assert export(trained_checkpoint, out) == 130
+    capsys.readouterr()
+    assert main(["--checkpoint", str(trained_checkpoint), "--out", str(out), *SMALL, *words]) == 0
+    text = capsys.readouterr().out
+    assert f"{again}  kept" not in text
+    assert kept == "nothing" or f"{kept}  kept" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--target", "per-tensor-minmx"], "unknown target 'per-tensor-minmx'.*per-tensor-minmax"),
+        (["--calibration-images", "0"], "step 'read calibration images': the calibration set is empty"),
+        (["--data.image_std", "[0, 0, 0]"], "data.image_std: received .* expected positive numbers"),
+        (["--data.image_mean", "[.nan, 0.4, 0.4]"], "step 'read calibration images': calibration image 0 has NaN"),
+        (["--max-opset", "13"], "step 'write model.float.onnx': opset: received 13, expected 17 or newer"),
+        (["--backends", "openvin"], "did you mean 'openvino'"),
+        (["--high-precision-layers", "head.nothing", "--target", "onnxruntime-cpu"], "head.nothing"),
+        (["--bake-ranges", "--no-equalize"], "no activation ranges"),
+    ],
+)
+def test_what_goes_wrong_is_one_line_and_leaves_the_old_bundle(words, message, trained_checkpoint, tmp_path, capsys):
+    out = tmp_path / "bundle"
+    out.mkdir()
+    (out / "manifest.json").write_text("{}")
+    assert export(trained_checkpoint, out, *words) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.startswith("error: ")
+    assert re.search(message, error), error
+    assert [path.name for path in out.iterdir()] == ["manifest.json"]
+
+
+def test_a_truncated_checkpoint_and_one_of_another_network(trained_checkpoint, tmp_path, capsys):
+    shutil.copytree(trained_checkpoint.parents[1], tmp_path / "run")
+    broken = tmp_path / "run" / "checkpoints" / trained_checkpoint.name
+    broken.write_bytes(broken.read_bytes()[:1000])
+    assert export(broken, tmp_path / "bundle") == 2
+    assert "is it truncated?" in capsys.readouterr().err
+    encoder = "--model.init_args.network.init_args.encoder=test_resnet"
+    assert export(trained_checkpoint, tmp_path / "bundle", encoder) == 2
+    assert "another network than" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_what_the_target_refuses_is_not_exported_unless_asked(trained_checkpoint, tmp_path, capsys):
+    profile = load_target("per-tensor-minmax").source.read_text()
+    (tmp_path / "strict.yaml").write_text(profile.replace("operators: {}", "operators: {forbidden: [Resize]}"))
+    words = ["--target", str(tmp_path / "strict.yaml")]
+    assert export(trained_checkpoint, tmp_path / "bundle", *words) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "step 'check operators'" in error
+    assert "Resize is not supported" in error
+    assert export(trained_checkpoint, tmp_path / "bundle", *words, "--allow-violations") == 0
+    assert "Resize is not supported" in (tmp_path / "bundle" / "report.md").read_text()
+
+
+def test_a_folder_of_something_else_is_not_touched(trained_checkpoint, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert export(trained_checkpoint, tmp_path) == 2
+    assert "is no bundle" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_npu_runs_and_compares(bundle, tmp_path, capsys):
+    words = ["--bundle", str(bundle.folder), "--out", str(tmp_path)]
+    assert compare([*words, "--backend", "onnxruntime", "--images", "2"]) == 0
+    assert "within tolerance" in capsys.readouterr().out
+    assert json.loads((tmp_path / "test_npu.json").read_text())["outputs"]["codes"]["mean"] < 0.005
+    quantize = ["--backend", "onnxruntime", "--artifact", "float", "--quantize", "--max-mean-drift", "1e-9"]
+    assert compare([*words, *quantize]) == 1
+    assert "too far off: codes" in capsys.readouterr().out
+    assert compare([*words, "--backend", "onnxruntime", "--quantize"]) == 2
+
+
+def test_a_device_that_drifts_is_told_where(bundle, tmp_path, capsys):
+    words = ["--bundle", str(bundle.folder), "--images", "2"]
+    assert compare([*words, "--dump-reference", str(tmp_path / "dumps")]) == 0
+    assert compare([*words, "--dumps", str(tmp_path / "dumps")]) == 0
+    names = sorted(path.stem for path in (tmp_path / "dumps/0000").iterdir())
+    first = next(name for name in names if name.startswith("decoder.blocks.1"))
+    for index in range(2):
+        path = tmp_path / f"dumps/000{index}/{first}.npy"
+        np.save(path, np.load(path) + np.float32(10))
+    capsys.readouterr()
+    assert compare([*words, "--dumps", str(tmp_path / "dumps"), "--out", str(tmp_path)]) == 1
+    assert f"drift begins at {first}" in capsys.readouterr().out
+    assert (tmp_path / "test_npu.png").is_file()
+    (tmp_path / "dumps/0000/nothing.npy").write_bytes(b"")
+    assert compare([*words, "--dumps", str(tmp_path / "dumps")]) == 2
+    assert "is of no layer of the file" in " ".join(capsys.readouterr().err.split())
+
+
+def test_npu_info(bundle, trained_checkpoint, tmp_path, capsys):
+    assert npu_info(["--target", "aiware-apache6", "--supported-dtypes"]) == 0
+    text = capsys.readouterr().out
+    assert "unconfirmed" in text
+    assert "operators" not in text
+    assert npu_info(["--target", "aiware-apache6"]) == 0
+    assert "max_window: 17" in capsys.readouterr().out
+    check = ["--check", str(bundle.artifact("float"))]
+    assert npu_info(["--target", "onnxruntime-cpu", *check]) == 0
+    assert npu_info(["--target", "aiware-apache6", *check, "--strict"]) == 1
+    config = trained_checkpoint.parents[1] / "config.yaml"
+    assert npu_info(["--target", "onnxruntime-cpu", "--config", str(config)]) == 0
+    assert npu_info(["--target", "onnxruntime-cpu", "--check", str(tmp_path / "a.onnx")]) == 2
+
+
+def test_recipes_are_those_that_were_run(bundle):
+    recipes = {path.name: path for path in (bundle.folder / "recipes").iterdir()}
+    for backend in BACKENDS.values():
+        assert recipes[backend.recipe.name].read_bytes() == backend.recipe.read_bytes()

@@ -1,0 +1,46 @@
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from depth_distill.errors import DataError
+from depth_distill.export.backends.runtime import OnnxNetwork
+from depth_distill.export.backends.vendor_ptq import vendor_ptq
+from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.quantization.graph.trace import trace
+from tests.export.networks import calibrated, smooth_images
+
+SIZE = (16, 24)
+
+
+@pytest.fixture
+def float_file(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Sigmoid())
+    return network, export_float(network, torch.zeros(1, 3, *SIZE), tmp_path / "float.onnx")
+
+
+def test_its_scales_are_those_of_our_min_max(float_file, tmp_path):
+    network, path = float_file
+    images = smooth_images(8, SIZE)
+    vendor_ptq(path, images.split(3), tmp_path / "vendor.onnx")
+    model = onnx.load(tmp_path / "vendor.onnx")
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
+    ours = calibrated(trace(network), "per-tensor-minmax", [images]).eval()
+    with torch.no_grad():
+        expected = ours(images)
+    step = ours.get_submodule("quantizers._3").scale.item()
+    found = OnnxNetwork(tmp_path / "vendor.onnx", threads=1)(images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1.01 * step)  # at most one code apart
+
+
+def test_no_calibration_images(float_file, tmp_path):
+    with pytest.raises(DataError, match="calibration set is empty"):
+        vendor_ptq(float_file[1], [], tmp_path / "vendor.onnx")
+    assert not (tmp_path / "vendor.onnx").exists()
+
+
+def test_per_channel_gives_each_output_channel_a_scale(float_file, tmp_path):
+    vendor_ptq(float_file[1], [smooth_images(2, SIZE)], tmp_path / "vendor.onnx", per_channel=True)
+    model = onnx.load(tmp_path / "vendor.onnx")
+    assert (4,) in {tuple(each.dims) for each in model.graph.initializer if each.name.endswith("_scale")}

@@ -1,0 +1,94 @@
+"""A bundle on disk: complete, unchanged, and replaced at once."""
+
+import json
+
+import pytest
+
+from depth_distill.codecs import DepthRange, HostSingle, describe_codec
+from depth_distill.errors import ConfigError
+from depth_distill.export.bundle.bundle import bundle_of, load_bundle, put_in_place, recover, write_manifest
+from depth_distill.export.interface.outputs import OutputLayout
+
+VALUES = {
+    "codec": describe_codec(HostSingle(DepthRange(0.5, 15.0), "inverse")),
+    "outputs": {"names": ["codes"], "channels": [1], "logits": False},
+    "artifacts": {"float": "model.float.onnx"},
+    "input": {"shape": [1, 3, 4, 6], "mean": [0, 0, 0], "std": [1, 1, 1], "dtype": "uint8"},
+}
+
+
+def make(folder, content="network"):
+    folder.mkdir()
+    (folder / "model.float.onnx").write_text(content)
+    write_manifest(folder, VALUES)
+    return folder
+
+
+def test_what_was_written_is_read(tmp_path):
+    bundle = load_bundle(make(tmp_path / "bundle"))
+    assert bundle.artifact("float").read_text() == "network"
+    assert bundle.codec.encoding == "inverse"
+    assert bundle.layout == OutputLayout(("codes",), (1,))
+    assert (bundle.input.height, bundle.input.width, bundle.input.uint8) == (4, 6, True)
+    with pytest.raises(ConfigError, match="no 'int8' artifact; it has float"):
+        bundle.artifact("int8")
+
+
+def test_a_bundle_that_is_not_what_it_says_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is no bundle"):
+        load_bundle(tmp_path)
+    folder = make(tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "model.float.onnx").write_text("another")
+    with pytest.raises(ConfigError, match="was changed"):
+        load_bundle(folder)
+    (folder / "model.float.onnx").unlink()
+    with pytest.raises(ConfigError, match="is missing"):
+        load_bundle(folder)
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+    with pytest.raises(ConfigError, match="schema_version is 99, expected 1"):
+        load_bundle(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        load_bundle(folder)
+
+
+def test_a_file_knows_its_bundle(tmp_path):
+    folder = make(tmp_path / "bundle")
+    file = folder / "model.float.onnx"
+    bundle = bundle_of(file)
+    assert bundle.folder == folder
+    assert bundle.artifact("float") == file
+    assert bundle_of(tmp_path / "alone.onnx") is None
+    assert bundle_of(folder / "another.onnx") is None  # in the folder, but not of the bundle
+    manifest = folder / "manifest.json"
+    for of_something_else in ('{"name": "app", "icons": []}', '["a", "b"]', '{"artifacts": ["model.float.onnx"]}'):
+        manifest.write_text(of_something_else)
+        assert bundle_of(file) is None
+    manifest.write_text('{"artifacts": {"float": "model.float.onnx"}, "schema_version": 99}')
+    with pytest.raises(ConfigError, match="schema_version is 99, expected 1"):
+        bundle_of(file)
+    manifest.write_text("{")
+    with pytest.raises(ConfigError, match="not valid JSON"):
+        bundle_of(file)
+
+
+def test_a_new_bundle_takes_the_place_of_the_old_one(tmp_path):
+    out = make(tmp_path / "bundle", "old")
+    put_in_place(make(tmp_path / "new", "new"), out)
+    assert load_bundle(out).artifact("float").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_one_that_was_killed_half_way_comes_back(tmp_path):
+    out = make(tmp_path / "bundle", "old")
+    out.rename(tmp_path / ".bundle.old")  # between the two renames
+    recover(out)
+    assert load_bundle(out).artifact("float").read_text() == "old"
+
+
+def test_a_new_bundle_that_is_not_there_leaves_the_old_one(tmp_path):
+    out = make(tmp_path / "bundle", "old")
+    with pytest.raises(OSError, match="No such file"):
+        put_in_place(tmp_path / "nothing", out)
+    assert load_bundle(out).artifact("float").read_text() == "old"

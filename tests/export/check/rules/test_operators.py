@@ -1,0 +1,100 @@
+"""Rules on single operators that hand-built graphs show best; the others are in test_npu_check.py."""
+
+import pytest
+
+from tests.export.check.rules.chips import chip, found
+
+APACHE = "aiware-apache6"
+ONES = ",".join("1" * 64)
+
+
+def parts(split, axis=1):
+    sizes = ",".join(map(str, split))
+    shapes = [[1, 32, 8, 8] for _ in split]
+    for shape, size in zip(shapes, split, strict=True):
+        shape[axis] = size
+    outputs = [f"y{index}" for index in range(len(split))]
+    declared = ", ".join(f"float[{','.join(map(str, shape))}] {y}" for shape, y in zip(shapes, outputs, strict=True))
+    return f"""(float[1,32,8,8] x) => ({declared}) <int64[{len(split)}] s = {{{sizes}}}>
+        {{ {", ".join(outputs)} = Split<axis = {axis}>(x, s) }}"""
+
+
+@pytest.mark.parametrize(
+    ("split", "axis", "refused"),
+    [((8, 24), 1, None), ((16, 16), -3, None), ((8, 12, 12), 1, "8, 20"), ((4, 28), 1, "4"), ((4, 4), 2, "4")],
+)
+def test_split_cuts_like_slice(split, axis, refused):
+    findings = found(parts(split, axis), chip(APACHE), "operators.slice_multiple")
+    assert [each.message for each in findings] == (
+        [f"cuts at {refused} of axis {axis}, expected multiples of 8"] if refused else []
+    )
+
+
+def test_split_in_equal_parts():
+    text = """(float[1,12,8,8] x) => (float[1,6,8,8] y, float[1,6,8,8] z)
+        { y, z = Split<axis = 1, num_outputs = 2>(x) }"""
+    assert len(found(text, chip(APACHE), "operators.slice_multiple")) == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "step", "refused"),
+    [
+        ("0", "8", "1", None),
+        ("8", "9223372036854775807", "1", None),
+        ("-8", "32", "1", None),
+        ("1", "32", "2", "from 1 to 32"),
+        ("-1", "-9223372036854775807", "-1", None),  # all of it, backwards
+        ("7", "3", "-1", "from 4 to 8"),
+    ],
+)
+def test_slices_with_steps_and_from_the_end(start, end, step, refused):
+    text = f"""(float[1,32,8,8] x) => (float[1,n,8,8] y)
+        <int64[1] a = {{{start}}}, int64[1] b = {{{end}}}, int64[1] c = {{1}}, int64[1] d = {{{step}}}>
+        {{ y = Slice(x, a, b, c, d) }}"""
+    messages = [each.message for each in found(text, chip(APACHE), "operators.slice_multiple")]
+    assert messages == ([f"{refused} of axis 1, expected multiples of 8"] if refused else [])
+
+
+def test_a_slice_without_axes_or_as_attributes():
+    text = """(float[32] x) => (float[4] y) <int64[1] a = {4}, int64[1] b = {8}, int64[1] d = {1}>
+        { y = Slice(x, a, b, , d) }"""
+    assert len(found(text, chip(APACHE), "operators.slice_multiple")) == 1
+    old = "(float[32] x) => (float[4] y) { y = Slice<starts = [4], ends = [8]>(x) }"
+    assert len(found(old, chip(APACHE), "operators.slice_multiple", opset=9)) == 1
+
+
+@pytest.mark.parametrize("operation", ["ArgMax", "ArgMin"])
+@pytest.mark.parametrize(
+    ("channels", "axis", "rule"),
+    [(256, 1, None), (256, -3, None), (257, 1, "operators.argmax.max_channels"), (8, 2, "operators.argmax.axes")],
+)
+def test_the_largest_and_the_smallest(operation, channels, axis, rule):
+    text = f"(float[1,{channels},8,8] x) => (int64[a,b,c,d] y) {{ y = {operation}<axis = {axis}>(x) }}"
+    for each in ("operators.argmax.axes", "operators.argmax.max_channels"):
+        assert len(found(text, chip(APACHE), each)) == (each == rule)
+
+
+@pytest.mark.parametrize(("shape", "refused"), [("1,8,1,1", False), ("8,1,1", False), ("8,8", True), ("1,1,1,8", True)])
+def test_a_constant_that_is_stored_in_codes(shape, refused):
+    count = 64 if shape == "8,8" else 8
+    text = f"""(float[1,8,8,8] x) => (float[1,8,8,8] y)
+        <float s = {{0.5}}, int8 z = {{0}}, int8[{shape}] k = {{{ONES[: 2 * count - 1]}}}>
+        {{ d = DequantizeLinear(k, s, z)  y = Mul(x, d) }}"""
+    assert len(found(text, chip(APACHE), "operators.elementwise_constant")) == refused
+    quantized = text.replace("int8[", "float[").replace("DequantizeLinear(k", "QuantizeLinear(k").replace("d =", "q =")
+    quantized = quantized.replace("y = Mul", "d = DequantizeLinear(q, s, z)  y = Mul")
+    assert len(found(quantized, chip(APACHE), "operators.elementwise_constant")) == refused
+
+
+def test_a_constant_with_one_scale_a_channel():
+    text = """(float[1,2,8,8] x) => (float[1,2,8,8] y)
+        <float[2] s = {0.5, 1}, int8[2] z = {0, 0}, int8[1,2,1,1] k = {1, 2}>
+        { d = DequantizeLinear<axis = 1>(k, s, z)  y = Mul(x, d) }"""
+    assert found(text, chip(APACHE), "operators.elementwise_constant") == []
+
+
+def test_a_window_of_stored_codes():
+    text = f"""(float[1,1,32,32] x) => (float[1,1,a,b] y)
+        <float s = {{0.5}}, int8[1,1,19,19] k = {{{",".join("1" * 361)}}}>
+        {{ w = DequantizeLinear(k, s)  y = Conv(x, w) }}"""
+    assert len(found(text, chip(APACHE), "operators.conv.max_window")) == 1

@@ -1,0 +1,60 @@
+"""What is run where."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from depth_distill.errors import ConfigError
+from depth_distill.export.backends.backends import BACKENDS, Backend
+from depth_distill.export.compare.verification import Trial, Verifier, trials
+from depth_distill.export.interface.inputs import InputLayout
+from depth_distill.export.interface.outputs import OutputLayout
+
+LAYERS = ("encoder.conv1", "head.conv")
+
+
+def titles(artifacts, names, high_precision_layers=()):
+    return [each.title for each in trials(artifacts, [BACKENDS[name] for name in names], high_precision_layers)]
+
+
+def test_files_run_where_they_are_taken_and_the_float_file_is_quantized_where_that_can_be():
+    assert titles(["float", "int8"], ["onnxruntime", "iree"]) == [
+        "float on onnxruntime",
+        "float on onnxruntime, quantized by it",
+        "float on iree",
+        "int8 on onnxruntime",
+        "int8 on iree",
+    ]
+    assert titles(["fp16"], ["rknn", "nncf"]) == []
+    assert titles(["metric"], ["onnxruntime", "qnn"]) == ["metric on onnxruntime"]  # metres are for hosts
+
+
+def test_layers_in_half_precision_are_also_asked_of_a_tool_chain_that_quantizes_by_itself():
+    found = trials(["float", "mixed"], [BACKENDS["onnxruntime"], BACKENDS["rknn"]], LAYERS)
+    (mixed,) = [each for each in found if each.high_precision_layers]
+    assert mixed.title == "float on rknn, quantized by it, 2 layers in FP16"
+    assert mixed.runtime == "Rockchip RKNN PTQ, 2 layers in FP16"
+    assert mixed.options == {"fp16_layers": "encoder.conv1,head.conv"}
+    assert not [each for each in trials(["float"], [BACKENDS["rknn"]]) if each.high_precision_layers]
+
+
+def test_a_trial_gives_its_backend_the_options_and_keeps_a_refusal(tmp_path):
+    given = {}
+
+    class Refusing(Backend):
+        def run(self, model, inputs, calibration=None, options=None, repeats=20):
+            given.update(model=model, shape=inputs.shape, calibration=calibration, options=options)
+            raise ConfigError("no")
+
+    backend = Refusing("rknn", "Rockchip RKNN", "rknn", "rknn", frozenset({"float"}), True, True, mixes=True)
+    evaluator = SimpleNamespace(images=(torch.zeros(2, 3, 4, 6), torch.zeros(1, 3, 4, 6)))
+    verifier = Verifier(
+        evaluator, InputLayout(4, 6, (0, 0, 0), (1, 1, 1)), OutputLayout(("codes",), (1,)), tmp_path, {}
+    )
+    row = verifier.run(Trial("float", backend, True, LAYERS), {"float": Path("model.float.onnx")})
+    assert row["runtime"] == "Rockchip RKNN PTQ, 2 layers in FP16"
+    assert row["error"] == "no"
+    assert given["shape"] == (3, 3, 4, 6)
+    assert given["calibration"] == tmp_path
+    assert given["options"] == {"fp16_layers": "encoder.conv1,head.conv"}

@@ -1,0 +1,124 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.target import NpuTarget, TensorFormat, load_target, target_names
+
+BUILT_IN = Path(__file__).parents[3] / "configs" / "target"
+
+
+def edited(tmp_path: Path, old: str, new: str, profile: str = "per-tensor-minmax") -> Path:
+    text = (BUILT_IN / f"{profile}.yaml").read_text()
+    assert old in text
+    path = tmp_path / "chip.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_the_five_profiles_are_built_in():
+    assert target_names() == (
+        "aiware-apache6",
+        "onnxruntime-cpu",
+        "per-channel",
+        "per-tensor-minmax",
+        "rknn",
+        "symmetric-pow2",
+    )
+    for name in target_names():
+        assert load_target(name).name == name
+        assert load_target(name) == load_target(BUILT_IN / f"{name}.yaml")
+
+
+def test_the_users_npu():
+    target = load_target("per-tensor-minmax")
+    assert target.weights == TensorFormat("int8", symmetric=True)
+    assert target.activations == TensorFormat("uint8", symmetric=False)
+    assert (target.calibrator, target.scales) == ("minmax", "vendor")
+    assert target.capabilities.fp16 == "unconfirmed"
+    assert target.capabilities.several_outputs == "yes"
+
+
+def test_the_operator_limits_of_aiware():
+    rules = load_target("aiware-apache6").operators
+    assert (rules.conv.max_window, rules.conv.max_dilation, rules.conv.strides) == (17, 5, "powers_of_two")
+    assert rules.transposed_conv.max_window == 5
+    assert rules.upsample.factors == "powers_of_two"
+    assert rules.forbidden == ("Reshape", "Flatten")
+    assert rules.slice_multiple == 8
+    assert rules.concat_axes == (1, 2, 3)
+    assert rules.argmax is not None
+    assert (rules.argmax.axes, rules.argmax.max_channels) == ((1,), 256)
+    assert rules.cast_to == ("float32",)
+    assert rules.elementwise_constant == "per_channel"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int16", -32768, 32767), ("uint16", 0, 65535)]
+)
+def test_codes_of_a_dtype(dtype, low, high):
+    tensor_format = TensorFormat(dtype, symmetric=False)
+    assert (tensor_format.quant_min, tensor_format.quant_max) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("calibrator:", "calibrater:", r"chip.yaml:6: calibrater: unknown key; nearest: 'calibrator'"),
+        ("calibrator: minmax", "calibrator: min-max", r"calibrator: received 'min-max', nearest: 'minmax'"),
+        ("int16: unconfirmed", "int61: no", r"chip.yaml:10: capabilities.int61: unknown key; nearest: 'int16'"),
+        ("int16: unconfirmed", "int16: maybe", r"capabilities.int16: received 'maybe', expected one of yes"),
+        ("alignment: 1", "alignment: 0", r"chip.yaml:16: alignment: received 0, expected a whole number of 1 or more"),
+        ("scales: vendor\n", "", r"missing key scales"),
+        ("[relu, relu6, clip]", "[relu, rely6]", r"chip.yaml:17: fused_activations: received .* nearest: 'relu6'"),
+        ("operators: {}", "operators: {conv: {max_windw: 3}}", r"conv.max_windw: unknown key; nearest: 'max_window'"),
+        ("operators: {}", "operators: {max_opset: 1.9}", r"operators.max_opset: received 1.9, expected a whole number"),
+        ("uint8, symmetric: false", "uint8, symmetric: true", r"chip.yaml:4: activations: symmetric: true contradicts"),
+        ("granularity: per_tensor", "granularity: per_channel", r"weights.granularity: .* contradicts capabilities"),
+        ("asymmetric_activations: unconfirmed", "asymmetric_activations: no", r"activations.symmetric: .* contradicts"),
+        ("description", "name: chip\ndescription", r"chip.yaml:2: name: comes from the file's name"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_a_profile_is_named_with_its_line(tmp_path, old, new, message):
+    with pytest.raises(ConfigError, match=message):
+        load_target(edited(tmp_path, old, new))
+
+
+def test_optional_limits_of_operators(tmp_path):
+    path = edited(tmp_path, "operators: {}", "operators:\n  max_opset: 17\n  domains: [com.microsoft]")
+    target = load_target(path)
+    assert (target.operators.max_opset, target.operators.domains) == (17, ("com.microsoft",))
+    assert target.line_of("operators.max_opset").endswith("chip.yaml:20: operators.max_opset: 17")
+    assert load_target("per-tensor-minmax").operators.max_opset is None
+
+
+def test_an_unquoted_yes_is_still_yes(tmp_path):
+    assert load_target(edited(tmp_path, 'int8: "yes"', "int8: yes")).capabilities.int8 == "yes"
+
+
+def test_unknown_target_names_the_nearest():
+    with pytest.raises(ConfigError, match="unknown target 'per-tensor-minimax'; nearest: 'per-tensor-minmax'"):
+        load_target("per-tensor-minimax")
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist; built in are"):
+        load_target(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("weights: {dtype: int8")
+    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+        load_target(tmp_path / "broken.yaml")
+
+
+def test_a_profile_checks_itself_however_it_was_made():
+    target = load_target("per-tensor-minmax")
+    with pytest.raises(ConfigError, match="calibrator: received 'kl', expected one of minmax"):
+        dataclasses.replace(target, calibrator="kl")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        target.alignment = 8  # type: ignore[misc]
+
+
+def test_the_line_that_says_no():
+    target = load_target("symmetric-pow2")
+    assert target.line_of("capabilities.fp16").endswith("symmetric-pow2.yaml:11: capabilities.fp16: no")
+    assert isinstance(target, NpuTarget)

@@ -1,0 +1,50 @@
+"""exit_code: what a person can mend is a message and 2; the rest is raised."""
+
+import pytest
+
+from depth_distill.errors import ConfigError, DataError
+from depth_distill.exit_codes import exit_code
+
+
+def test_success_is_zero():
+    assert exit_code(lambda: None) == 0
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError])
+def test_what_a_person_can_mend_is_a_message_and_two(kind, capsys):
+    def work():
+        raise kind("depth/0001.png: [bold] is missing")
+
+    assert exit_code(work) == 2
+    assert capsys.readouterr().err == "error: depth/0001.png: [bold] is missing\n"
+
+
+def test_behind_other_errors_it_is_found_too(capsys):
+    def work():
+        try:
+            raise ConfigError("the cause")
+        except ConfigError as error:
+            raise ValueError("what jsonargparse makes of it") from error
+
+    assert exit_code(work) == 2
+    assert capsys.readouterr().err == "error: the cause\n"
+
+
+def test_a_message_from_a_loader_worker_comes_without_its_traceback(capsys):
+    def work():
+        raise DataError(
+            "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+            '  File "reading.py"\ndepth_distill.errors.DataError: rgb/0001.png is missing\n'
+        )
+
+    assert exit_code(work) == 2
+    assert capsys.readouterr().err == "error: rgb/0001.png is missing\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), RuntimeError("torch's")])
+def test_what_is_our_fault_is_raised(error):
+    def work():
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        exit_code(work)

@@ -1,0 +1,73 @@
+r"""Time of the sensitivity analysis against the plain loop of one full evaluation a setting, and whether they agree.
+
+    python tools/benchmarks/benchmark_sensitivity.py --checkpoint runs/.../last.ckpt \
+        --images 32 --out benchmarks/sensitivity
+
+Two plain loops: one on images that are in memory already, as the analysis has them, and one that reads and resizes the
+split for every evaluation, as ``validate`` does. Writes ``benchmark_sensitivity.json``.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from depth_distill.atomic import write_json
+from depth_distill.commands import analysis
+from depth_distill.evaluation import Evaluator
+from depth_distill.exit_codes import exit_code
+from depth_distill.loading.trained import load_run
+from depth_distill.quantization.analysis.sensitivity import sensitivity, sensitivity_settings
+from depth_distill.quantization.graph.npu_operators import npu_operators
+from depth_distill.quantization.simulate.fake_quantize import quantizers
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Measure, print and write; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    analysis.add_arguments(parser)
+    options, overrides = parser.parse_known_args(args)
+    return exit_code(lambda: _work(options, overrides))
+
+
+def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    run = analysis.quantize_run(options, overrides)
+    trained = load_run(options.checkpoint, options.config, overrides)
+
+    started = time.perf_counter()
+    found = sensitivity(run.quantized, run.evaluator)
+    seconds = {"sensitivity()": time.perf_counter() - started}
+    in_memory, seconds["plain loop, images in memory"] = _plain_loop(run, lambda: run.evaluator)
+    _, seconds["plain loop, images read each time"] = _plain_loop(run, lambda: trained.evaluator(options.images))
+
+    largest = max(
+        abs(each.alone["abs_rel"] - in_memory[f"{each.name} alone"])
+        + abs(each.leave_one_out["abs_rel"] - in_memory[f"all but {each.name}"])
+        for each in found.layers
+    )
+    table = Table(title=f"{len(found.layers)} layers, {2 * len(found.layers) + 2} settings: {run.title}")
+    table.caption = f"largest difference of abs_rel between sensitivity() and the plain loop: {largest:g}"
+    for heading in ("", "s", "times sensitivity()"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.1f}", f"{value / seconds['sensitivity()']:.2f}")
+    Console().print(table)
+    write_json(options.out / "benchmark_sensitivity.json", {"seconds": seconds, "largest_difference": largest})
+
+
+def _plain_loop(run: analysis.QuantizedRun, split: Callable[[], Evaluator]) -> tuple[dict[str, float], float]:
+    started, scores = time.perf_counter(), {}
+    settings = sensitivity_settings(npu_operators(run.quantized))
+    for name, setting in track(settings.items(), "plain loop", transient=True):
+        for site, quantizer in quantizers(run.quantized).items():
+            quantizer.enabled = site in setting
+        scores[name] = split()(run.quantized)["abs_rel"]
+    return scores, time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+r"""What each head loses to an 8-bit output, and to INT8 as a whole.
+
+    python tools/benchmarks/heads_table.py --checkpoint SINGLE.ckpt \
+        --trained INTEGER_FRACTIONAL.ckpt --out benchmarks/heads
+
+``--checkpoint`` is a run with a single head; thermometer and split heads are made from it. ``--trained`` are runs with
+any other head; each is read by every decoder that can read its codes. Columns:
+
+* abs_rel of the float network, and of the INT8 network that ONNX Runtime's own PTQ makes of its float ONNX file;
+* how far INT8 moves depth from the *same network in float* with the same decoder: mean and 99th percentile;
+* the same of fake quantization with only the output rounded, and with all activations of the head rounded;
+* carry rate: pixels of the INT8 network whose whole part is wrong for the float depth, and pixels of the float network
+  whose whole part is wrong for the ground truth;
+* bytes that leave the NPU for each pixel.
+
+Writes ``heads_table.json``, ``heads_table.md`` and ``heads_table.png``, with a map of carries for each two-part head.
+Options that are not listed override the configs.
+"""
+
+import argparse
+import copy
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch import Tensor, nn
+
+from depth_distill.atomic import atomic_path, write_json
+from depth_distill.codecs import HostIntegerFractional, HostSplit
+from depth_distill.display.pictures import save_figure
+from depth_distill.evaluation import Evaluator
+from depth_distill.exit_codes import exit_code
+from depth_distill.export.backends.vendor_ptq import vendor_network
+from depth_distill.loading.trained import LoadedRun, load_run
+from depth_distill.models import CodeNetwork, DepthCodec, DepthNet, SingleHead, carry_errors, split_from_single
+from depth_distill.models import thermometer_from_single as thermometer
+from depth_distill.models.codecs import ThermometerCodec
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.simulate.fake_quantize import quantizers, set_enabled
+from depth_distill.quantization.simulate.ptq import quantize_post_training
+from depth_distill.quantization.target.target import NpuTarget, load_target
+
+COLUMNS = (
+    "bytes/pixel", "abs_rel float", "abs_rel INT8", "INT8 drift, mean [mm]", "99 % [mm]", "output alone, mean [mm]",
+    "99 % [mm]", "head alone, mean [mm]", "carries by INT8", "carries in float",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a network's codes."""
+
+    name: str
+    codec: DepthCodec
+    host_step: HostSplit | None = None
+    """Applied to the codes on the host before the codec."""
+
+    def codes(self, codes: Tensor) -> Tensor:
+        """What the codec reads."""
+        return codes if self.host_step is None else self.host_step.split_with(torch, codes.float())
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network with some head."""
+
+    network: CodeNetwork
+    readings: tuple[Reading, ...]
+    trained: LoadedRun
+
+
+@dataclass
+class Codes:
+    """What a network says about each batch, in float and quantized in various ways."""
+
+    float: list[Tensor]
+    vendor: list[Tensor]
+    output: list[Tensor]
+    head: list[Tensor] = field(default_factory=list)
+
+
+class BehindSigmoid(nn.Module):
+    """A thermometer of a sigmoid head in the graph, behind its sigmoid: what one would build first."""
+
+    def __init__(self, single: SingleHead, levels: int) -> None:
+        super().__init__()
+        single = copy.deepcopy(single)
+        self.codec = ThermometerCodec(single.codec.depth_range, single.codec.encoding, levels)
+        self.conv, self.sigmoid = single.conv, single.output
+        self.repeat = nn.Conv2d(1, levels, 1)
+        self.clip = nn.Hardtanh(0.0, 1.0)
+        nn.init.constant_(self.repeat.weight, levels)
+        self.repeat.bias = nn.Parameter(-torch.arange(levels).float())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Codes."""
+        return self.clip(self.repeat(self.sigmoid(self.conv(features))))
+
+
+def variants(trained: LoadedRun, levels: Sequence[int]) -> Iterator[Variant]:
+    """The networks that a single-head network can be made into, itself first; any other network as it is."""
+    network, codec = trained.network, trained.network.codec
+    if not (isinstance(network, DepthNet) and isinstance(network.head, SingleHead)):
+        hosts = codec.host.decoders if isinstance(codec.host, HostIntegerFractional) else (codec.host,)
+        yield Variant(network, tuple(Reading(str(host), DepthCodec(host)) for host in hosts), trained)
+        return
+    is_sigmoid = isinstance(network.head.output, nn.Sigmoid)
+    split = split_from_single(network)
+    assert isinstance(split.codec.host, HostSplit)
+    name = f"single, {network.head.codec.encoding}, {'sigmoid' if is_sigmoid else 'clip'}"
+    on_host = Reading(f"{name}, split on the host", split.codec, split.codec.host)
+    yield Variant(network, (Reading(name, codec), on_host), trained)
+    yield Variant(split, (Reading(f"{split.codec} in the graph", split.codec),), trained)
+    for count in levels:
+        finer = thermometer(network, count)
+        yield Variant(finer, (Reading(str(finer.codec), finer.codec),), trained)
+    if is_sigmoid and levels:
+        made = copy.deepcopy(network)
+        head = BehindSigmoid(network.head, max(levels))
+        made.head = head.eval()  # type: ignore[assignment]
+        yield Variant(made, (Reading(f"{head.codec}, behind the sigmoid", head.codec),), trained)
+
+
+class Bench:
+    """Runs a network in every way that the table has a column for."""
+
+    def __init__(self, target: NpuTarget, images: int | None, calibration_images: int, folder: Path) -> None:
+        self.target, self.images, self.calibration_images, self.folder = target, images, calibration_images, folder
+
+    def rows(self, variant: Variant) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
+        """A row and, of a two-part codec, the carry rate of each pixel ``(H, W)``, for each way to read it."""
+        batches = variant.trained.evaluator(self.images).batches
+        codes = self._codes(variant, [batch.image for batch in batches])
+        for reading in variant.readings:
+            evaluator = Evaluator(batches, reading.codec, variant.trained.bands_m)
+            evaluator.reference_m = tuple(reading.codec.decode(reading.codes(each)) for each in codes.float)
+            scores = {
+                way: _score(evaluator, reading, getattr(codes, way)) for way in ("float", "vendor", "output", "head")
+            }
+            row = {
+                "head": reading.name,
+                "bytes_per_pixel": variant.network.codec.channels,
+                "float_abs_rel": scores["float"]["abs_rel"],
+                "int8_abs_rel": scores["vendor"]["abs_rel"],
+                "drift_mm": scores["vendor"]["drift_mm"],
+                "drift_p99_mm": scores["vendor"]["drift_p99_mm"],
+                "output_drift_mm": scores["output"]["drift_mm"],
+                "output_drift_p99_mm": scores["output"]["drift_p99_mm"],
+                "head_drift_mm": scores["head"]["drift_mm"],
+                "protocol": evaluator.protocol,
+                "carry_rate": None,
+                "float_carry_rate": None,
+            }
+            yield self._with_carries(row, evaluator, reading, codes)
+
+    def _codes(self, variant: Variant, images: list[Tensor]) -> Codes:
+        calibration = variant.trained.calibration_images(self.calibration_images)
+        graph_module = fold(trace(variant.network))
+        vendor = vendor_network(graph_module, calibration, self.folder)
+        quantized = quantize_post_training(graph_module, self.target, calibration, progress=False)
+        with torch.inference_mode():
+            codes = Codes([graph_module(each) for each in images], [vendor(each) for each in images], [])
+            set_enabled(quantized, False)
+            set_enabled(quantized, True, kinds=["output"])
+            codes.output = [quantized(each) for each in images]
+            in_head = [
+                site
+                for site, each in quantizers(quantized).items()
+                if site.startswith("head.") and each.kind != "weight"
+            ]
+            set_enabled(quantized, True, in_head)
+            codes.head = [quantized(each) for each in images]
+        return codes
+
+    def _with_carries(
+        self, row: dict[str, Any], evaluator: Evaluator, reading: Reading, codes: Codes
+    ) -> tuple[dict[str, Any], Tensor | None]:
+        assert evaluator.reference_m is not None
+        by_int8, in_float = [], []
+        for batch, said, integer, reference_m in zip(
+            evaluator.batches, codes.float, codes.vendor, evaluator.reference_m, strict=True
+        ):
+            wrong = carry_errors(reading.codec, reading.codes(integer), reference_m)
+            untrue = carry_errors(reading.codec, reading.codes(said), batch.depth_m)
+            if wrong is None or untrue is None:
+                return row, None
+            by_int8.append(wrong)
+            in_float.append(untrue[batch.valid])
+        carries = torch.cat(by_int8).float()
+        row["carry_rate"] = float(carries.mean())
+        if isinstance(reading.codec.host, HostIntegerFractional):  # floor and remainder of one code never disagree
+            row["float_carry_rate"] = float(torch.cat(in_float).float().mean())
+        return row, carries.mean(dim=(0, 1))
+
+
+def _score(evaluator: Evaluator, reading: Reading, codes: list[Tensor]) -> dict[str, float]:
+    rows = [evaluator.measure(position, reading.codes(each)) for position, each in enumerate(codes)]
+    return evaluator.summarize(torch.cat(rows))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Measure, print and write; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run with a single head")
+    parser.add_argument("--trained", type=Path, nargs="*", default=[], help=".ckpt files of runs with other heads")
+    parser.add_argument("--levels", type=int, nargs="*", default=[2, 4, 8, 16], help="of the thermometers")
+    parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
+    parser.add_argument("--images", type=int, help="validate on about this many images; all if not given")
+    parser.add_argument("--calibration-images", type=int, default=64)
+    parser.add_argument("--out", type=Path, required=True, help="folder for JSON, Markdown and picture")
+    options, overrides = parser.parse_known_args(args)
+    return exit_code(lambda: _work(options, overrides, Console()))
+
+
+def _work(options: argparse.Namespace, overrides: Sequence[str], console: Console) -> None:
+    target = load_target(options.target)
+    rows: list[dict[str, Any]] = []
+    maps: dict[str, Tensor] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(target, options.images, options.calibration_images, Path(folder))
+        for checkpoint in (options.checkpoint, *options.trained):
+            run = checkpoint.absolute().parents[1].name
+            for variant in variants(load_run(checkpoint, overrides=overrides), options.levels):
+                for row, carries in bench.rows(variant):
+                    rows.append({"run": run, **row})
+                    console.print(" | ".join([run, row["head"], *cells(row)]), highlight=False, soft_wrap=True)
+                    if carries is not None:
+                        maps[f"{run}\n{row['head']}"] = carries
+    write_json(options.out / "heads_table.json", {"target": target.name, "rows": rows})
+    with atomic_path(options.out / "heads_table.md") as temporary:
+        temporary.write_text(markdown(rows))
+    save_figure(_picture(rows, maps), options.out / "heads_table.png")
+    console.print(f"written  {options.out / 'heads_table'}.json, .md and .png", soft_wrap=True, highlight=False)
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The cells of a row, in the order of ``COLUMNS``."""
+    rates = ["" if row[key] is None else f"{row[key]:.3%}" for key in ("carry_rate", "float_carry_rate")]
+    return [
+        str(row["bytes_per_pixel"]),
+        f"{row['float_abs_rel']:.4f}",
+        f"{row['int8_abs_rel']:.4f}",
+        *(f"{row[key]:.2f}" for key in ("drift_mm", "drift_p99_mm", "output_drift_mm", "output_drift_p99_mm")),
+        f"{row['head_drift_mm']:.2f}",
+        *rates,
+    ]
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """One table a run."""
+    lines = []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        mine = [row for row in rows if row["run"] == run]
+        lines += [f"### {run} ({mine[0]['protocol']})", ""]
+        lines += ["| head | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+        lines += [f"| {row['head']} | {' | '.join(cells(row))} |" for row in mine] + [""]
+    return "\n".join(lines)
+
+
+def _picture(rows: Sequence[dict[str, Any]], maps: dict[str, Tensor]) -> Figure:
+    """Drift of every head, and where the two-part ones carry wrongly."""
+    height = 1.5 + 0.35 * len(rows)
+    figure = Figure(figsize=(11, height + (2.8 if maps else 0)), layout="constrained")
+    top, *below = figure.subfigures(2 if maps else 1, 1, height_ratios=[height, 2.8] if maps else None, squeeze=False)[
+        :, 0
+    ]
+    ax = top.subplots()
+    ways = {"drift_mm": "INT8, ONNX Runtime's PTQ", "head_drift_mm": "head alone", "output_drift_mm": "output alone"}
+    for index, (key, label) in enumerate(ways.items()):
+        places = [place + 0.27 * (index - 1) for place in range(len(rows))]
+        ax.barh(places, [row[key] for row in rows], height=0.25, label=label)
+    ax.axvline(0.5, color="black", linestyle=":", label="0.5 mm")
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(rows)), [f"{row['head']} ({row['run']})" for row in rows], fontsize=7)
+    ax.invert_yaxis()
+    ax.set_xlabel("mean drift from the same network in float [mm]")
+    ax.grid(axis="x", alpha=0.3, which="both")
+    top.legend(fontsize=8, ncols=4, loc="outside upper center")
+    for part in below:
+        for each, (name, carries) in zip(part.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
+            drawn = each.imshow(carries.numpy(), cmap="magma", vmin=0, vmax=max(float(carries.max()), 1e-3))
+            each.set_title(f"carry rate\n{name}", fontsize=6)
+            each.set_axis_off()
+            part.colorbar(drawn, ax=each, fraction=0.035).ax.tick_params(labelsize=6)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())
