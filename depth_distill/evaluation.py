@@ -1,7 +1,7 @@
 """Score a network, whatever runs it: one loop and one metric for checkpoints, quantized graphs and ONNX files."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from rich.progress import track
@@ -10,6 +10,7 @@ from torch import Tensor
 from depth_distill.errors import DataError
 from depth_distill.metrics import BANDS_M, DepthMetrics
 from depth_distill.models import DepthCodec
+from depth_distill.quantization.interface import Interface
 from depth_distill.types import DepthBatch
 
 Network = Callable[[Tensor], Tensor]
@@ -120,3 +121,30 @@ class Evaluator:
     def _of_all(self, values: Tensor, measure: Callable[[int, Tensor], Tensor]) -> dict[str, float]:
         batches = values.split([len(images) for images in self.images])
         return self.summarize(torch.cat([measure(position, each) for position, each in enumerate(batches)]))
+
+
+class InterfaceScorer:
+    """An evaluator for graphs that a recipe prepared: pixels may go in, several tensors or other codes come out.
+
+    Args:
+        evaluator: evaluator on normalized images and the codes of the trained network.
+        interface: what the graphs take and return.
+    """
+
+    def __init__(self, evaluator: Evaluator, interface: Interface) -> None:
+        same = str(evaluator.codec) == str(interface.codec)
+        self.evaluator = evaluator if same else evaluator.read_by(DepthCodec(interface.codec))
+        self.interface = interface
+        self.names = evaluator.names
+        self.images = [interface.feed(images) for images in evaluator.images]
+        self.summarize = evaluator.summarize
+
+    def measure(self, position: int, values: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
+        """Metrics of each image of the batch at ``position``, ``(B, len(names))``."""
+        return self.evaluator.measure(position, self.interface.outputs.codes(values))
+
+    def __call__(self, graph: Callable[[Tensor], Tensor | Sequence[Tensor]]) -> dict[str, float]:
+        """Metrics of a graph."""
+        with torch.inference_mode():
+            rows = [self.measure(position, graph(images)) for position, images in enumerate(self.images)]
+        return self.summarize(torch.cat(rows))

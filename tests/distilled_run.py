@@ -27,7 +27,7 @@ def config(teacher_checkpoint, quantized=True):
     }
     values["data"]["calibration_size"] = 4
     if quantized:
-        values["trainer"]["callbacks"] = [{"class_path": "FakeQuant"}]
+        values["trainer"]["callbacks"] = [{"class_path": "FakeQuant", "init_args": {"recipe": "naive"}}]
         values["checkpoint"] = {
             "monitor": "vendor/abs_rel",
             "filename": "epoch{epoch:03d}-vendor_abs_rel{vendor/abs_rel:.4f}",

@@ -1,6 +1,5 @@
 """Fake quantization of the student: put in before training, switched by epoch, judged as the NPU will judge it."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,17 +10,25 @@ from typing_extensions import override
 
 from depth_distill.errors import ConfigError
 from depth_distill.metrics import DepthMetrics
-from depth_distill.models import GraphNetwork
+from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.quantization.analysis.mixed_precision import (
     HighPrecisionFormat,
     check_high_precision_format,
     chosen_layers,
     set_precision,
 )
-from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.passes.equalize import channel_ranges, equalize
-from depth_distill.quantization.passes.fold import fold
-from depth_distill.quantization.passes.stress import perturb_channel_scales
+from depth_distill.quantization.interface import InputLayout, Interface
+from depth_distill.quantization.passes.base import Context
+from depth_distill.quantization.recipe import (
+    DEFAULT_RECIPE,
+    Prepared,
+    Preparer,
+    Recipe,
+    exact_only,
+    load_recipe,
+    run_pass,
+    structure_only,
+)
 from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
 from depth_distill.quantization.simulate.fake_quant import SiteKind
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers, set_enabled
@@ -30,13 +37,14 @@ from depth_distill.quantization.target.target import load_target
 from depth_distill.types import DepthBatch
 
 RangeSource = Literal["batches", "calibration"]
+_OF_EXPORT = ("uint8_input", "logits", "separate_outputs", "bake_ranges")
 
 
 class FakeQuant(Callback):
     """Train the task's network as the NPU will compute it.
 
-    At set-up the network is traced, its batch norm folded, equalized if asked, and fake-quantized for the target, so
-    that optimizer, resume, test and predict all see the same graph. Then, epoch by epoch:
+    At set-up the network is traced, prepared by the recipe, and fake-quantized for the target, so that optimizer,
+    resume, test and predict all see the same graph. Then, epoch by epoch:
 
     * before ``start_epoch`` the network is float;
     * at ``start_epoch`` activation ranges are measured on the calibration images, and from then on follow the training
@@ -47,17 +55,18 @@ class FakeQuant(Callback):
     are by itself, with the target's calibrator on the calibration images. It is logged as ``vendor/<metric>``; monitor
     ``vendor/abs_rel`` to keep the checkpoint that is best on the NPU.
 
-    Equalization and stress rescale channels. Where the student starts from its teacher, the teacher is rescaled
-    likewise, which leaves what it says as it was, so that features can be compared.
+    A recipe may rescale channels. Where the student starts from its teacher, the teacher is rescaled likewise, which
+    leaves its output as it was, so that features can be compared. Checkpoints record the recipe, and a run is resumed
+    with the same one only.
 
     Put it before ``FeatureHooks`` (the command line does). Validation and test need the calibration images, too. With
     several processes and ``ranges: batches`` each step starts from the ranges of the first one.
 
     Args:
         target: name of an NPU profile, or its .yaml file.
-        equalize: equalize first, graph-wide; the float function stays the same.
-        stress: spread channel ranges by this sigma first, the float function stays the same: a trial of what a network
-            with a bad case of unequal channels would need.
+        recipe: how the network is prepared before it is trained: name of a recipe, its .yaml file, or a list of
+            passes. Passes that change what goes in and comes out of the network belong to the export, except
+            ``thermometer``.
         start_epoch: first epoch with fake quantization.
         freeze_epoch: first epoch with fixed activation ranges (learned ones included); never unless given.
         ranges: whether activation ranges follow the training ``batches``, or are measured at each epoch's start on the
@@ -74,8 +83,7 @@ class FakeQuant(Callback):
     def __init__(
         self,
         target: str = "per-tensor-minmax",
-        equalize: bool = False,
-        stress: float | None = None,
+        recipe: str | list[Any] = DEFAULT_RECIPE,
         start_epoch: int = 0,
         freeze_epoch: int | None = None,
         ranges: RangeSource = "batches",
@@ -89,8 +97,10 @@ class FakeQuant(Callback):
                 "freeze later"
             )
         self.target = load_target(target)
-        self.equalize = equalize
-        self.stress = stress
+        self.recipe = load_recipe(recipe)
+        for each in self.recipe.passes:
+            if each.name in _OF_EXPORT:
+                raise ConfigError(f"recipe {self.recipe}: {each.name} belongs to the export, not into training")
         self.start_epoch = start_epoch
         self.freeze_epoch = freeze_epoch
         self.ranges = ranges
@@ -101,30 +111,30 @@ class FakeQuant(Callback):
         self._vendor: dict[str, tuple[float, float]] = {}
         self._metrics: DepthMetrics | None = None
 
-    def prepare(self, task: Any, calibration: Sequence[Tensor] | None = None) -> None:
+    def prepare(self, task: Any, calibration: Sequence[Tensor] | None = None, resumed: bool = False) -> None:
         """Make the task's network a fake-quantized graph, with quantizers off; nothing where it already is.
 
         Args:
             task: its ``network`` is replaced, and its ``teacher`` where both are rescaled.
-            calibration: images that ``equalize`` measures channel ranges on. With None only the structure is made,
-                and the weights are left for a checkpoint to fill: no stress, no equalization.
+            calibration: images that passes measure on. With None only the structure is made, and the weights are
+                left for a checkpoint to fill.
+            resumed: whether a checkpoint fills in the student's weights later, and only the teacher needs values.
         """
         if isinstance(task.network, GraphNetwork):
             return
         if getattr(task, "student_tap", None) is not None:
             raise ConfigError("FakeQuant comes after FeatureHooks, whose hooks it would leave behind: put it before")
-        graph = fold(trace(task.network))
-        if calibration is not None and self.stress is not None:
-            graph = perturb_channel_scales(graph, self.stress).graph_module
-        if calibration is not None and self.equalize:
-            graph = equalize(graph, channel_ranges(graph, calibration)).graph_module
-        quantized = fake_quantize(graph, self.target, self.learnable)
+        prepared = self._run_recipe(task.network, calibration, resumed)
+        codec = DepthCodec(prepared.interface.codec)
+        quantized = fake_quantize(prepared.graph, self.target, self.learnable)
         set_enabled(quantized, False)
-        edited = calibration is not None and (self.equalize or self.stress is not None)
-        if edited and getattr(task, "student_init", None) == "teacher":
+        rescaled = calibration is not None and any(each.values_only for each in self.recipe.passes)
+        if rescaled and getattr(task, "student_init", None) == "teacher":
             # The same function with the same channel scales: only then do features correspond. Its quantizers stay off;
             # they are where the result of an addition can be hooked.
-            task.teacher = GraphNetwork(copy.deepcopy(quantized), task.network).requires_grad_(False).eval()
+            teacher = fake_quantize(prepared.trained, self.target, self.learnable)
+            set_enabled(teacher, False)
+            task.teacher = GraphNetwork(teacher, task.network, codec).requires_grad_(False).eval()
             task.teacher.to(memory_format=task.memory_format)
         layers = (
             chosen_layers(self.high_precision_layers)
@@ -134,10 +144,32 @@ class FakeQuant(Callback):
         if layers:
             check_high_precision_format(self.target, self.high_precision)
             quantized = set_precision(quantized, layers, self.high_precision)
-        network = GraphNetwork(quantized, task.network)
+        network = GraphNetwork(quantized, task.network, codec)
         network.to(memory_format=task.memory_format)
         network.train(task.network.training)  # a trace is in evaluation mode, where ranges would not follow batches
         task.network = network
+
+    def _run_recipe(self, network: CodeNetwork, calibration: Sequence[Tensor] | None, resumed: bool) -> Prepared:
+        images = () if calibration is None else calibration
+        # Passes that need the size or the normalization of images are refused above.
+        inputs = InputLayout(network.stride, network.stride, (0.0,) * 3, (1.0,) * 3)
+        context = Context(self.target, images, Interface.of_codes(inputs, network.codec.host), progress=True)
+        execute = structure_only if calibration is None else exact_only if resumed else run_pass
+        return Preparer(network, context, execute)(self.recipe)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"recipe": self.recipe.to_dict(), "target": self.target.name}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        recorded = state_dict.get("recipe")
+        if recorded is not None and recorded["sha256"] != self.recipe.sha256:
+            before = Recipe.from_entries(recorded["passes"])
+            raise ConfigError(
+                f"the checkpoint was trained behind the recipe {before}, but FakeQuant is given {self.recipe} "
+                f"({Recipe(self.recipe.passes)}): resume with the same recipe, or start a new run"
+            )
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -146,7 +178,9 @@ class FakeQuant(Callback):
         if stage == "fit":
             if hasattr(task, "start"):
                 task.start()
-            self.prepare(task, self._calibration_images(trainer) if self.equalize else [])
+            needs_images = any(each.values_only for each in self.recipe.passes)
+            images = self._calibration_images(trainer) if needs_images else []
+            self.prepare(task, images, resumed=trainer.ckpt_path is not None)
         else:
             self.prepare(task)
 

@@ -27,7 +27,7 @@ from depth_distill.quantization.analysis.mixed_precision import (
     set_precision,
 )
 from depth_distill.quantization.analysis.sensitivity import sensitivity
-from depth_distill.quantization.graph.npu_operators import npu_operators
+from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.target.target import load_target
 
 

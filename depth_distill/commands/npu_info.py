@@ -30,8 +30,8 @@ from depth_distill.errors import ConfigError
 from depth_distill.exit_codes import exit_code
 from depth_distill.export.backends.backends import find_backend
 from depth_distill.export.check.npu_check import check_onnx
-from depth_distill.export.interface.outputs import output_layout, separate_outputs
-from depth_distill.export.onnx_io.float_onnx import export_float, opset_for
+from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
+from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.probe.models import capability_probes
 from depth_distill.export.probe.operators import operator_probes
 from depth_distill.export.probe.probes import Prober, run_probes
@@ -39,7 +39,9 @@ from depth_distill.export.probe.profile_writing import check_destination, write_
 from depth_distill.export.probe.report import ProbeReport
 from depth_distill.loading.trained import build_untrained
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.interface import output_layout
 from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.passes.outputs import separate_outputs
 from depth_distill.quantization.target.target import NpuTarget, load_target
 
 _WORDS = {"yes": "confirmed", "no": "unsupported", "unconfirmed": "unconfirmed"}
@@ -124,7 +126,11 @@ def _untrained(config: Path, overrides: Sequence[str], target: NpuTarget, path: 
     graph = fold(trace(run.network))
     if len(layout.names) > 1:
         graph = separate_outputs(graph, layout)
-    return export_float(graph, torch.zeros(1, 3, *run.data.image_size), path, opset_for(target), layout.names)
+    return export_float(
+        graph,
+        path,
+        FileSpec.like(torch.zeros(1, 3, *run.data.image_size), opset=opset_for(target), output_names=layout.names),
+    )
 
 
 def _plain(value: object) -> object:

@@ -31,6 +31,7 @@ from depth_distill.exit_codes import exit_code
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.compare.parity import share_within_one_step
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.quantization.graph.trace import trace
@@ -73,7 +74,7 @@ class Bench:
         ours = self.evaluator(quantized)
         example = self.evaluator.images[0][:1]
         vendor = self.evaluator(vendor_network(graph_module, self.calibration, self.folder, per_channel))["abs_rel"]
-        qdq = OnnxNetwork(export_qdq(quantized, example, self.folder / "qdq.onnx"))
+        qdq = OnnxNetwork(export_qdq(quantized, self.folder / "qdq.onnx", FileSpec.like(example)))
         step = next(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
         parity = share_within_one_step(quantized, qdq, _first(self.evaluator.images, 20), step)
         values = (ours["abs_rel"], vendor, ours["drift_mm"], parity, seconds)

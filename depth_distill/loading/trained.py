@@ -1,7 +1,7 @@
 """A trained network and its data, from a run folder: where every tool starts, without Lightning."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
 from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.metrics import BANDS_M
-from depth_distill.models import CodeNetwork, GraphNetwork
-from depth_distill.models.checkpoints import load_weights
-from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.passes.fold import fold
+from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
+from depth_distill.models.checkpoints import load_weights, recorded_recipe
+from depth_distill.quantization.interface import InputLayout, Interface
+from depth_distill.quantization.passes.base import Context, Pass, PassReport
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, Execute, Preparer, load_recipe, structure_only
 from depth_distill.quantization.simulate.calibrate import activation_quantizers
 from depth_distill.quantization.simulate.fake_quant import SiteKind
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, remove_fake_quant
-from depth_distill.quantization.target.target import load_target
+from depth_distill.quantization.target.target import CalibratorName, NpuTarget, load_target
 from depth_distill.runs import CONFIG_FILE, require_checkpoint, resumed_run_folder
 
 _NETWORK = "model.init_args.network"
@@ -46,6 +47,33 @@ class LoadedRun:
     data: DepthSplits
     bands_m: Bands
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def interface(self) -> Interface:
+        """What the network takes and returns as it is."""
+        return interface_of(self.network, self.data)
+
+    def preparer(
+        self,
+        target: NpuTarget,
+        images: Sequence[Tensor],
+        calibrator: CalibratorName | None = None,
+        execute: Execute | None = None,
+        on_report: Callable[[Pass, PassReport], object] | None = None,
+        progress: bool = False,
+    ) -> Preparer:
+        """What runs recipes on this network.
+
+        Args:
+            target: the NPU that the network is prepared for.
+            images: batches of calibration images, from :meth:`calibration_images`.
+            calibrator: how activation ranges are measured; the target's own calibrator unless given.
+            execute: see :class:`~depth_distill.quantization.recipe.Preparer`, as is ``on_report``.
+            on_report: called with every pass and its report.
+            progress: whether long passes show a progress bar.
+        """
+        context = Context(target, images, self.interface, calibrator, self.ranges, progress=progress)
+        return Preparer(self.network, context, **_given(execute=execute, on_report=on_report))
 
     def calibration_images(self, count: int | None = None) -> list[Tensor]:
         """Batches of calibration images, ``(B, 3, H, W)``.
@@ -140,8 +168,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> L
     task = built.model.init_args
     network: CodeNetwork = task.network
     if built.student is not None:
-        graph = fake_quantize(fold(trace(network)), load_target(built.student.target), built.student.learnable)
-        network = GraphNetwork(graph, network)
+        network = _student(network, built.student, built.data, checkpoint)
     if task.channels_last:
         # Convolutions add in another order then: a tool sees the numbers that training saw.
         network.to(memory_format=torch.channels_last)
@@ -150,7 +177,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> L
     ranges: dict[str, tuple[float, float]] = {}
     if isinstance(network, GraphNetwork):
         ranges = {site: each.bounds for site, each in activation_quantizers(network.graph).items() if each.has_range}
-        network = GraphNetwork(remove_fake_quant(network.graph), network)
+        network = GraphNetwork(remove_fake_quant(network.graph), network, network.codec)
     network.check_image_size(*built.data.image_size)
     built.data.setup("validate")
     return LoadedRun(network.eval(), built.data, tuple(map(tuple, task.bands_m)), ranges)
@@ -162,6 +189,30 @@ class _Student:
 
     target: str = "per-tensor-minmax"
     learnable: Sequence[SiteKind] = ()
+    recipe: str | list[Any] = DEFAULT_RECIPE
+
+
+def _student(network: CodeNetwork, student: _Student, data: DepthSplits, checkpoint: Path | None) -> GraphNetwork:
+    """The fake-quantized graph that a student was trained as, without its weights."""
+    target = load_target(student.target)
+    recorded = None if checkpoint is None else recorded_recipe(checkpoint)
+    recipe = load_recipe(student.recipe if recorded is None else recorded)
+    context = Context(target, (), interface_of(network, data))
+    prepared = Preparer(network, context, structure_only)(recipe)
+    return GraphNetwork(
+        fake_quantize(prepared.graph, target, student.learnable), network, DepthCodec(prepared.interface.codec)
+    )
+
+
+def interface_of(network: CodeNetwork, data: DepthSplits) -> Interface:
+    """What a network takes and returns before any pass: normalized images and codes."""
+    normalize = data.normalize
+    return Interface.of_codes(InputLayout(*data.image_size, normalize.mean, normalize.std), network.codec.host)
+
+
+def _given(**arguments: Any) -> dict[str, Any]:
+    """Those arguments that are not None."""
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _parser() -> ArgumentParser:
@@ -201,7 +252,7 @@ def _relevant(config: Path) -> dict[str, Any]:
         values = _mapping(callback)
         if values.get("class_path", callback) in _FAKE_QUANT:
             arguments = _mapping(values.get("init_args"))
-            found["student"] = {key: arguments[key] for key in ("target", "learnable") if key in arguments}
+            found["student"] = {key: arguments[key] for key in ("target", "learnable", "recipe") if key in arguments}
     return found
 
 

@@ -1,6 +1,7 @@
 """Weights of a network out of a checkpoint of a run."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,23 @@ def network_state(checkpoint: Path) -> dict[str, Tensor]:
     if not any(key.startswith(_PREFIX) for key in state):
         return dict(state)
     return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+
+
+def recorded_recipe(checkpoint: Path) -> list[Any] | None:
+    """Entries of the recipe that a student was prepared with, as FakeQuant records them; None of any other checkpoint.
+
+    Raises:
+        ConfigError: a file that cannot be read.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{checkpoint} does not exist") from error
+    except Exception as error:  # torch raises whatever its zip reader and unpickler do
+        raise ConfigError(f"{checkpoint} cannot be read as a checkpoint ({error}): is it truncated?") from error
+    states = content.get("callbacks", {}) if isinstance(content, dict) else {}
+    recipe = states.get("FakeQuant", {}).get("recipe") if isinstance(states, dict) else None
+    return None if recipe is None else list(recipe["passes"])
 
 
 def load_weights(network: nn.Module, checkpoint: Path, described_by: str = "the config") -> None:

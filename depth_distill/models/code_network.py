@@ -61,15 +61,16 @@ class GraphNetwork(CodeNetwork):
 
     Args:
         graph: image to codes.
-        source: the network that the graph was traced from; its codec, depth range and stride are taken over.
+        source: the network that the graph was traced from; its depth range and stride are taken over.
+        codec: what turns the codes of the graph into metres; that of ``source`` unless given.
     """
 
-    def __init__(self, graph: fx.GraphModule, source: CodeNetwork) -> None:
+    def __init__(self, graph: fx.GraphModule, source: CodeNetwork, codec: DepthCodec | None = None) -> None:
         super().__init__()
         self.graph = graph
         self.depth_range = source.depth_range
         self.stride = source.stride
-        self._codec = source.codec
+        self._codec = codec or source.codec
 
     @property
     def codec(self) -> DepthCodec:

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
 
-Kind = Literal["float", "ptq", "head", "distill", "mixed"]
-Head = Literal["thermometer", "split"]
+Kind = Literal["float", "ptq", "distill", "mixed"]
 
 
 @dataclass
@@ -19,15 +19,13 @@ class Row:
 
     Attributes:
         name: title.
-        kind: ``float``: the teacher as it is; ``ptq``: what the tool chain makes of it; ``head``: of the teacher with
-            another head, not trained again; ``distill``: of a student trained from it; ``mixed``: the smallest set of
-            FP16 layers that reaches ``reach`` times FP32.
-        equalize: equalize before quantizing or training.
+        kind: ``float``: the teacher as it is; ``ptq``: what the tool chain makes of it behind the recipe; ``distill``:
+            what it makes of a student that was trained from it behind the recipe; ``mixed``: the smallest set of FP16
+            layers that reaches ``reach`` times FP32.
+        recipe: passes before quantizing or training: name of a recipe, its file, or a list of passes.
         options: of ``fit``, over those of the roadmap; for ``distill``. A value ``{teacher}`` stands for the
             teacher's checkpoint.
-        fake_quant: of the callback ``FakeQuant``, over target, equalize and stress; for ``distill``.
-        head: which; for ``head``.
-        levels: codes of a thermometer.
+        fake_quant: arguments of the callback ``FakeQuant``, over target and recipe; for ``distill``.
         seeds: train with each of these, and give mean and spread; the roadmap's unless given.
         networks: which of the networks the row is measured on; all unless given.
         reach: for ``mixed``.
@@ -35,14 +33,12 @@ class Row:
 
     name: str
     kind: Kind
-    equalize: bool = False
+    recipe: Any = DEFAULT_RECIPE
     options: dict[str, Any] = field(default_factory=dict)
     fake_quant: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] | None = None
     networks: list[str] | None = None
     reach: float = 1.01
-    head: Head = "thermometer"
-    levels: int = 16
 
 
 @dataclass
@@ -92,6 +88,10 @@ def load_plan(path: Path) -> Plan:
         raise ConfigError(f"{path} is not a roadmap: {str(error).splitlines()[0]}") from error
     plan.networks = plan.networks or {"plain": None}
     for row in plan.rows:
+        try:
+            load_recipe(row.recipe)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: row {row.name!r}: {error}") from error
         for name in row.networks or []:
             if name not in plan.networks:
                 raise ConfigError(

@@ -15,21 +15,18 @@ from torch import Tensor, fx
 from depth_distill.atomic import write_json
 from depth_distill.cli import DepthCLI, build_cli
 from depth_distill.errors import ConfigError, UserError
-from depth_distill.evaluation import Evaluator
+from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.vendor_ptq import vendor_network
-from depth_distill.loading.trained import load_run
-from depth_distill.models import CodeNetwork, DepthCodec, split_from_single, thermometer_from_single
+from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.quantization.analysis.mixed_precision import megabytes, mixed_network, search_mixed_precision
 from depth_distill.quantization.analysis.sensitivity import sensitivity
-from depth_distill.quantization.graph.npu_operators import npu_operators
-from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.passes.equalize import channel_ranges, equalize
-from depth_distill.quantization.passes.fold import fold
-from depth_distill.quantization.passes.stress import find_sigma, perturb_channel_scales
+from depth_distill.quantization.passes.stress import find_sigma
+from depth_distill.quantization.recipe import NAIVE, Prepared, Recipe, load_recipe
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize
+from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
-from depth_distill.roadmap.plan import Head, Plan, Row
+from depth_distill.roadmap.plan import Plan, Row
 from depth_distill.roadmap.report import MEASURED
 
 _FLOAT_BYTES = 4
@@ -55,21 +52,16 @@ class Roadmap:
         """Train and measure; a row that cannot run keeps the reason in place of numbers."""
         teacher = Path(self.plan.teacher_checkpoint or self._train(self.out / "teacher", self.plan.teacher_config))
         self._require_same("made_with", self._made_with(teacher), self.found)
-        bench = _Bench(teacher, self.plan, self.data_options)
+        bench = _Measurements(teacher, self.plan, self.data_options)
         for name, ratio in self.plan.networks.items():
             network = self.found["networks"].setdefault(name, {"sigma": None, "rows": {}})
             self.found["protocol"] = bench.evaluator.protocol
             if ratio is not None and network["sigma"] is None:
                 self.console.print(f"{name}: looking for the spread that makes naive PTQ {ratio:g} times worse")
-                network["sigma"] = find_sigma(bench.graph, bench.loss_ratio, ratio)
-            graph = (
-                bench.graph
-                if network["sigma"] is None
-                else perturb_channel_scales(bench.graph, network["sigma"]).graph_module
-            )
+                network["sigma"] = find_sigma(bench.naive.graph, bench.loss_ratio, ratio)
             for row in self.plan.rows:
                 if row.networks is None or name in row.networks:
-                    self._fill(network, name, row, bench, graph, teacher)
+                    self._fill(network, name, row, bench, teacher)
             network["rows"] = {
                 row.name: network["rows"][row.name] for row in self.plan.rows if row.name in network["rows"]
             }
@@ -91,9 +83,7 @@ class Roadmap:
                     "choose another --out, or delete what is there"
                 )
 
-    def _fill(
-        self, network: dict[str, Any], name: str, row: Row, bench: "_Bench", graph: fx.GraphModule, teacher: Path
-    ) -> None:
+    def _fill(self, network: dict[str, Any], name: str, row: Row, bench: "_Measurements", teacher: Path) -> None:
         seeds = (row.seeds or self.plan.seeds) if row.kind == "distill" else [0]
         results = network["rows"].setdefault(row.name, {})
         made = {key: value for key, value in asdict(row).items() if key not in ("seeds", "networks")}
@@ -103,21 +93,21 @@ class Roadmap:
                 continue
             self.console.print(f"{name}: {row.name}" + (f", seed {seed}" if len(seeds) > 1 else ""))
             try:
-                results[str(seed)] = self._measure(name, network["sigma"], row, seed, bench, graph, teacher)
+                results[str(seed)] = self._measure(name, network["sigma"], row, seed, bench, teacher)
             except UserError as error:
                 results[str(seed)] = {"why_not": str(error)}
                 self.console.print(f"  cannot run: {error}", style="yellow", soft_wrap=True)
             write_json(self.file, self.found)
 
     def _measure(
-        self, name: str, sigma: float | None, row: Row, seed: int, bench: "_Bench", graph: fx.GraphModule, teacher: Path
+        self, name: str, sigma: float | None, row: Row, seed: int, bench: "_Measurements", teacher: Path
     ) -> dict[str, float]:
-        started = time.perf_counter()
         if row.kind == "float":
-            return bench.float_row(graph)
+            return bench.float_row(NAIVE.stressed(sigma))
+        recipe = load_recipe(row.recipe).stressed(sigma)
         if row.kind == "distill":
             folder = self.out / "runs" / _slug(f"{name} {row.name} {seed}")
-            quantizer = {"target": self.plan.target, "equalize": row.equalize, "stress": sigma, **row.fake_quant}
+            quantizer = {"target": self.plan.target, "recipe": recipe.to_entries(), **row.fake_quant}
             options = {
                 "seed_everything": seed,
                 "model.init_args.teacher_checkpoint": str(teacher),
@@ -127,18 +117,11 @@ class Roadmap:
             }
             options = {key: _filled(value, {"{teacher}": str(teacher.absolute())}) for key, value in options.items()}
             best = self._train(folder, self.plan.distill_config, options)
-            student = load_run(best, overrides=self.data_options).network
             summary = json.loads((folder / "summary.json").read_text())
-            return bench.vendor_row(fold(trace(student)), float(summary["wall_s"]), student.codec)
-        codec = bench.network.codec
-        if row.kind == "head":
-            network = bench.with_head(row.head, row.levels)
-            graph, codec = fold(trace(network)), network.codec
-            graph = graph if sigma is None else perturb_channel_scales(graph, sigma).graph_module
-        prepared = equalize(graph, channel_ranges(graph, bench.calibration)).graph_module if row.equalize else graph
-        if row.kind in ("ptq", "head"):
-            return bench.vendor_row(prepared, time.perf_counter() - started if row.equalize else 0.0, codec)
-        return bench.mixed_row(prepared, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
+            return bench.student_row(load_run(best, overrides=self.data_options), float(summary["wall_s"]))
+        if row.kind == "ptq":
+            return bench.ptq_row(recipe)
+        return bench.mixed_row(recipe, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
 
     def _train(self, folder: Path, config: str, options: Mapping[str, Any] | None = None) -> Path:
         """Fit, or go on where it was interrupted; returns the best checkpoint."""
@@ -155,62 +138,67 @@ class Roadmap:
         return Path(json.loads(summary.read_text())["best_checkpoint"])
 
 
-class _Bench:
-    """What every row is measured on: the teacher, images, and the tool chain."""
+class _Measurements:
+    """Measures rows on the teacher: its images, its float network, and the tool chain."""
 
     def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
-        trained = load_run(teacher, overrides=data_options)
+        run = load_run(teacher, overrides=data_options)
         self.target = load_target(plan.target)
-        self.network = trained.network
-        self.graph = fold(trace(trained.network))
-        self.calibration: list[Tensor] = trained.calibration_images(plan.calibration_images)
-        self.evaluator: Evaluator = trained.evaluator(plan.images, reference=self.graph)
-        self.float_abs_rel = self.evaluator(self.graph)["abs_rel"]
+        self.calibration: list[Tensor] = run.calibration_images(plan.calibration_images)
+        self.prepare = run.preparer(self.target, self.calibration)
+        self.naive = self.prepare(NAIVE)
+        self.evaluator: Evaluator = run.evaluator(plan.images, reference=self.naive.reference)
+        self.float_abs_rel = self.evaluator(self.naive.graph)["abs_rel"]
 
     def loss_ratio(self, graph: fx.GraphModule) -> float:
         """abs_rel after naive PTQ over that of FP32."""
-        return self.evaluator(self._quantize(graph))["abs_rel"] / self.float_abs_rel
+        quantized = quantize_post_training(graph, self.target, self.calibration, progress=False)
+        return self.evaluator(quantized)["abs_rel"] / self.float_abs_rel
 
-    def float_row(self, graph: fx.GraphModule) -> dict[str, float]:
+    def float_row(self, recipe: Recipe) -> dict[str, float]:
         """The float network."""
+        graph = self.prepare(recipe).graph
         count = sum(parameter.numel() for parameter in graph.parameters())
         return _row(self.evaluator(graph), count * _FLOAT_BYTES / 1e6, 0.0) | {"float": 1.0}
 
-    def with_head(self, head: Head, levels: int) -> CodeNetwork:
-        """The teacher with another head, which says the same."""
-        return split_from_single(self.network) if head == "split" else thermometer_from_single(self.network, levels)
+    def ptq_row(self, recipe: Recipe) -> dict[str, float]:
+        """What the tool chain makes of the teacher behind a recipe."""
+        prepared = self.prepare(recipe)
+        return self._vendor_row(prepared, prepared.seconds)
 
-    def vendor_row(self, graph: fx.GraphModule, seconds: float, codec: DepthCodec) -> dict[str, float]:
-        """What the tool chain makes of a float network; drift is from the teacher."""
-        evaluator = self.evaluator.read_by(codec)
-        with tempfile.TemporaryDirectory() as folder:
-            metrics = evaluator(vendor_network(graph, self.calibration, Path(folder)), "vendor PTQ")
-        return _row(metrics, megabytes(npu_operators(fake_quantize(graph, self.target)), []), seconds)
+    def student_row(self, student: LoadedRun, seconds: float) -> dict[str, float]:
+        """What the tool chain makes of a student as it was trained; drift is from the teacher."""
+        return self._vendor_row(student.preparer(self.target, self.calibration)(NAIVE), seconds)
 
-    def mixed_row(self, graph: fx.GraphModule, reach: float, unfinished: Path) -> dict[str, float]:
+    def mixed_row(self, recipe: Recipe, reach: float, unfinished: Path) -> dict[str, float]:
         """The smallest mixed network that is within reach of FP32, by fake quantization: no tool chain here does it.
 
         It is searched on a few images, because that takes some hundred evaluations, and measured on all.
         """
         started = time.perf_counter()
-        quantized = self._quantize(graph)
-        batches = self.evaluator.batches
-        few = Evaluator(batches[:: max(1, len(batches) // _SEARCH_BATCHES)], self.evaluator.codec)
+        prepared = self.prepare(recipe)
+        quantized, scorer = prepared.quantized, InterfaceScorer(self.evaluator, prepared.interface)
+        batches = scorer.evaluator.batches
+        few = Evaluator(batches[:: max(1, len(batches) // _SEARCH_BATCHES)], scorer.evaluator.codec)
         found = search_mixed_precision(
             quantized,
             few,
             sensitivity(quantized, few, resume=unfinished),
             self.calibration,
-            reach * few(graph)["abs_rel"],
+            reach * few(prepared.graph)["abs_rel"],
             calibrator=self.target.calibrator,
         )
         layers, calibrator = found.chosen.layers, self.target.calibrator
-        metrics = self.evaluator(mixed_network(quantized, layers, self.calibration, calibrator=calibrator))
+        metrics = scorer(mixed_network(quantized, layers, self.calibration, calibrator=calibrator))
         row = _row(metrics, found.chosen.megabytes, time.perf_counter() - started)
         return row | {"high_precision_layers": float(len(layers))}
 
-    def _quantize(self, graph: fx.GraphModule) -> fx.GraphModule:
-        return quantize_post_training(graph, self.target, self.calibration, progress=False)
+    def _vendor_row(self, prepared: Prepared, seconds: float) -> dict[str, float]:
+        evaluator = InterfaceScorer(self.evaluator, prepared.interface).evaluator
+        with tempfile.TemporaryDirectory() as folder:
+            metrics = evaluator(vendor_network(prepared.graph, self.calibration, Path(folder)), "vendor PTQ")
+        size_mb = megabytes(npu_operators(fake_quantize(prepared.graph, self.target)), [])
+        return _row(metrics, size_mb, seconds)
 
 
 def _row(metrics: Mapping[str, float], size_mb: float, seconds: float) -> dict[str, float]:

@@ -14,9 +14,11 @@ from depth_distill.callbacks import FakeQuant, FeatureHooks
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
 from depth_distill.models import GraphNetwork
+from depth_distill.models.checkpoints import recorded_recipe
 from depth_distill.quantization.analysis.mixed_precision import MixedNetwork, MixedPrecision
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
 from depth_distill.quantization.simulate.fake_quantize import quantizers, remove_fake_quant
 from depth_distill.quantization.simulate.ptq import quantize_post_training, vendor_ranges
@@ -35,6 +37,11 @@ from tests.tasks.small_distillation import (
 )
 
 TARGET = load_target("per-tensor-minmax")
+
+
+def fake_quant(**arguments):
+    """The callback on the network as it is, unless a recipe is given."""
+    return FakeQuant(**{"recipe": "naive"} | arguments)
 
 
 class Watch(Callback):
@@ -87,7 +94,7 @@ def float_depth(network):
 
 
 def test_the_graph_is_there_before_the_optimizer(tmp_path):
-    fitted, run, _, _ = fit(tmp_path, FakeQuant())
+    fitted, run, _, _ = fit(tmp_path, fake_quant())
     assert isinstance(fitted.network, GraphNetwork)
     assert not [name for name, _ in fitted.network.named_modules() if "norm" in name.lower()]
     optimized = {id(each) for group in run.optimizers[0].param_groups for each in group["params"]}
@@ -97,22 +104,22 @@ def test_the_graph_is_there_before_the_optimizer(tmp_path):
 
 
 def test_before_its_epoch_the_network_is_float_and_after_it_is_not(tmp_path):
-    _, _, losses, watch = fit(tmp_path, FakeQuant(start_epoch=1), epochs=3)
+    _, _, losses, watch = fit(tmp_path, fake_quant(start_epoch=1), epochs=3)
     assert watch.enabled == [{False}] * STEPS_AN_EPOCH + [{True}] * 2 * STEPS_AN_EPOCH
-    _, _, late, _ = fit(tmp_path, FakeQuant(start_epoch=3), epochs=3)
+    _, _, late, _ = fit(tmp_path, fake_quant(start_epoch=3), epochs=3)
     assert losses.total[:STEPS_AN_EPOCH] == late.total[:STEPS_AN_EPOCH]
     assert losses.total[STEPS_AN_EPOCH] != late.total[STEPS_AN_EPOCH]
 
 
 def test_a_float_epoch_is_that_of_the_folded_network(tmp_path):
     _, _, expected, _ = fit(tmp_path, network=GraphNetwork(fold(trace(SmallNet())), SmallNet()))
-    _, _, found, _ = fit(tmp_path, FakeQuant(start_epoch=1))
+    _, _, found, _ = fit(tmp_path, fake_quant(start_epoch=1))
     assert found.total == pytest.approx(expected.total, rel=1e-6)
 
 
 @pytest.mark.parametrize("ranges", ["batches", "calibration"])
 def test_activation_ranges_stop_at_the_freeze(tmp_path, ranges):
-    _, _, _, watch = fit(tmp_path, FakeQuant(ranges=ranges, start_epoch=1, freeze_epoch=3), epochs=4)
+    _, _, _, watch = fit(tmp_path, fake_quant(ranges=ranges, start_epoch=1, freeze_epoch=3), epochs=4)
     steps = range(1, 4 * STEPS_AN_EPOCH)
     if ranges == "batches":
         # From the second step that is quantized on, every one moves them.
@@ -125,7 +132,7 @@ def test_activation_ranges_stop_at_the_freeze(tmp_path, ranges):
 
 def test_ranges_begin_with_the_calibration_images(tmp_path):
     fitted = task()
-    callback = FakeQuant(ranges="calibration")
+    callback = fake_quant(ranges="calibration")
     started = {}
 
     class AtStart(Callback):
@@ -146,7 +153,7 @@ def test_ranges_begin_with_the_calibration_images(tmp_path):
 def test_batches_move_ranges_by_the_momentum(tmp_path):
     # Calibrated on darker images, the input's range moves towards that of the batches by 1 % a step.
     data = datamodule(calibration=Darker(6))
-    fitted, _, _, watch = fit(tmp_path, FakeQuant(ranges="batches"), data=data)
+    fitted, _, _, watch = fit(tmp_path, fake_quant(ranges="batches"), data=data)
     site = next(site for site, each in activation_quantizers(fitted.network).items() if each.kind == "input")
     start = max(image.max().item() for image in calibration_images(data))
     highs = [batch.image.max().item() for batch in datamodule().train_dataloader()]
@@ -165,7 +172,7 @@ class Darker(NoisyDepth):
 
 def test_learned_ranges_have_gradients_and_are_saved(tmp_path):
     kinds = ("input", "weight", "activation", "output")
-    fitted, run, _, _ = fit(tmp_path, FakeQuant(learnable=kinds, freeze_epoch=2), epochs=3)
+    fitted, run, _, _ = fit(tmp_path, fake_quant(learnable=kinds, freeze_epoch=2), epochs=3)
     optimized = {id(each) for group in run.optimizers[0].param_groups for each in group["params"]}
     scales = {name: each for name, each in fitted.network.named_parameters() if name.endswith(".scale")}
     assert len(scales) == len(quantizers(fitted.network))
@@ -174,7 +181,7 @@ def test_learned_ranges_have_gradients_and_are_saved(tmp_path):
     state = {name: value.clone() for name, value in fitted.state_dict().items() if name.endswith(("scale", "point"))}
     run.save_checkpoint(tmp_path / "learned.ckpt")
     other = task()
-    trainer(tmp_path, FakeQuant(learnable=kinds)).validate(
+    trainer(tmp_path, fake_quant(learnable=kinds)).validate(
         other, datamodule(), ckpt_path=tmp_path / "learned.ckpt", verbose=False, weights_only=True
     )
     loaded = other.state_dict()
@@ -188,7 +195,7 @@ def test_learned_ranges_move_until_the_freeze(tmp_path):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             seen.append({site: float(each.scale) for site, each in activation_quantizers(pl_module.network).items()})
 
-    fit(tmp_path, FakeQuant(learnable=("activation",), freeze_epoch=2), Scales(), epochs=3)
+    fit(tmp_path, fake_quant(learnable=("activation",), freeze_epoch=2), Scales(), epochs=3)
     moving, kept = seen[: 2 * STEPS_AN_EPOCH], seen[2 * STEPS_AN_EPOCH - 1 :]
     assert all(one != other for one, other in itertools.pairwise(moving))
     learned = [site for site in seen[0] if site not in ("image", "head.1")]
@@ -199,7 +206,7 @@ def test_learned_ranges_move_until_the_freeze(tmp_path):
 def test_the_vendor_number_is_that_of_ptq_on_the_same_weights(tmp_path, calibrator, monkeypatch):
     target = dataclasses.replace(TARGET, calibrator=calibrator)
     monkeypatch.setattr("depth_distill.callbacks.fake_quant.load_target", lambda name: target)
-    fitted, run, _, _ = fit(tmp_path, FakeQuant(), epochs=2, features=[pair()])
+    fitted, run, _, _ = fit(tmp_path, fake_quant(), epochs=2, features=[pair()])
     logged = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("vendor/")}
     data = datamodule()
     exported = quantize_post_training(
@@ -215,7 +222,7 @@ def test_the_vendor_number_is_that_of_ptq_on_the_same_weights(tmp_path, calibrat
 
 
 def test_the_vendor_number_is_there_while_training_is_still_float(tmp_path):
-    fitted, run, _, watch = fit(tmp_path, FakeQuant(start_epoch=5))
+    fitted, run, _, watch = fit(tmp_path, fake_quant(start_epoch=5))
     assert watch.enabled == [{False}] * STEPS_AN_EPOCH
     assert {each.enabled for each in quantizers(fitted.network).values()} == {False}
     # In INT8 one code is 1.3 % of depth: a network that has learned next to nothing yet differs, if not by much.
@@ -227,7 +234,7 @@ def test_the_vendor_number_is_there_while_training_is_still_float(tmp_path):
 @pytest.mark.parametrize("learnable", [(), ("weight", "activation")])
 @pytest.mark.parametrize("measured", [True, False])
 def test_vendor_ranges_come_and_go(tmp_path, learnable, measured):
-    fitted, _, _, _ = fit(tmp_path, FakeQuant(learnable=learnable, start_epoch=0 if measured else 9))
+    fitted, _, _, _ = fit(tmp_path, fake_quant(learnable=learnable, start_epoch=0 if measured else 9))
     graph = fitted.network.graph.eval()
     image = calibration_images()[0]
     ranges = calibrate(graph, calibration_images(), progress=False).ranges
@@ -257,13 +264,17 @@ def test_vendor_ranges_come_and_go(tmp_path, learnable, measured):
     assert unchanged()
 
 
-@pytest.mark.parametrize("kwargs", [{"equalize": True}, {"stress": 0.8}, {"stress": 0.8, "equalize": True}])
-def test_equalization_and_stress_leave_the_float_function(tmp_path, kwargs):
+@pytest.mark.parametrize(
+    "recipe",
+    [["fold", "equalize"], ["fold", {"stress": {"sigma": 0.8}}], ["fold", {"stress": {"sigma": 0.8}}, "equalize"]],
+    ids=["equalized", "stressed", "both"],
+)
+def test_equalization_and_stress_leave_the_float_function(tmp_path, recipe):
     fitted = task()
     expected = float_depth(fitted.network.eval())
     plain = fold(trace(fitted.network))
     fitted.network.train()
-    run = trainer(tmp_path, FakeQuant(**kwargs), epochs=1, limit_train_batches=0, limit_val_batches=0)
+    run = trainer(tmp_path, fake_quant(recipe=recipe), epochs=1, limit_train_batches=0, limit_val_batches=0)
     callback = run.callbacks[0]
     callback.prepare(fitted, calibration_images())
     # Rounding of rescaled weights, amplified by the network.
@@ -274,8 +285,8 @@ def test_equalization_and_stress_leave_the_float_function(tmp_path, kwargs):
 
 def test_only_the_structure_is_made_for_a_checkpoint(tmp_path):
     fitted, expected = task(), task()
-    FakeQuant(stress=0.8, equalize=True).prepare(fitted)
-    FakeQuant().prepare(expected)
+    fake_quant(recipe=["fold", {"stress": {"sigma": 0.8}}, "equalize"]).prepare(fitted)
+    fake_quant().prepare(expected)
     same_weights(
         {name: value for name, value in fitted.state_dict().items() if "scale" not in name},
         {name: value for name, value in expected.state_dict().items() if "scale" not in name},
@@ -292,7 +303,7 @@ def test_wide_layers_stay_in_half_precision(tmp_path, source):
         found = MixedPrecision("fp16", 0.05, chosen, True, (chosen,), 0.03, 0.01, 0.02)
         given = tmp_path / "mixed_precision.json"
         given.write_text(json.dumps(found.to_dict()))
-    fitted, _, losses, _ = fit(tmp_path, FakeQuant(high_precision_layers=given))
+    fitted, _, losses, _ = fit(tmp_path, fake_quant(high_precision_layers=given))
     in_half = {site for site, each in quantizers(fitted.network).items() if each.in_half}
     assert {f"{layer}.weight" for layer in layers} <= in_half
     assert "encoder.layer1.body.0.weight" not in in_half
@@ -312,14 +323,14 @@ def test_a_file_that_lists_no_layers(tmp_path, content, message):
     if content is not None:
         path.write_text(content)
     with pytest.raises(ConfigError, match=rf"high_precision_layers: .*mixed_precision\.json {message}"):
-        FakeQuant(high_precision_layers=path).prepare(task())
+        fake_quant(high_precision_layers=path).prepare(task())
 
 
 def test_a_wide_layer_that_is_none_and_a_target_that_has_no_wide_format():
     with pytest.raises(ConfigError, match=r"encoder\.stem\.0"):
-        FakeQuant(high_precision_layers=["encoder.stem.9"]).prepare(task())
+        fake_quant(high_precision_layers=["encoder.stem.9"]).prepare(task())
     target = load_target("per-tensor-minmax")
-    callback = FakeQuant(high_precision_layers=["head.0"])
+    callback = fake_quant(high_precision_layers=["head.0"])
     callback.target = dataclasses.replace(target, capabilities=dataclasses.replace(target.capabilities, fp16="no"))
     with pytest.raises(ConfigError, match="capabilities.fp16"):
         callback.prepare(task())
@@ -327,23 +338,25 @@ def test_a_wide_layer_that_is_none_and_a_target_that_has_no_wide_format():
 
 def test_hooks_that_were_set_before_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="FakeQuant comes after FeatureHooks.*put it before"):
-        trainer(tmp_path, FeatureHooks(), FakeQuant()).fit(task(features=[pair()]), datamodule())
+        trainer(tmp_path, FeatureHooks(), fake_quant()).fit(task(features=[pair()]), datamodule())
 
 
 @pytest.mark.parametrize("freeze", [0, 1, 2])
 def test_ranges_cannot_freeze_before_they_are_measured(freeze):
     with pytest.raises(ConfigError, match=f"freeze_epoch is {freeze}, but .* start_epoch 2: freeze later"):
-        FakeQuant(start_epoch=2, freeze_epoch=freeze)
+        fake_quant(start_epoch=2, freeze_epoch=freeze)
 
 
 def test_without_a_data_module_it_says_what_it_calibrates_on(tmp_path):
     with pytest.raises(ConfigError, match="FakeQuant needs a DepthDataModule"):
-        trainer(tmp_path, FakeQuant()).fit(task(), datamodule().train_dataloader())
+        trainer(tmp_path, fake_quant()).fit(task(), datamodule().train_dataloader())
 
 
 BATCHES, CALIBRATION = {"ranges": "batches"}, {"ranges": "calibration", "start_epoch": 1}
 LEARNED = {"learnable": ("weight", "activation"), "freeze_epoch": 2}
-EQUALIZED = {"equalize": True, "stress": 0.5, "high_precision_layers": ["head.0"]}
+STRESS = {"stress": {"sigma": 0.5}}
+EQUALIZED = {"recipe": ["fold", STRESS, "equalize"], "high_precision_layers": ["head.0"]}
+ROUNDED = {"recipe": ["fold", "equalize", {"adaround": {"iterations": 2}}, "bias_correct"]}
 
 
 @pytest.mark.parametrize(
@@ -354,11 +367,12 @@ EQUALIZED = {"equalize": True, "stress": 0.5, "high_precision_layers": ["head.0"
         pytest.param(CALIBRATION, STEPS_AN_EPOCH + 2, id="calibration in mid-epoch"),
         pytest.param(LEARNED, STEPS_AN_EPOCH + 2, id="learned in mid-epoch"),
         pytest.param(EQUALIZED, STEPS_AN_EPOCH + 2, id="equalized in mid-epoch"),
+        pytest.param(ROUNDED, STEPS_AN_EPOCH + 2, id="rounded in mid-epoch"),
     ],
 )
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, kwargs, steps):
     def callbacks():
-        return [FakeQuant(**kwargs), FeatureHooks()]
+        return [fake_quant(**kwargs), FeatureHooks()]
 
     whole = task(features=[pair()])
     trainer(tmp_path, *callbacks(), epochs=3).fit(whole, datamodule())
@@ -380,7 +394,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, k
 @pytest.mark.parametrize("learnable", [(), ("weight", "activation")], ids=["tracked", "learned"])
 def test_a_checkpoint_is_evaluated_as_it_was_in_training(tmp_path, learnable):
     def callback():
-        return FakeQuant(learnable=learnable)
+        return fake_quant(learnable=learnable)
 
     _, run, _, _ = fit(tmp_path, callback(), epochs=2)
     run.save_checkpoint(tmp_path / "student.ckpt")
@@ -405,11 +419,43 @@ def test_a_checkpoint_is_evaluated_as_it_was_in_training(tmp_path, learnable):
     torch.testing.assert_close((codes / step).round() * step, codes, rtol=1e-4, atol=1e-5)
 
 
+def test_a_checkpoint_records_its_recipe_and_is_resumed_with_no_other(tmp_path):
+    _, run, _, _ = fit(tmp_path, fake_quant(recipe="equalize"))
+    run.save_checkpoint(tmp_path / "student.ckpt")
+    assert recorded_recipe(tmp_path / "student.ckpt") == load_recipe("equalize").to_entries()
+    given = {"datamodule": datamodule(), "ckpt_path": tmp_path / "student.ckpt", "weights_only": True}
+    with pytest.raises(ConfigError, match="trained behind the recipe .*equalize.*, but FakeQuant is given naive"):
+        trainer(tmp_path, fake_quant(), epochs=3).fit(task(), **given)
+    trainer(tmp_path, fake_quant(recipe=["fold", "equalize"]), epochs=3).fit(task(), **given)  # the same by content
+
+
+def test_a_teacher_computes_what_it_did_whatever_the_recipe_rounds(tmp_path):
+    fitted = task(features=[pair()])
+    fitted.start()
+    image = calibration_images()[0]
+    with torch.no_grad():
+        expected = fitted.teacher.predict_depth(image)
+    fake_quant(**ROUNDED).prepare(fitted, calibration_images())
+    with torch.no_grad():
+        torch.testing.assert_close(fitted.teacher.predict_depth(image), expected, rtol=1e-4, atol=0)
+
+
+def test_what_belongs_to_the_export_is_refused_in_training():
+    with pytest.raises(ConfigError, match="uint8_input belongs to the export"):
+        fake_quant(recipe=["fold", "uint8_input"])
+
+
+def test_a_thermometer_trains_as_any_head_does(tmp_path):
+    fitted, run, _, _ = fit(tmp_path, fake_quant(recipe=["fold", {"thermometer": {"num_codes": 4}}]))
+    assert fitted.network.codec.channels == 4
+    assert math.isfinite(run.callback_metrics["val/abs_rel"])
+
+
 def test_a_checkpoint_of_the_float_epochs_is_evaluated_in_float(tmp_path):
-    _, run, _, _ = fit(tmp_path, FakeQuant(start_epoch=4))
+    _, run, _, _ = fit(tmp_path, fake_quant(start_epoch=4))
     run.save_checkpoint(tmp_path / "student.ckpt")
     fresh = task()
-    (found,) = trainer(tmp_path, FakeQuant(start_epoch=4)).validate(
+    (found,) = trainer(tmp_path, fake_quant(start_epoch=4)).validate(
         fresh, datamodule(), ckpt_path=tmp_path / "student.ckpt", verbose=False, weights_only=True
     )
     assert found["val/abs_rel"] == run.callback_metrics["val/abs_rel"].item()
@@ -417,6 +463,6 @@ def test_a_checkpoint_of_the_float_epochs_is_evaluated_in_float(tmp_path):
 
 
 def test_the_sanity_check_needs_no_ranges(tmp_path):
-    run = trainer(tmp_path, FakeQuant(), num_sanity_val_steps=1)
+    run = trainer(tmp_path, fake_quant(), num_sanity_val_steps=1)
     run.fit(task(), datamodule())
     assert run.global_step == STEPS_AN_EPOCH

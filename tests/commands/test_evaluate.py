@@ -10,6 +10,7 @@ from PIL import Image
 from depth_distill.commands.evaluate import main
 from depth_distill.commands.export_npu import main as export
 from depth_distill.display.pictures import save_depth_png
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.graph.trace import trace
@@ -30,7 +31,7 @@ def test_a_checkpoint_and_its_files_score_alike(run, trained_checkpoint, tmp_pat
     expected = run.evaluator()(run.network)
     found = score(trained_checkpoint, tmp_path)
     assert found["abs_rel"] == pytest.approx(expected["abs_rel"], rel=1e-6)
-    path = export_float(fold(trace(run.network)), torch.zeros(1, 3, 32, 64), tmp_path / "alone.onnx")
+    path = export_float(fold(trace(run.network)), tmp_path / "alone.onnx", FileSpec.like(torch.zeros(1, 3, 32, 64)))
     assert score(trained_checkpoint, tmp_path, "--onnx", path)["abs_rel"] == pytest.approx(
         expected["abs_rel"], rel=1e-4
     )

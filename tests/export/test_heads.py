@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
 from depth_distill.export.compare.parity import share_within_one_step
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.models import (
@@ -63,12 +64,12 @@ def test_every_head_survives_every_path(net, tmp_path):
     assert len(outputs) == 1
     assert outputs[0].name.startswith("head.")
 
-    float_file = export_float(graph_module, images[:1], tmp_path / "float.onnx")
+    float_file = export_float(graph_module, tmp_path / "float.onnx", FileSpec.like(images[:1]))
     found_m = net.codec.decode(OnnxNetwork(float_file, threads=1)(images))
     torch.testing.assert_close(found_m, expected_m, rtol=1e-3, atol=1e-3)
     vendor = OnnxNetwork(vendor_ptq(float_file, [images], tmp_path / "vendor.onnx"), threads=1)
     quantized = calibrated(graph_module, "per-tensor-minmax", [images]).eval()
-    qdq = OnnxNetwork(export_qdq(quantized, images[:1], tmp_path / "qdq.onnx"), threads=1)
+    qdq = OnnxNetwork(export_qdq(quantized, tmp_path / "qdq.onnx", FileSpec.like(images[:1])), threads=1)
     assert vendor(images).shape == qdq(images).shape == codes.shape
     step = next(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
     # A floor turns a rounding difference into a whole part; elsewhere codes are neighbours.
@@ -120,7 +121,7 @@ def test_a_clip_pins_the_output_range_whatever_the_pre_activation_is(levels, tmp
     quantized = calibrated(graph_module, "per-tensor-minmax", [images])
     output = next(each for each in quantizers(quantized).values() if each.kind == "output")
     assert (output.low.item(), output.high.item()) == (0.0, 1.0)
-    float_file = export_float(graph_module, images[:1], tmp_path / "float.onnx")
+    float_file = export_float(graph_module, tmp_path / "float.onnx", FileSpec.like(images[:1]))
     model = onnx.load(vendor_ptq(float_file, [images], tmp_path / "vendor.onnx"))
     stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     last = next(node for node in model.graph.node if "codes" in node.output)

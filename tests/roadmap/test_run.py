@@ -25,14 +25,14 @@ DISTILL = {
 }
 ROWS = [
     {"name": "FP32 teacher", "kind": "float"},
-    {"name": "INT8 PTQ", "kind": "ptq"},
-    {"name": "+ equalization", "kind": "ptq", "equalize": True},
-    {"name": "thermometer", "kind": "head", "levels": 8},
-    {"name": "split", "kind": "head", "head": "split"},
-    {"name": "+ distillation", "kind": "distill", "seeds": [0, 1]},
+    {"name": "INT8 PTQ", "kind": "ptq", "recipe": "naive"},
+    {"name": "+ equalization", "kind": "ptq", "recipe": "equalize"},
+    {"name": "thermometer", "kind": "ptq", "recipe": ["fold", {"thermometer": {"num_codes": 8}}]},
+    {"name": "+ distillation", "kind": "distill", "recipe": "naive", "seeds": [0, 1]},
     {
         "name": "+ features",
         "kind": "distill",
+        "recipe": "naive",
         "options": {
             "model.init_args.features": [{"student": "encoder.blokcs", "loss": {"class_path": "FeatureMSE"}}],
         },
@@ -62,7 +62,7 @@ def test_every_row_is_measured_against_the_same_float_network(finished):
     assert list(found) == [row["name"] for row in ROWS]
     exact = found["FP32 teacher"]["0"]
     assert exact["drift_mm"] == 0
-    for name in ("INT8 PTQ", "+ equalization", "thermometer", "split", "+ distillation"):
+    for name in ("INT8 PTQ", "+ equalization", "thermometer", "+ distillation"):
         for result in found[name].values():
             assert result["drift_mm"] > 0
             assert result["abs_rel"] == pytest.approx(exact["abs_rel"], rel=0.5)
@@ -92,7 +92,7 @@ def test_what_is_there_is_not_done_again(finished, monkeypatch):
             {
                 "teacher_config": "unused",
                 "distill_config": plan.distill_config,
-                "rows": ROWS[:6],
+                "rows": ROWS[:5],
                 "calibration_images": 4,
             }
         )
@@ -112,7 +112,9 @@ def test_results_of_other_settings_are_not_mixed_in(finished, capsys):
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 6}))
     assert main(["--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
     assert "calibration_images 4, and now it is 6" in capsys.readouterr().err.replace("\n", " ")
-    changed = [row | {"equalize": True} if row["name"] == "INT8 PTQ" else row for row in ROWS]
+    changed = [row | {"recipe": "equalize"} if row["name"] == "INT8 PTQ" else row for row in ROWS]
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"rows": changed}))
     assert main(["--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
-    assert "INT8 PTQ was made with equalize False, and now it is True" in capsys.readouterr().err.replace("\n", " ")
+    assert "INT8 PTQ was made with recipe 'naive', and now it is 'equalize'" in capsys.readouterr().err.replace(
+        "\n", " "
+    )

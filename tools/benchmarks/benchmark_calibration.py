@@ -24,6 +24,7 @@ from rich.table import Table
 from depth_distill.atomic import write_json
 from depth_distill.exit_codes import exit_code
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.graph.trace import trace
@@ -82,7 +83,7 @@ def _measure(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     elif options.worker == "onnxruntime":
         with tempfile.TemporaryDirectory() as folder:
             example = next(iter(trained.data.val_dataloader())).image[:1]
-            file = export_float(graph_module, example, Path(folder) / "float.onnx")
+            file = export_float(graph_module, Path(folder) / "float.onnx", FileSpec.like(example))
             started = time.perf_counter()
             vendor_ptq(file, batches, Path(folder) / "vendor.onnx")
     seconds = time.perf_counter() - started

@@ -22,8 +22,8 @@ from depth_distill.evaluation import Evaluator
 from depth_distill.exit_codes import exit_code
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.analysis.sensitivity import sensitivity, sensitivity_settings
-from depth_distill.quantization.graph.npu_operators import npu_operators
 from depth_distill.quantization.simulate.fake_quantize import quantizers
+from depth_distill.quantization.simulate.npu_operators import npu_operators
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from depth_distill.errors import ConfigError
-from depth_distill.export.interface.inputs import InputLayout
-from depth_distill.export.interface.outputs import OutputLayout
-from depth_distill.export.onnx_io.float_onnx import INPUT_NAME
+from depth_distill.quantization.interface import INPUT_NAME, InputLayout, OutputLayout
 
 
 class OnnxNetwork:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import DataError
 from depth_distill.export.backends.runtime import OnnxNetwork
-from depth_distill.export.onnx_io.float_onnx import INPUT_NAME, export_float
+from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.quantization.interface import INPUT_NAME
 
 
 def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_channel: bool = False) -> Path:
@@ -76,7 +78,7 @@ def vendor_network(
     """
     if not batches:
         raise DataError("the calibration set is empty: expected at least one image")
-    float_file = export_float(network, batches[0][:1], folder / "float.onnx")
+    float_file = export_float(network, folder / "float.onnx", FileSpec.like(batches[0][:1]))
     return OnnxNetwork(vendor_ptq(float_file, batches, folder / "vendor.onnx", per_channel))
 
 

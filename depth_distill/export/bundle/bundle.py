@@ -11,8 +11,7 @@ from typing import Any
 from depth_distill.atomic import write_json
 from depth_distill.codecs import HostCodec, codec_of
 from depth_distill.errors import ConfigError
-from depth_distill.export.interface.inputs import InputLayout
-from depth_distill.export.interface.outputs import OutputLayout
+from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1

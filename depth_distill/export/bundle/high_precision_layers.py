@@ -4,17 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, fx
-
-from depth_distill.evaluation import Evaluator
-from depth_distill.export.bundle.preparation import Prepared
+from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.quantization.analysis.mixed_precision import (
     check_high_precision_format,
     chosen_layers,
     search_mixed_precision,
 )
 from depth_distill.quantization.analysis.sensitivity import sensitivity
+from depth_distill.quantization.recipe import Prepared
 from depth_distill.quantization.target.target import NpuTarget
 
 
@@ -54,9 +51,9 @@ def choose_high_precision_layers(
     can = target.capabilities
     if "no" in (can.fp16, can.per_layer_precision):
         return HighPrecisionLayers((), f"{target.name} does not mix FP16 and INT8")
-    scorer = FileScorer(evaluator(), prepared)
-    float_abs_rel = scorer.score(prepared.graph)["abs_rel"]
-    integer_abs_rel = scorer.score(prepared.quantized)["abs_rel"]
+    scorer = InterfaceScorer(evaluator(), prepared.interface)
+    float_abs_rel = scorer(prepared.graph)["abs_rel"]
+    integer_abs_rel = scorer(prepared.quantized)["abs_rel"]
     wanted = 1.02 * float_abs_rel if target_abs_rel is None else target_abs_rel
     if integer_abs_rel <= wanted:
         return HighPrecisionLayers(
@@ -64,32 +61,6 @@ def choose_high_precision_layers(
         )
     ranking = sensitivity(prepared.quantized, scorer, resume=resume)
     found = search_mixed_precision(
-        prepared.quantized, scorer.score, ranking, prepared.batches, wanted, calibrator=prepared.calibrator
+        prepared.quantized, scorer, ranking, prepared.batches, wanted, calibrator=prepared.context.chosen_calibrator
     )
     return HighPrecisionLayers(found.chosen.layers, found.statement)
-
-
-class FileScorer:
-    """An evaluator for graphs that take and return what the files do.
-
-    Args:
-        evaluator: on normalized images and codes.
-        prepared: the inputs and outputs of the files.
-    """
-
-    def __init__(self, evaluator: Evaluator, prepared: Prepared) -> None:
-        self.evaluator = evaluator
-        self.prepared = prepared
-        self.names = evaluator.names
-        self.images = [prepared.feed(images) for images in evaluator.images]
-        self.summarize = evaluator.summarize
-
-    def measure(self, position: int, values: Tensor | Sequence[Tensor]) -> Tensor:
-        """Metrics of each image of the batch at ``position``."""
-        return self.evaluator.measure(position, self.prepared.outputs.codes(values))
-
-    def score(self, graph: fx.GraphModule) -> dict[str, float]:
-        """Metrics of a graph."""
-        with torch.inference_mode():
-            rows = [self.measure(position, graph(images)) for position, images in enumerate(self.images)]
-        return self.summarize(torch.cat(rows))

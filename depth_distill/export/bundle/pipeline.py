@@ -11,11 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from torch import Tensor
 
 import depth_distill
 from depth_distill.codecs import describe_codec, formula
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import Backend
 from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts
 from depth_distill.export.bundle.bundle import (
@@ -28,16 +30,18 @@ from depth_distill.export.bundle.bundle import (
     write_manifest,
 )
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
-from depth_distill.export.bundle.preparation import Preparation, Prepared, prepare
 from depth_distill.export.bundle.reporting import Results, write_results
-from depth_distill.export.bundle.steps import Steps, source_hash
+from depth_distill.export.bundle.steps import Steps, resumable_passes, source_hash, tensor_hash
 from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.compare.verification import split_hash, verify
 from depth_distill.export.onnx_io.encodings import scales
-from depth_distill.export.onnx_io.float_onnx import opset_for
+from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
-from depth_distill.quantization.target.target import NpuTarget
+from depth_distill.quantization.passes.base import Pass, PassReport
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, Prepared, Recipe, load_recipe
+from depth_distill.quantization.target.target import CalibratorName, NpuTarget
 
+_BATCH = 16  # calibration images that are looked at together
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "timm", "numpy")
 
 
@@ -50,7 +54,9 @@ class ExportOptions:
         out: the bundle; what is there is replaced at the end if it is a bundle.
         config: of the checkpoint; the one in its run folder unless given.
         overrides: options that change data or network, such as ``--data.root DIR``.
-        preparation: what is done to the network.
+        recipe: passes that prepare the network: name, file or list.
+        calibration_images: number of calibration images, of the training split unless the config names others.
+        calibrator: how activation ranges are measured; the target's own calibrator unless given.
         opset: of the files; the newest that this package writes and the target reads unless given.
         high_precision_layers: layers of ``model.mixed.onnx`` in FP16, or a file from ``depth-distill mixed-precision``;
             the fewest that reach ``target_abs_rel`` unless given.
@@ -66,7 +72,9 @@ class ExportOptions:
     out: Path
     config: Path | None = None
     overrides: Sequence[str] = ()
-    preparation: Preparation = field(default_factory=Preparation)
+    recipe: Recipe = field(default_factory=lambda: load_recipe(DEFAULT_RECIPE))
+    calibration_images: int = 64
+    calibrator: CalibratorName | None = None
     opset: int | None = None
     high_precision_layers: Path | Sequence[str] | None = None
     target_abs_rel: float | None = None
@@ -101,22 +109,32 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         lambda: load_run(options.checkpoint, options.config, options.overrides),
         value=False,
     )
-    prepared = prepare(run, target, options.preparation, steps, console)
+    prepared = _prepare(options, target, run, steps, console)
     evaluator = steps.run(
         "read validation images", None, lambda: run.evaluator(options.images, reference=prepared.reference), value=False
     )
     high_precision = _choose(options, target, run, prepared, split_hash(evaluator), steps)
-    opset = opset_for(target) if options.opset is None else options.opset
-    written = write_artifacts(prepared, run.network.codec.host, high_precision.layers, opset, steps)
+    interface = prepared.interface
+    spec = FileSpec(
+        interface.inputs.height,
+        interface.inputs.width,
+        opset_for(target) if options.opset is None else options.opset,
+        interface.outputs.names,
+        interface.inputs.uint8,
+    )
+    written = write_artifacts(prepared, high_precision.layers, spec, steps)
     folder = work / BUNDLE
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
     verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps)
-    manifest = {"opset": opset, **_manifest(options, target, run, prepared, written, folder)}
+    manifest = {"opset": spec.opset, **_manifest(options, target, prepared, written, folder)}
+    passes = [
+        (each.name, report.summary) for each, report in zip(prepared.recipe.passes, prepared.reports, strict=True)
+    ]
     results = Results(
         manifest,
         verified,
         high_precision,
-        prepared.gain,
+        passes,
         findings,
         {**steps.seconds},
         peak_memory_mb(),
@@ -130,6 +148,39 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     steps.run("put the bundle in place", None, lambda: put_in_place(folder, out), value=False)
     shutil.rmtree(work, ignore_errors=True)
     return load_bundle(out)
+
+
+def _prepare(options: ExportOptions, target: NpuTarget, run: LoadedRun, steps: Steps, console: Console) -> Prepared:
+    """Run the recipe and calibrate, step by step."""
+    images = steps.run(
+        "read calibration images", None, lambda: _calibration_images(run, options.calibration_images), value=False
+    )
+
+    def show(pass_: Pass, report: PassReport) -> None:
+        if report.table is not None:
+            console.print(report.table)
+        else:
+            console.print(f"       [dim]{report.summary}[/dim]", highlight=False, soft_wrap=True)
+
+    preparer = run.preparer(target, images, options.calibrator, resumable_passes(steps), show)
+    prepared = preparer(options.recipe)
+    depends_on = [prepared.fingerprint, [tensor_hash(each) for each in images], prepared.context.chosen_calibrator]
+    ranges = steps.run("calibrate", depends_on, prepared.calibrate)
+    return dataclasses.replace(prepared, ranges={site: (low, high) for site, (low, high) in ranges.items()})
+
+
+def _calibration_images(run: LoadedRun, count: int) -> list[Tensor]:
+    batches = run.calibration_images(count)
+    if not batches:
+        raise DataError("the calibration set is empty: expected at least one image")
+    images = torch.cat(batches)
+    wrong = [index for index, each in enumerate(images) if not bool(each.isfinite().all())]
+    if wrong:
+        raise DataError(
+            f"calibration image {wrong[0]} has NaN or infinity ({len(wrong)} of {len(images)} have): "
+            "mend or leave out these files, and check data.image_mean and data.image_std"
+        )
+    return list(images.split(_BATCH))
 
 
 def peak_memory_mb() -> float:
@@ -149,7 +200,7 @@ def _choose(
     named = options.high_precision_layers
     depends_on = [
         prepared.fingerprint,
-        prepared.ranges,
+        prepared.scales,
         named.read_text() if isinstance(named, Path) and named.is_file() else named,
         options.target_abs_rel,
         options.search_images,
@@ -187,29 +238,32 @@ def _check(folder: Path, written: Mapping[str, str], target: NpuTarget, options:
 def _manifest(
     options: ExportOptions,
     target: NpuTarget,
-    run: LoadedRun,
     prepared: Prepared,
     written: Mapping[str, str],
     folder: Path,
 ) -> dict[str, Any]:
-    codec = run.network.codec.host
+    codec, inputs, outputs = prepared.interface.codec, prepared.interface.inputs, prepared.interface.outputs
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": options.command,
         "checkpoint": {"name": options.checkpoint.name, "sha256": sha256(options.checkpoint)},
         "config": config_of(options.checkpoint, options.config).name,
         "target": target.to_dict(),
-        "preparation": dataclasses.asdict(options.preparation),
-        "input": prepared.inputs.to_dict(),
+        "recipe": prepared.recipe.to_dict(),
+        "input": inputs.to_dict(),
         "outputs": {
-            "names": list(prepared.outputs.names),
-            "channels": list(prepared.outputs.channels),
-            "logits": prepared.outputs.logits,
+            "names": list(outputs.names),
+            "channels": list(outputs.channels),
+            "logits": outputs.logits,
         },
         "codec": describe_codec(codec),
         "formula": formula(codec),
         "artifacts": dict(written),
         "scales": scales(folder / written["int8"]),
-        "calibration": {"folder": "calibration", "images": len(prepared.calibration)},
+        "calibration": {
+            "folder": "calibration",
+            "images": sum(len(each) for each in prepared.context.images),
+            "calibrator": prepared.context.chosen_calibrator,
+        },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
     }

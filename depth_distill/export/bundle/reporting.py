@@ -10,9 +10,10 @@ import torch
 from depth_distill.display.charts import drift_bars
 from depth_distill.display.pictures import error_map, save_figure
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers
-from depth_distill.export.bundle.preparation import Prepared
 from depth_distill.export.bundle.report import Report, Row, Section, runtime_section, write_report
 from depth_distill.loading.trained import LoadedRun
+from depth_distill.models import DepthCodec
+from depth_distill.quantization.recipe import Prepared
 
 _PANELS = 3
 _AIM = 1.02  # times FP32
@@ -26,7 +27,7 @@ class Results:
         manifest: of the bundle.
         verified: see :func:`~depth_distill.export.compare.verification.verify`.
         high_precision: layers in FP16.
-        gain: of equalization.
+        passes: name of each pass of the recipe and what it did.
         findings: of the operator check.
         seconds: by step.
         peak_memory_mb: of this process.
@@ -36,7 +37,7 @@ class Results:
     manifest: Mapping[str, Any]
     verified: Mapping[str, Any]
     high_precision: HighPrecisionLayers
-    gain: Mapping[str, float] | None
+    passes: Sequence[tuple[str, str]]
     findings: Sequence[Mapping[str, str]]
     seconds: Mapping[str, float]
     peak_memory_mb: float
@@ -96,8 +97,8 @@ def _warnings(rows: Sequence[Row], results: Results) -> list[str]:
     unconfirmed = [name for name, support in capabilities.items() if support == "unconfirmed"]
     if unconfirmed:
         lines.append(f"The target's {', '.join(unconfirmed)} are unconfirmed: try them before you rely on them.")
-    if results.manifest["preparation"]["stress"] is not None:
-        lines.append("This is a trial: channel ranges were spread on purpose (--stress).")
+    if any("stress" in each for each in results.manifest["recipe"]["passes"]):
+        lines.append("This is a trial: the recipe spreads channel ranges on purpose (stress).")
     return lines
 
 
@@ -148,21 +149,19 @@ def _facts(results: Results) -> Section:
         ("calibration images", str(manifest["calibration"]["images"])),
         ("command", manifest["command"]),
     ]
-    if results.gain is not None:
-        gain = results.gain
-        text = (
-            f"worst {gain['worst_before']:.1f} before, {gain['worst_after']:.1f} after; mean {gain['mean_before']:.2f} "
-            f"and {gain['mean_after']:.2f} (range ratio of weights: 1 is best)"
-        )
-        facts.insert(2, ("equalization", text))
+    facts.insert(2, ("recipe", manifest["recipe"]["name"] or "given as a list"))
+    for place, (name, report) in enumerate(results.passes, 3):
+        facts.insert(place, (name, report))
     return Section("What this is", ("", ""), facts)
 
 
 def _errors(prepared: Prepared, run: LoadedRun) -> Any:
-    images = prepared.calibration[:: max(1, len(prepared.calibration) // _PANELS)][:_PANELS]
-    codec = run.network.codec
+    calibration = torch.cat(list(prepared.context.images))
+    images = calibration[:: max(1, len(calibration) // _PANELS)][:_PANELS]
+    interface = prepared.interface
     with torch.inference_mode():
-        exact = codec.decode(prepared.reference(images))
-        rounded = codec.decode(prepared.outputs.codes(prepared.quantized(prepared.feed(images))))
+        exact = run.network.codec.decode(prepared.reference(images))
+        codes = interface.outputs.codes(prepared.quantized(interface.feed(images)))
+        rounded = DepthCodec(interface.codec).decode(codes)
     pictures = run.data.normalize.inverse(images)
     return error_map(list(zip(pictures, exact, rounded, strict=True)))

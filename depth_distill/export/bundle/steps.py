@@ -1,5 +1,6 @@
 """Steps of a long job: timed, named where they fail, and not done again where nothing that they depend on changed."""
 
+import copy
 import errno
 import hashlib
 import json
@@ -8,11 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from rich.table import Table
+from torch import Tensor, fx
 
-from depth_distill.atomic import write_json
+from depth_distill.atomic import atomic_path, write_json
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.export.bundle.bundle import sha256
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
+from depth_distill.quantization.simulate.calibrate import weights_hash
 
 _RECORD = "steps.json"
 
@@ -96,6 +102,43 @@ class Steps:
             if not path.exists():
                 found[name] = "missing"
         return found
+
+
+def resumable_passes(steps: Steps) -> Callable[[Pass, fx.GraphModule, Context], PassResult]:
+    """An ``Execute`` for :class:`~depth_distill.quantization.recipe.Preparer`: each pass of a recipe is a step.
+
+    What a pass made of the weights is kept, so that an export that was interrupted during the next pass does not run it
+    again. Passes that change the structure take no time and are run again.
+    """
+
+    def execute(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResult:
+        title = f"recipe: {pass_.name}"
+        if not pass_.values_only:
+            found: PassResult = steps.run(title, None, lambda: pass_(graph, context), value=False)
+            return found
+        name = f"{pass_.name}.pt"
+
+        def make() -> dict[str, Any]:
+            result = pass_(graph, context)
+            with atomic_path(steps.folder / name) as temporary:
+                torch.save(result.graph.state_dict(), temporary)
+            tables.append(result.report.table)
+            return {"summary": result.report.summary, "values": dict(result.report.values)}
+
+        tables: list[Table | None] = []
+        images = [tensor_hash(each) for each in context.images]
+        depends_on = [pass_.to_dict(), weights_hash(graph), images, context.chosen_calibrator]
+        report = steps.run(title, depends_on, make, [name])
+        restored = pass_.shaped(copy.deepcopy(graph))
+        restored.load_state_dict(torch.load(steps.folder / name, weights_only=True))
+        return PassResult(restored, PassReport(report["summary"], report["values"], *tables))
+
+    return execute
+
+
+def tensor_hash(values: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor on the CPU."""
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
 def content_hash(value: Any) -> str:

@@ -12,19 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from depth_distill.errors import ConfigError
-from depth_distill.evaluation import Evaluator
+from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.backends import Backend, BackendRun, find_backend
 from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
 from depth_distill.export.bundle.bundle import sha256
-from depth_distill.export.bundle.high_precision_layers import FileScorer
-from depth_distill.export.bundle.preparation import Prepared, tensor_hash
 from depth_distill.export.bundle.report import Row
-from depth_distill.export.bundle.steps import Steps
+from depth_distill.export.bundle.steps import Steps, tensor_hash
 from depth_distill.export.compare.drift import layer_drift
-from depth_distill.export.interface.inputs import InputLayout
-from depth_distill.export.interface.outputs import OutputLayout
 from depth_distill.export.onnx_io.metric_onnx import METRES
+from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.recipe import Prepared
 
 _LAYER_IMAGES = 8  # enough for means over thousands of values a layer
 
@@ -95,8 +93,7 @@ class Verifier:
 
     Args:
         evaluator: labelled images; its reference is the float network, from which depth drift is measured.
-        inputs: what the files take.
-        outputs: what leaves them.
+        interface: what the files take and return.
         calibration: folder of calibration tensors.
         float_metrics: of the float network.
     """
@@ -104,17 +101,15 @@ class Verifier:
     def __init__(
         self,
         evaluator: Evaluator,
-        inputs: InputLayout,
-        outputs: OutputLayout,
+        interface: Interface,
         calibration: Path,
         float_metrics: Mapping[str, float],
     ) -> None:
         self.evaluator = evaluator
-        self.inputs = inputs
-        self.outputs = outputs
+        self.interface = interface
         self.calibration = calibration
         self.float_metrics = float_metrics
-        self.images = inputs.prepare(torch.cat(evaluator.images)).numpy()
+        self.images = interface.inputs.prepare(torch.cat(evaluator.images)).numpy()
         self._references: dict[str, NDArray[np.float32]] = {}
 
     def run(self, trial: Trial, files: Mapping[str, Path]) -> dict[str, Any]:
@@ -151,7 +146,7 @@ class Verifier:
         )
 
     def _codes(self, ran: BackendRun) -> Tensor:
-        return self.outputs.codes({name: torch.from_numpy(each) for name, each in ran.outputs.items()})
+        return self.interface.outputs.codes({name: torch.from_numpy(each) for name, each in ran.outputs.items()})
 
     def _reference(self, trial: Trial, files: Mapping[str, Path]) -> NDArray[np.float32]:
         """Codes of the same file by ONNX Runtime, node by node as it is written."""
@@ -190,11 +185,11 @@ def verify(
     """
     files = {kind: folder / name for kind, name in written.items()}
     hashes = {kind: sha256(path) for kind, path in files.items()}
-    state = [prepared.fingerprint, prepared.ranges, split_hash(evaluator)]
-    scorer = FileScorer(evaluator, prepared)
+    state = [prepared.fingerprint, prepared.scales, split_hash(evaluator)]
+    scorer = InterfaceScorer(evaluator, prepared.interface)
     floats = steps.run("score the float network", state, lambda: evaluator(prepared.reference))
-    integers = steps.run("score the fake-quantized network", state, lambda: scorer.score(prepared.quantized))
-    verifier = Verifier(evaluator, prepared.inputs, prepared.outputs, folder / "calibration", floats)
+    integers = steps.run("score the fake-quantized network", state, lambda: scorer(prepared.quantized))
+    verifier = Verifier(scorer.evaluator, prepared.interface, folder / "calibration", floats)
     rows = []
     for trial in trials(tuple(written), backends, high_precision_layers):
         depends_on = [state, hashes[trial.artifact], trial.backend.name, trial.quantize, trial.high_precision_layers]

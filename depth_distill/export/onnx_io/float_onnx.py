@@ -2,12 +2,11 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
@@ -20,66 +19,31 @@ from depth_distill.export.onnx_io.edits import (
     without_traces,
     without_unused,
 )
-from depth_distill.quantization.target.target import NpuTarget
+from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.quantization.interface import INPUT_NAME
 
-INPUT_NAME = "image"
-OUTPUT_NAME = "codes"
-OPSET = 19  # the newest that the tool chains tried here all read
-OLDEST_OPSET = 17
 _OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: asked for 13 it silently gives 18
 
 
-def opset_for(target: NpuTarget) -> int:
-    """The newest version of the ONNX operators that this package writes unasked and the target reads.
-
-    It is 17, the oldest that can be written, for a target that reads only older ones; the check of operators says so.
-    """
-    newest = target.operators.max_opset
-    return OPSET if newest is None else max(OLDEST_OPSET, min(OPSET, newest))
-
-
-def export_float(
-    network: nn.Module,
-    example_image: Tensor,
-    path: Path,
-    opset: int = OPSET,
-    output_names: Sequence[str] = (OUTPUT_NAME,),
-    uint8_input: bool = False,
-) -> Path:
+def export_float(network: nn.Module, path: Path, spec: FileSpec) -> Path:
     """Write ``network`` with a static batch of 1, input ``image`` and named outputs, weights inside the file.
 
     Nodes and tensors are called after the layers they come from, the shape of every tensor is written down, and what is
     resized by powers of two has constant scales (see :func:`~depth_distill.export.onnx_io.edits.resize_by_scales`).
 
     Args:
-        network: float, batch norm folded; it returns one tensor, or a tuple of as many as there are names.
-        example_image: ``(1, 3, H, W)``; only its shape and dtype count.
-        path: where to; the file is whole or not there.
-        opset: version of the ONNX operators, 17 or newer.
-        output_names: one for each tensor that the network returns.
-        uint8_input: ``image`` is uint8 in the file; for a network from
-            :func:`~depth_distill.export.interface.inputs.fold_normalization`, which reads pixels.
+        network: float network with batch norm folded; it returns one tensor, or a tuple of as many as there are names.
+        path: path of the new file, which is whole or not there.
+        spec: input, outputs and opset.
 
     Raises:
-        ConfigError: a batch other than 1, an opset that cannot be written, names that do not fit what the network
-            returns.
+        ConfigError: names that do not fit what the network returns.
     """
-    return write_onnx(network, example_image, path, opset, output_names, uint8_input)
+    return write_onnx(network, path, spec)
 
 
-def write_onnx(
-    network: nn.Module,
-    example_image: Tensor,
-    path: Path,
-    opset: int,
-    output_names: Sequence[str] = (OUTPUT_NAME,),
-    uint8_input: bool = False,
-) -> Path:
+def write_onnx(network: nn.Module, path: Path, spec: FileSpec) -> Path:
     """Write any graph: torch's exporter and the edits that float and QDQ files share."""
-    if example_image.shape[:2] != (1, 3):
-        raise ConfigError(f"example_image: received the shape {tuple(example_image.shape)}, expected (1, 3, H, W)")
-    if opset < OLDEST_OPSET:
-        raise ConfigError(f"opset: received {opset}, expected {OLDEST_OPSET} or newer")
     training = network.training
     try:
         with atomic_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
@@ -87,25 +51,26 @@ def write_onnx(
             logging.getLogger("onnxscript").setLevel(logging.ERROR)
             torch.onnx.export(
                 network.eval(),
-                (example_image,),
+                (spec.example,),
                 temporary,
                 dynamo=True,
-                opset_version=max(opset, _OLDEST_OF_TORCH),
+                opset_version=max(spec.opset, _OLDEST_OF_TORCH),
                 input_names=[INPUT_NAME],
-                output_names=list(output_names),
+                output_names=list(spec.output_names),
                 external_data=False,
                 verbose=False,
             )
             model = without_traces(onnx.load(temporary))
             found = [each.name for each in model.graph.output]
-            if found != list(output_names):
+            if found != list(spec.output_names):
                 raise ConfigError(
-                    f"output_names: received {', '.join(output_names)}, but the network returns {len(found)} tensors"
+                    f"output_names: received {', '.join(spec.output_names)}, but the network returns {len(found)} "
+                    "tensors"
                 )
             model = name_by_layer(model, _layers(network), network.state_dict())
-            if uint8_input:
+            if spec.uint8_input:
                 model = take_uint8(model, INPUT_NAME)
-            onnx.save(with_shapes(without_unused(to_opset(resize_by_scales(model), opset))), temporary)
+            onnx.save(with_shapes(without_unused(to_opset(resize_by_scales(model), spec.opset))), temporary)
     finally:
         network.train(training)
     return path

@@ -1,18 +1,18 @@
 """Half precision in ONNX files: of the whole network, or of some layers between integer ones."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, fx
+from torch import fx
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import with_shapes, without_unused
-from depth_distill.export.onnx_io.float_onnx import OPSET, OUTPUT_NAME
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.qdq import export_qdq
 
 _ROUNDING = ("QuantizeLinear", "DequantizeLinear")
@@ -32,32 +32,21 @@ def export_half(float_onnx: Path, path: Path) -> Path:
     return path
 
 
-def export_mixed(
-    mixed: fx.GraphModule,
-    layers: Collection[str],
-    example_image: Tensor,
-    path: Path,
-    opset: int = OPSET,
-    output_names: Sequence[str] = (OUTPUT_NAME,),
-    uint8_input: bool = False,
-) -> Path:
+def export_mixed(mixed: fx.GraphModule, layers: Collection[str], path: Path, spec: FileSpec) -> Path:
     """Write a network with some layers in FP16 and the rest as QDQ.
 
     Args:
-        mixed: from :func:`~depth_distill.quantization.analysis.mixed_precision.mixed_network`.
+        mixed: network from :func:`~depth_distill.quantization.analysis.mixed_precision.mixed_network`.
         layers: its layers in FP16. What works on their outputs before these are quantized, an addition or an
             activation, is in FP16, too.
-        example_image: see ``export_qdq``, as are the rest.
-        path: where to; the file is whole or not there.
-        opset: version of the ONNX operators.
-        output_names: one for each tensor that the network returns.
-        uint8_input: ``image`` is uint8 in the file.
+        path: path of the new file, which is whole or not there.
+        spec: input, outputs and opset.
 
     Raises:
         ConfigError: as ``export_qdq``, or a layer that the file does not have.
     """
     with atomic_path(path) as temporary:
-        export_qdq(mixed, example_image, temporary, opset, output_names, uint8_input)
+        export_qdq(mixed, temporary, spec)
         model = onnx.load(temporary)
         onnx.save(in_half(model, float_region(model, layers)), temporary)
     return path

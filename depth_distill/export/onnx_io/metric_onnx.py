@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,39 +11,30 @@ from torch import Tensor, nn
 
 from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostSplit, HostThermometer
 from depth_distill.errors import ConfigError
-from depth_distill.export.interface.outputs import OutputLayout
-from depth_distill.export.onnx_io.float_onnx import OPSET, write_onnx
+from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.float_onnx import write_onnx
+from depth_distill.quantization.interface import OutputLayout
 
 METRES = "depth_m"
 """Name of the output, ``(1, 1, H, W)`` metres."""
 
 
-def export_with_decoder(
-    network: nn.Module,
-    codec: HostCodec,
-    layout: OutputLayout,
-    example_image: Tensor,
-    path: Path,
-    opset: int = OPSET,
-    uint8_input: bool = False,
-) -> Path:
+def export_with_decoder(network: nn.Module, codec: HostCodec, layout: OutputLayout, path: Path, spec: FileSpec) -> Path:
     """Write a float network that ends in metres.
 
     The decoder uses the runtime's own exponential, so depth is that of the codec up to a few units in the last place.
 
     Args:
-        network: float; what ``export_float`` writes.
-        codec: of the network.
+        network: float network, as ``export_float`` takes it.
+        codec: codec of the network.
         layout: what the network returns.
-        example_image: ``(1, 3, H, W)``; only its shape and dtype count.
-        path: where to; the file is whole or not there.
-        opset: version of the ONNX operators.
-        uint8_input: ``image`` is uint8 in the file.
+        path: path of the new file, which is whole or not there.
+        spec: input and opset; the one output is ``depth_m``.
 
     Raises:
         ConfigError: as ``export_float``, or a codec that is none of this package's.
     """
-    return write_onnx(MetricNetwork(network, codec, layout), example_image, path, opset, (METRES,), uint8_input)
+    return write_onnx(MetricNetwork(network, codec, layout), path, replace(spec, output_names=(METRES,)))
 
 
 class MetricNetwork(nn.Module):

@@ -1,7 +1,6 @@
 """The fake-quantized network as an ONNX file of QuantizeLinear/DequantizeLinear pairs."""
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,8 @@ from torch import Tensor, fx, nn
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import without_unused
-from depth_distill.export.onnx_io.float_onnx import OPSET, OUTPUT_NAME, write_onnx
+from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.float_onnx import write_onnx
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import requantize_moves
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
@@ -22,34 +22,25 @@ _CODES = ((0, 255), (-128, 127))  # what torch's exporter translates
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
-def export_qdq(
-    quantized: fx.GraphModule,
-    example_image: Tensor,
-    path: Path,
-    opset: int = OPSET,
-    output_names: Sequence[str] = (OUTPUT_NAME,),
-    uint8_input: bool = False,
-) -> Path:
+def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
     """Write a network from ``fake_quantize`` with its scales; names and shapes as in ``export_float``.
 
     Weights are stored as int8 and biases as int32, as integer arithmetic adds them: with the scale of the products.
-    Quantizers that are switched off, or round to half precision, leave no trace: their tensors stay float.
+    Quantizers that are switched off, or round to half precision, leave no trace: their tensors stay float. A uint8
+    input is the first quantized tensor as it is.
 
     Args:
-        quantized: fake-quantized and calibrated; it is not changed.
-        example_image: ``(1, 3, H, W)``; only its shape and dtype count.
-        path: where to; the file is whole or not there.
-        opset: version of the ONNX operators.
-        output_names: one for each tensor that the network returns.
-        uint8_input: ``image`` is uint8 in the file, and is the first quantized tensor as it is.
+        quantized: fake-quantized and calibrated network; it is not changed.
+        path: path of the new file, which is whole or not there.
+        spec: input, outputs and opset.
 
     Raises:
         ConfigError: a quantizer without a range or with a format other than 8 bits, and as ``export_float``.
     """
     with atomic_path(path) as temporary:
-        write_onnx(with_constants(quantized), example_image, temporary, opset, output_names, uint8_input)
+        write_onnx(with_constants(quantized), temporary, spec)
         model = quantize_biases(store_integer_weights(onnx.load(temporary)))
-        onnx.save(read_codes(model) if uint8_input else model, temporary)
+        onnx.save(read_codes(model) if spec.uint8_input else model, temporary)
     return path
 
 

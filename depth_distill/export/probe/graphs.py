@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from depth_distill.export.onnx_io.float_onnx import OPSET
+from depth_distill.export.onnx_io.file_spec import OPSET
 from depth_distill.export.onnx_io.onnx_graph import ROUNDING, is_of_onnx
 from depth_distill.export.onnx_io.quant_params import QuantParams
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from depth_distill.export.onnx_io.float_onnx import OPSET
+from depth_distill.export.onnx_io.file_spec import OPSET
 from depth_distill.export.onnx_io.quant_params import QuantParams
 from depth_distill.export.probe.graphs import IMAGE, Graph
 from depth_distill.export.probe.judgement import Probe, Variant, WrongReading

@@ -8,8 +8,8 @@ from rich.table import Table
 from torch import fx
 
 from depth_distill.quantization.analysis.scoring import Scorer
-from depth_distill.quantization.analysis.switching import EnabledSites, score_settings
-from depth_distill.quantization.simulate.fake_quantize import quantizers
+from depth_distill.quantization.analysis.switching import score_settings
+from depth_distill.quantization.simulate.fake_quantize import EnabledSites, quantizers
 
 _FLOAT, _INTEGER = "float", "integer"
 _STEM = ("stem", "conv", "bn", "norm", "act")  # timm's names of what stands before the stages

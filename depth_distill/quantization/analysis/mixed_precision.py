@@ -12,9 +12,9 @@ from torch import Tensor, fx
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.analysis.sensitivity import Sensitivity
-from depth_distill.quantization.graph.npu_operators import NpuOperator, enabled_sites_for, npu_operators
 from depth_distill.quantization.simulate.calibrate import apply_calibration, calibrate
 from depth_distill.quantization.simulate.fake_quantize import quantizers
+from depth_distill.quantization.simulate.npu_operators import NpuOperator, enabled_sites_for, npu_operators
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget
 
 HighPrecisionFormat = Literal["fp16", "int16"]
@@ -135,7 +135,7 @@ def set_precision(
     """A copy of the network with some layers in the high-precision format and the rest as they were.
 
     Where both sides of a tensor are in the high-precision format it is rounded to that, else to the target's, see
-    :func:`~depth_distill.quantization.graph.npu_operators.enabled_sites_for`.
+    :func:`~depth_distill.quantization.simulate.npu_operators.enabled_sites_for`.
 
     Raises:
         ConfigError: a name that is no layer.

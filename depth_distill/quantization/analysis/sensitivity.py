@@ -13,8 +13,9 @@ from torch import fx
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.analysis.replay import Replay
 from depth_distill.quantization.analysis.scoring import Scorer
-from depth_distill.quantization.analysis.switching import EnabledSites, score_settings
-from depth_distill.quantization.graph.npu_operators import NpuOperator, enabled_sites_for, npu_operators
+from depth_distill.quantization.analysis.switching import score_settings
+from depth_distill.quantization.simulate.fake_quantize import EnabledSites
+from depth_distill.quantization.simulate.npu_operators import NpuOperator, enabled_sites_for, npu_operators
 
 _FLOAT, _INTEGER = "float", "integer"
 
@@ -79,7 +80,7 @@ def sensitivity(
     """Score the network with each layer alone in integers, and with all but each.
 
     A layer in integers rounds its weight, its inputs and its output, see
-    :func:`~depth_distill.quantization.graph.npu_operators.enabled_sites_for`; the rest is float32.
+    :func:`~depth_distill.quantization.simulate.npu_operators.enabled_sites_for`; the rest is float32.
 
     Args:
         quantized: from ``fake_quantize``, with ranges; it is not changed.

@@ -14,10 +14,8 @@ from depth_distill.errors import ConfigError
 from depth_distill.quantization.analysis.replay import Replay
 from depth_distill.quantization.analysis.scoring import Scorer
 from depth_distill.quantization.simulate.calibrate import weights_hash
-from depth_distill.quantization.simulate.fake_quantize import quantizers, select
+from depth_distill.quantization.simulate.fake_quantize import EnabledSites, quantizers, select
 
-EnabledSites = frozenset[str]
-"""Sites of the quantizers that are on."""
 _NONE: EnabledSites = frozenset()
 
 

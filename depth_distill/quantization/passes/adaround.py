@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor, fx, nn
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import Operation, classify
 from depth_distill.quantization.graph.trace import calls_by_module
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
+from depth_distill.quantization.simulate.fake_quantize import remove_fake_quant
 from depth_distill.quantization.simulate.quantized_layers import (
     QuantizedConvTranspose2d,
     QuantizedLayer,
@@ -25,6 +28,33 @@ _LAMBDA = 10.0  # the error is 1 for rounding to nearest, and the regularizer a 
 _POSITIONS = 8192  # output positions of a layer that are looked at
 _BATCH = 256
 _HELD_OUT = 8  # one image in so many
+
+
+@dataclass(frozen=True)
+class AdaRound(Pass):
+    """Round every weight up or down, whichever keeps the output of its layer, see :func:`adaround`.
+
+    Args:
+        iterations: optimizer steps per layer.
+        images: number of calibration images that layers are fitted on.
+        seed: seed of the positions that are looked at.
+    """
+
+    name: ClassVar[str] = "adaround"
+    changes_function: ClassVar[bool] = True
+    values_only: ClassVar[bool] = True
+
+    iterations: int = 300
+    images: int = 64
+    seed: Literal[0] | int = 0
+
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Quantize for the target, round, and take the quantizers out again; the weights then lie on their grid."""
+        batches = context.first_batches(self.images)
+        rounded = adaround(
+            graph, context.quantize(graph), batches, self.iterations, self.seed, progress=context.progress
+        )
+        return PassResult(remove_fake_quant(rounded), PassReport(f"weights rounded, {self.iterations} steps per layer"))
 
 
 def adaround(

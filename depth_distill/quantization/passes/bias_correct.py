@@ -2,16 +2,49 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.trace import calls_by_module
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
+from depth_distill.quantization.simulate.fake_quantize import remove_fake_quant
 
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+@dataclass(frozen=True)
+class BiasCorrect(Pass):
+    """Take the mean error that rounding causes out of the biases, see :func:`bias_correct`.
+
+    Args:
+        images: number of calibration images that the means are estimated on.
+    """
+
+    name: ClassVar[str] = "bias_correct"
+    changes_function: ClassVar[bool] = True
+    values_only: ClassVar[bool] = True
+
+    images: int = 64
+
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Quantize for the target, correct against the trained function, and take the quantizers out again."""
+        reference = context.reference or graph
+        corrected = bias_correct(reference, context.quantize(graph), context.first_batches(self.images))
+        return PassResult(remove_fake_quant(corrected), PassReport("biases corrected"))
+
+    def shaped(self, graph: fx.GraphModule) -> fx.GraphModule:
+        """Layers that are called once have a bias."""
+        shaped = copy.deepcopy(graph)
+        for name, nodes in calls_by_module(shaped).items():
+            if _is_layer(shaped, name) and len(nodes) == 1:
+                layer = cast(Layer, shaped.get_submodule(name))
+                _subtract(layer, layer.weight.new_zeros(_channels(layer)))
+        return shaped
 
 
 def bias_correct(graph_module: fx.GraphModule, quantized: fx.GraphModule, batches: Sequence[Tensor]) -> fx.GraphModule:
@@ -100,7 +133,12 @@ def _mean(outputs: Sequence[Tensor], layer: Layer) -> Tensor:
 def _subtract(layer: Layer, shift: Tensor) -> None:
     if layer.bias is None:
         layer.bias = nn.Parameter(layer.weight.new_zeros(len(shift)), layer.weight.requires_grad)
-    layer.bias.copy_(layer.bias.double() - shift)
+    with torch.no_grad():
+        layer.bias.copy_(layer.bias.double() - shift)
+
+
+def _channels(layer: Layer) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def _along_channels(values: Tensor, layer: Layer) -> Tensor:

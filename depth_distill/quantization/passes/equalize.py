@@ -1,16 +1,16 @@
 """Graph-wide cross-layer equalization: channels of equal range, so that one scale a tensor is enough."""
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.channel_groups import ChannelGroups, channel_groups
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.passes.equalization_scales import balance
 from depth_distill.quantization.passes.rescale import as_matrix, rescale
 from depth_distill.quantization.target.validated import nearest
@@ -38,7 +38,6 @@ class EqualizationReport:
         layers: range ratios of each convolution, in graph order.
         free_groups: number of channel groups that could be scaled.
         pinned: why output channels of a layer kept scale 1, by layer.
-        replaced: ReLU6 activations that became ReLU: the network computes something else where they saturated.
         iterations: steps of the optimizer.
         converged: whether it stopped by itself.
     """
@@ -46,17 +45,31 @@ class EqualizationReport:
     layers: tuple[LayerBalance, ...]
     free_groups: int
     pinned: Mapping[str, str]
-    replaced: tuple[str, ...]
     iterations: int
     converged: bool
 
-    def table(self) -> Table:
-        """One row a layer: range ratios before and after, and why a layer is pinned."""
+    @property
+    def summary(self) -> str:
+        """The outcome in a few words."""
         state = "converged" if self.converged else "NOT converged"
-        table = Table(title="Range ratio: max |w| of the tensor / geometric mean of its channels")
-        table.caption = f"{self.free_groups} free channel groups; {state} after {self.iterations} iterations"
-        if self.replaced:
-            table.caption += f"; {len(self.replaced)} ReLU6 replaced by ReLU: {', '.join(self.replaced)}"
+        return f"{self.free_groups} free channel groups; {state} after {self.iterations} iterations"
+
+    @property
+    def gain(self) -> dict[str, float]:
+        """Largest and mean range ratio of the layers, before and after."""
+        before = [max(each.outputs_before, each.inputs_before) for each in self.layers]
+        after = [max(each.outputs_after, each.inputs_after) for each in self.layers]
+        return {
+            "worst_before": max(before),
+            "worst_after": max(after),
+            "mean_before": sum(before) / len(before),
+            "mean_after": sum(after) / len(after),
+        }
+
+    def table(self) -> Table:
+        """One row per layer: range ratios before and after, and why a layer is pinned."""
+        title = "Range ratio: max |w| of the tensor / geometric mean of its channels"
+        table = Table(title=title, caption=self.summary)
         table.add_column("layer")
         for heading in ("outputs", "equalized", "inputs", "equalized"):
             table.add_column(heading, justify="right")
@@ -75,10 +88,28 @@ class Equalization:
     report: EqualizationReport
 
 
+@dataclass(frozen=True)
+class Equalize(Pass):
+    """Rescale channels graph-wide so that one scale per tensor is enough, see :func:`equalize`.
+
+    Args:
+        max_iterations: most steps of the optimizer that finds the scales.
+    """
+
+    name: ClassVar[str] = "equalize"
+    values_only: ClassVar[bool] = True
+
+    max_iterations: int = 500
+
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Measure channel ranges on the calibration images and run :func:`equalize`."""
+        found = equalize(graph, channel_ranges(graph, context.batches), self.max_iterations)
+        return PassResult(found.graph_module, PassReport(found.report.summary, found.report.gain, found.report.table()))
+
+
 def equalize(
     graph_module: fx.GraphModule,
     activation_ranges: Mapping[str, Tensor] | None = None,
-    replace_relu6: bool = False,
     max_iterations: int = 500,
 ) -> Equalization:
     """Rescale the channels of a network so that its weights, and activations, lose least by per-tensor scales.
@@ -92,14 +123,12 @@ def equalize(
         graph_module: a traced network without batch norm.
         activation_ranges: largest magnitude of each channel, ``(C,)`` by node name, see :func:`channel_ranges`.
             Without them biases stand in.
-        replace_relu6: replace every ReLU6 by ReLU first. This changes the function where a ReLU6 saturates.
         max_iterations: steps of the optimizer; the report says whether they sufficed.
 
     Raises:
         ConfigError: a batch norm that was not folded, or ranges of a node that does not exist or has other channels.
     """
-    source, replaced = _without_relu6(graph_module) if replace_relu6 else (graph_module, ())
-    groups = channel_groups(source)
+    groups = channel_groups(graph_module)
     for name, ranges in (activation_ranges or {}).items():
         if name not in groups.activations:
             raise ConfigError(
@@ -110,13 +139,13 @@ def equalize(
                 f"activation_ranges[{name!r}]: received {ranges.shape}, expected one value a channel, "
                 f"{groups.activations[name].shape}"
             )
-    found = balance(source, groups, activation_ranges or {}, max_iterations)
-    equalized = rescale(source, groups, found.scales)
-    before, after = _range_ratios(source, groups), _range_ratios(equalized, groups)
+    found = balance(graph_module, groups, activation_ranges or {}, max_iterations)
+    equalized = rescale(graph_module, groups, found.scales)
+    before, after = _range_ratios(graph_module, groups), _range_ratios(equalized, groups)
     layers = tuple(
         LayerBalance(name, before[name][0], after[name][0], before[name][1], after[name][1]) for name in groups.layers
     )
-    report = EqualizationReport(layers, groups.count - 1, groups.pinned, replaced, found.iterations, found.converged)
+    report = EqualizationReport(layers, groups.count - 1, groups.pinned, found.iterations, found.converged)
     return Equalization(equalized, report)
 
 
@@ -158,20 +187,6 @@ class _RangeRecorder(fx.Interpreter):
             highest = value.detach().abs().amax((0, 2, 3)).cpu()
             self.ranges[n.name] = torch.maximum(self.ranges.get(n.name, highest), highest)
         return value
-
-
-def _without_relu6(graph_module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[str, ...]]:
-    changed = copy.deepcopy(graph_module)
-    replaced = []
-    for node in changed.graph.nodes:
-        if node.op == "call_function" and node.target is F.relu6:
-            node.target = F.relu
-            replaced.append(node.name)
-        elif node.op == "call_module" and type(changed.get_submodule(str(node.target))) is nn.ReLU6:
-            changed.set_submodule(str(node.target), nn.ReLU())
-            replaced.append(str(node.target))
-    changed.recompile()
-    return changed, tuple(replaced)
 
 
 def _range_ratios(graph_module: fx.GraphModule, groups: ChannelGroups) -> dict[str, tuple[float, float]]:

@@ -1,7 +1,8 @@
 """Batch norm into the layer before it: the network that is quantized has none."""
 
 import copy
-from typing import cast
+from dataclasses import dataclass
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.trace import calls_by_module
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Fold(Pass):
+    """Merge every batch norm into the layer before it, see :func:`fold`."""
+
+    name: ClassVar[str] = "fold"
+
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Run :func:`fold`."""
+        count = sum(isinstance(module, _BatchNorm) for module in graph.modules())
+        return PassResult(fold(graph), PassReport(f"{count} batch norms folded", {"batch_norms": count}))
 
 
 def fold(graph_module: fx.GraphModule) -> fx.GraphModule:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import fx
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.channel_groups import PINNED, channel_groups
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.passes.rescale import rescale
 
 _LARGEST_SIGMA = 4.0
@@ -29,6 +31,28 @@ class PerturbedNetwork:
     scaled_channels: int
     pinned_channels: int
     pinned: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Stress(Pass):
+    """An instrument of experiments, not a cure: make a network as bad for per-tensor scales as is wanted.
+
+    Args:
+        sigma: standard deviation of the logarithm of the channel scales, see :func:`perturb_channel_scales`.
+        seed: seed of the random scales.
+    """
+
+    name: ClassVar[str] = "stress"
+    values_only: ClassVar[bool] = True
+
+    sigma: float
+    seed: Literal[0] | int = 0
+
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Run :func:`perturb_channel_scales`."""
+        found = perturb_channel_scales(graph, self.sigma, self.seed)
+        summary = f"scales of {found.scaled_channels} channels spread by sigma {self.sigma:g}; an artificial stress"
+        return PassResult(found.graph_module, PassReport(summary, {"scaled_channels": found.scaled_channels}))
 
 
 def perturb_channel_scales(graph_module: fx.GraphModule, sigma: float, seed: int = 0) -> PerturbedNetwork:

@@ -134,11 +134,20 @@ def apply_calibration(calibration: Calibration, quantized: nn.Module) -> None:
     """
     if calibration.weights_sha256 != weights_hash(quantized):
         raise ConfigError("this calibration was measured on other weights: calibrate again after every weight change")
+    set_ranges(quantized, calibration.ranges)
+
+
+def set_ranges(quantized: nn.Module, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Set the activation ranges of a network, in place.
+
+    Raises:
+        ConfigError: the network has other sites.
+    """
     sites = activation_quantizers(quantized)
     for site in sites:
-        if site not in calibration.ranges:
-            raise ConfigError(f"the calibration lacks the range of {site}; {nearest(site, list(calibration.ranges))}")
-    for site, (low, high) in calibration.ranges.items():
+        if site not in ranges:
+            raise ConfigError(f"the calibration lacks the range of {site}; {nearest(site, list(ranges))}")
+    for site, (low, high) in ranges.items():
         if site not in sites:
             raise ConfigError(
                 f"the calibration has a range of {site}, but the network does not; {nearest(site, sites)}"

@@ -17,6 +17,9 @@ from depth_distill.quantization.simulate.quantized_layers import QUANTIZED_LAYER
 from depth_distill.quantization.target.target import NpuTarget
 from depth_distill.quantization.target.validated import nearest
 
+EnabledSites = frozenset[str]
+"""Names of the quantizers that are on."""
+
 _FUSING = ("layer", "add")  # what an NPU computes together with the activation behind it
 _SATURATING = ("activation", "concat")  # what it computes together with a clip: the ends of the output's codes
 _WEIGHT = "weight_quantizer"

@@ -4,32 +4,89 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
-from depth_distill.quantization.simulate.calibrate import apply_calibration, calibrate
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.simulate.calibrate import calibrate, set_ranges
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, preserve_quantizer_state, quantizers
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
-from depth_distill.quantization.target.target import NpuTarget
+from depth_distill.quantization.target.target import CalibratorName, NpuTarget
+
+_INT32_MAX = 2**31 - 1
 
 
 def quantize_post_training(
-    graph_module: fx.GraphModule, target: NpuTarget, batches: Iterable[Tensor], progress: bool = True
+    graph_module: fx.GraphModule,
+    target: NpuTarget,
+    batches: Iterable[Tensor],
+    progress: bool = True,
+    calibrator: CalibratorName | None = None,
+    input_range: tuple[float, float] | None = None,
 ) -> fx.GraphModule:
     """The network as the target computes it, with ranges from the target's own calibrator; in evaluation mode.
 
     Args:
         graph_module: float, batch norm folded; it is not changed.
         target: formats, fusions and calibrator.
-        batches: normalized calibration images ``(B, 3, H, W)``.
-        progress: show a progress bar.
+        batches: calibration images ``(B, 3, H, W)`` as the network takes them.
+        progress: whether to show a progress bar.
+        calibrator: how ranges are measured; the target's own calibrator unless given.
+        input_range: lowest and highest value of the input, where these are known.
 
     Raises:
-        ConfigError: see ``fake_quantize``.
+        ConfigError: see ``fake_quantize`` and :func:`check_representable`.
         DataError: see ``calibrate``.
     """
     quantized = fake_quantize(graph_module, target)
-    apply_calibration(calibrate(quantized, batches, target.calibrator, progress=progress), quantized)
+    ranges = calibrate(quantized, batches, calibrator or target.calibrator, progress=progress).ranges
+    return with_ranges(quantized, ranges, input_range)
+
+
+def with_ranges(
+    quantized: fx.GraphModule,
+    ranges: Mapping[str, tuple[float, float]],
+    input_range: tuple[float, float] | None = None,
+) -> fx.GraphModule:
+    """Give a network from ``fake_quantize`` its activation ranges, in place, and check what follows from them.
+
+    Args:
+        quantized: the network.
+        ranges: (lowest, highest) by site, from ``calibrate``.
+        input_range: lowest and highest value of the input, where these are known; calibration images need not hold
+            both.
+
+    Raises:
+        ConfigError: ranges of other sites, or see :func:`check_representable`.
+    """
+    ranges = dict(ranges)
+    if input_range is not None:
+        ranges |= {site: input_range for site, each in quantizers(quantized).items() if each.kind == "input"}
+    set_ranges(quantized, ranges)
+    check_representable(quantized)
     return quantized.eval()
+
+
+def check_representable(quantized: nn.Module) -> None:
+    """Refuse scales that are not positive normal numbers, and biases that int32 cannot hold.
+
+    Raises:
+        ConfigError: the layer, the value, and what usually leads to it.
+    """
+    smallest = torch.finfo(torch.float32).tiny
+    for site, quantizer in quantizers(quantized).items():
+        scale = quantizer.constants()[0]
+        if not bool(((scale >= smallest) & scale.isfinite()).all()):
+            raise ConfigError(f"{site}: its scale is {float(scale.min()):g}, expected a positive normal float32")
+    for name, layer in quantized.named_modules():
+        if not isinstance(layer, QuantizedLayer) or layer.bias is None or not layer.inputs:
+            continue
+        step = layer.inputs[0].constants()[0].double() * layer.weight_quantizer.constants()[0].double()
+        largest = float((layer.bias.detach().double() / step).abs().max())
+        if largest > _INT32_MAX:
+            raise ConfigError(
+                f"{name}: a bias needs the code {largest:.3g} in steps of its input's scale times its weight's, but "
+                f"int32 ends at {_INT32_MAX}: the weights of a channel are almost zero beside its bias"
+            )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -29,8 +30,9 @@ class ValidatedDataclass:
     """
 
     def __post_init__(self) -> None:
-        for name, annotation in get_type_hints(type(self)).items():
-            _check(name, getattr(self, name), annotation)
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), hints[field.name])
 
 
 def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
@@ -94,6 +96,8 @@ def _fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(each, item) for each in value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return isinstance(value, annotation)
 
 
@@ -108,6 +112,8 @@ def _expected(value: Any, annotation: Any) -> str:
         return "in a list: " + _expected(wrong, get_args(annotation)[0])
     if annotation is int:
         return "expected a whole number of 1 or more"
+    if annotation is float:
+        return "expected a number"
     if annotation is type(None):
         return "null"
     return f"expected {'true or false' if annotation is bool else annotation.__name__}"

@@ -12,6 +12,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.backends.backends import BACKENDS, RECIPES, Backend, find_backend
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.quantization.graph.trace import trace
@@ -39,8 +40,10 @@ def bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
     example = torch.zeros(1, 3, *SIZE)
     images = smooth_images(8, SIZE)
-    export_float(network(), example, folder / "float.onnx")
-    export_qdq(calibrated(trace(network()), "per-tensor-minmax", [images]).eval(), example, folder / "int8.onnx")
+    export_float(network(), folder / "float.onnx", FileSpec.like(example))
+    export_qdq(
+        calibrated(trace(network()), "per-tensor-minmax", [images]).eval(), folder / "int8.onnx", FileSpec.like(example)
+    )
     (folder / "calibration/tensors").mkdir(parents=True)
     names = [f"tensors/{index:04}.npy" for index in range(len(images))]
     for name, image in zip(names, images, strict=True):
@@ -153,7 +156,7 @@ def test_tool_chains_quantize_by_themselves(bundle, images, name):
 def test_openvino_is_kept_from_its_low_precision_transforms_where_they_are_wrong(tmp_path, images):
     example = torch.zeros(1, 3, *SIZE)
     quantized = calibrated(trace(network()), "symmetric-pow2", [smooth_images(8, SIZE)]).eval()  # int8 activations
-    file = export_qdq(quantized, example, tmp_path / "int8.onnx")
+    file = export_qdq(quantized, tmp_path / "int8.onnx", FileSpec.like(example))
     run = installed("openvino").run(file, images[:2].numpy(), repeats=0)
     assert any("LP_TRANSFORMS_MODE" in note for note in run.notes)
     expected = installed("onnxruntime").run(file, images[:2].numpy(), options={"optimize": "0"}, repeats=0)

@@ -6,6 +6,7 @@ from torch import nn
 from depth_distill.errors import DataError
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.quantization.graph.trace import trace
 from tests.export.networks import calibrated, smooth_images
@@ -17,7 +18,7 @@ SIZE = (16, 24)
 def float_file(tmp_path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Sigmoid())
-    return network, export_float(network, torch.zeros(1, 3, *SIZE), tmp_path / "float.onnx")
+    return network, export_float(network, tmp_path / "float.onnx", FileSpec.like(torch.zeros(1, 3, *SIZE)))
 
 
 def test_its_scales_are_those_of_our_min_max(float_file, tmp_path):

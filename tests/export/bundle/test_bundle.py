@@ -7,7 +7,7 @@ import pytest
 from depth_distill.codecs import DepthRange, HostSingle, describe_codec
 from depth_distill.errors import ConfigError
 from depth_distill.export.bundle.bundle import bundle_of, load_bundle, put_in_place, recover, write_manifest
-from depth_distill.export.interface.outputs import OutputLayout
+from depth_distill.quantization.interface import OutputLayout
 
 VALUES = {
     "codec": describe_codec(HostSingle(DepthRange(0.5, 15.0), "inverse")),

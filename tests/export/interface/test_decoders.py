@@ -14,7 +14,7 @@ import torch
 from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostSplit, HostThermometer
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders import write_decoders
-from depth_distill.export.interface.outputs import OutputLayout, output_layout
+from depth_distill.quantization.interface import OutputLayout, output_layout
 
 RANGE = DepthRange(0.5, 15.0)
 CODECS = [

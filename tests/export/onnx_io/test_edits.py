@@ -11,6 +11,7 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import resize_by_scales, to_opset, with_shapes
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.quantization.graph.trace import trace
@@ -74,7 +75,7 @@ def run(model, image):
 
 
 def test_nodes_and_tensors_are_called_after_layers(net, tmp_path):
-    model = onnx.load(export_float(net, torch.zeros(1, 3, *SIZE), tmp_path / "f.onnx"))
+    model = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(torch.zeros(1, 3, *SIZE))))
     names = [node.name for node in model.graph.node]
     assert len(set(names)) == len(names)
     for name in ("stem", "blocks.0.conv", "blocks.0.add", "blocks.0.act", "blocks.1.add", "skip", "cat", "head.0"):
@@ -91,9 +92,9 @@ def test_nodes_and_tensors_are_called_after_layers(net, tmp_path):
 
 def test_the_quantized_file_names_the_same_layers(net, tmp_path):
     example = torch.zeros(1, 3, *SIZE)
-    plain = onnx.load(export_float(net, example, tmp_path / "f.onnx"))
+    plain = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(example)))
     quantized = calibrated(net, "per-tensor-minmax", [smooth_images(2, SIZE)])
-    model = onnx.load(export_qdq(quantized, example, tmp_path / "q.onnx"))
+    model = onnx.load(export_qdq(quantized, tmp_path / "q.onnx", FileSpec.like(example)))
     of_float = {node.name: node.op_type for node in plain.graph.node}
     of_quantized = {node.name: node.op_type for node in model.graph.node}
     assert of_float.items() <= of_quantized.items()
@@ -102,7 +103,7 @@ def test_the_quantized_file_names_the_same_layers(net, tmp_path):
 @pytest.mark.parametrize("opset", [17, 18, 19, 20])
 def test_the_opset_is_what_was_asked_for(net, opset, tmp_path):
     image = smooth_images(1, SIZE)
-    model = onnx.load(export_float(net, image, tmp_path / "f.onnx", opset))
+    model = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(image, opset=opset)))
     assert [(each.domain, each.version) for each in model.opset_import] == [("", opset)]
     onnx.checker.check_model(model, full_check=True)
     with torch.no_grad():
@@ -114,20 +115,23 @@ def test_the_opset_is_what_was_asked_for(net, opset, tmp_path):
 def test_a_quantized_file_goes_down_to_17_too(net, tmp_path):
     image = smooth_images(1, SIZE)
     quantized = calibrated(net, "per-tensor-minmax", [image])
-    files = [onnx.load(export_qdq(quantized, image, tmp_path / f"{opset}.onnx", opset)) for opset in (17, 19)]
+    files = [
+        onnx.load(export_qdq(quantized, tmp_path / f"{opset}.onnx", FileSpec.like(image, opset=opset)))
+        for opset in (17, 19)
+    ]
     assert [each.opset_import[0].version for each in files] == [17, 19]
     np.testing.assert_array_equal(*(run(each, image.numpy()) for each in files))
 
 
 def test_what_an_opset_has_no_operator_for_is_said(net, tmp_path):
-    model = onnx.load(export_float(net, torch.zeros(1, 3, *SIZE), tmp_path / "f.onnx", 20))
+    model = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(torch.zeros(1, 3, *SIZE), opset=20)))
     assert "Gelu" in {node.op_type for node in model.graph.node}
     with pytest.raises(ConfigError, match="cannot be written with opset 17"):
         to_opset(model, 17)
 
 
 def test_every_shape_is_known(net, tmp_path):
-    model = onnx.load(export_float(net, torch.zeros(1, 3, *SIZE), tmp_path / "f.onnx", 17))
+    model = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(torch.zeros(1, 3, *SIZE), opset=17)))
     known = {each.name: each for each in (*model.graph.value_info, *model.graph.output)}
     for node in model.graph.node:
         for name in node.output:
@@ -145,7 +149,7 @@ def test_every_shape_is_known(net, tmp_path):
 def test_resize_to_a_size_becomes_resize_by_two(mode, tmp_path):
     torch.manual_seed(0)
     net, image = trace(Net(mode)), smooth_images(1, SIZE)
-    file = export_float(net, image, tmp_path / "f.onnx")
+    file = export_float(net, tmp_path / "f.onnx", FileSpec.like(image))
     model = onnx.load(file)
     stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     (node,) = (each for each in model.graph.node if each.op_type == "Resize")

@@ -13,9 +13,8 @@ from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.compare.drift import DriftStatistics, layer_drift, output_drift
-from depth_distill.export.interface.inputs import fold_normalization
-from depth_distill.export.interface.outputs import output_layout
 from depth_distill.export.onnx_io.encodings import aimet_encodings, scales
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.half import export_half, export_mixed
 from depth_distill.export.onnx_io.metric_onnx import MetricNetwork, export_with_decoder
@@ -23,7 +22,9 @@ from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.models import DepthNet
 from depth_distill.quantization.analysis.mixed_precision import mixed_network
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.interface import output_layout
 from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.passes.uint8_input import fold_normalization
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
@@ -52,11 +53,11 @@ def quantized(graph, images):
 @pytest.fixture(scope="module")
 def folder(graph, quantized, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    export_float(graph, images[:1], folder / "float.onnx")
-    export_qdq(quantized, images[:1], folder / "int8.onnx")
+    export_float(graph, folder / "float.onnx", FileSpec.like(images[:1]))
+    export_qdq(quantized, folder / "int8.onnx", FileSpec.like(images[:1]))
     export_half(folder / "float.onnx", folder / "fp16.onnx")
     mixed = mixed_network(quantized, WIDE, [images], "fp16", "minmax")
-    export_mixed(mixed, WIDE, images[:1], folder / "mixed.onnx")
+    export_mixed(mixed, WIDE, folder / "mixed.onnx", FileSpec.like(images[:1]))
     return folder
 
 
@@ -107,7 +108,7 @@ def test_half_and_mixed_compute_what_they_say(folder, graph, quantized, images):
 
 def test_a_wide_layer_that_the_file_does_not_have(quantized, images, tmp_path):
     with pytest.raises(ConfigError, match=r"no layer 'decoder\.nothing'"):
-        export_mixed(quantized, ["decoder.nothing"], images[:1], tmp_path / "a.onnx")
+        export_mixed(quantized, ["decoder.nothing"], tmp_path / "a.onnx", FileSpec.like(images[:1]))
     assert not list(tmp_path.iterdir())
 
 
@@ -116,7 +117,7 @@ def test_pixels_are_read_as_codes(graph, images, tmp_path):
     pixels = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     pixels[0, 0, 0, :2] = torch.tensor([0, 255])
     quantized = quantize_post_training(folded, load_target("per-tensor-minmax"), [pixels.float()], progress=False)
-    path = export_qdq(quantized, pixels[:1].float(), tmp_path / "a.onnx", uint8_input=True)
+    path = export_qdq(quantized, tmp_path / "a.onnx", FileSpec.like(pixels[:1].float(), uint8_input=True))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = torch.from_numpy(session.run(None, {"image": pixels[:1].numpy()})[0])
     with torch.no_grad():
@@ -212,7 +213,7 @@ def test_a_network_that_ends_in_metres_says_what_the_codec_says(codec):
 
 def test_the_file_that_ends_in_metres(graph, images, tmp_path):
     codec = HostSingle(RANGE)
-    path = export_with_decoder(graph, codec, output_layout(codec), images[:1], tmp_path / "single.onnx")
+    path = export_with_decoder(graph, codec, output_layout(codec), tmp_path / "single.onnx", FileSpec.like(images[:1]))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].name == "depth_m"
     found = session.run(None, {"image": images[:1].numpy()})[0]

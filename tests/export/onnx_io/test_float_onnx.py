@@ -5,7 +5,8 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.runtime import OnnxNetwork
-from depth_distill.export.onnx_io.float_onnx import export_float, opset_for
+from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
+from depth_distill.export.onnx_io.float_onnx import export_float
 from tests.export.check.rules.chips import chip
 
 
@@ -13,7 +14,9 @@ from tests.export.check.rules.chips import chip
 def exported(tmp_path_factory):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)).train()
-    path = export_float(network, torch.zeros(1, 3, 8, 12), tmp_path_factory.mktemp("onnx") / "float.onnx")
+    path = export_float(
+        network, tmp_path_factory.mktemp("onnx") / "float.onnx", FileSpec.like(torch.zeros(1, 3, 8, 12))
+    )
     return network, path
 
 
@@ -43,9 +46,9 @@ def test_it_computes_the_same(exported):
 def test_what_it_refuses(exported, tmp_path):
     network, path = exported
     with pytest.raises(ConfigError, match=r"received the shape \(2, 3, 8, 8\), expected \(1, 3, H, W\)"):
-        export_float(network, torch.zeros(2, 3, 8, 8), tmp_path / "a.onnx")
+        export_float(network, tmp_path / "a.onnx", FileSpec.like(torch.zeros(2, 3, 8, 8)))
     with pytest.raises(ConfigError, match="opset: received 13, expected 17 or newer"):
-        export_float(network, torch.zeros(1, 3, 8, 8), tmp_path / "a.onnx", opset=13)
+        export_float(network, tmp_path / "a.onnx", FileSpec.like(torch.zeros(1, 3, 8, 8), opset=13))
     with pytest.raises(ConfigError, match="takes images of 8 x 12 .* received 8 x 8"):
         OnnxNetwork(path)(torch.zeros(1, 3, 8, 8))
     with pytest.raises(ConfigError, match="does not exist"):

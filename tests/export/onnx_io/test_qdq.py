@@ -8,6 +8,7 @@ from torch import nn
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.models import DepthNet
@@ -38,7 +39,7 @@ def exported(path, target="per-tensor-minmax", off=()):
     torch.manual_seed(0)
     network = calibrated(trace(Net()), target, [smooth_images(8, SIZE)])
     set_enabled(network, False, off)
-    export_qdq(network, torch.zeros(1, 3, *SIZE), path)
+    export_qdq(network, path, FileSpec.like(torch.zeros(1, 3, *SIZE)))
     return network, onnx.load(path)
 
 
@@ -119,7 +120,7 @@ def test_the_network_is_left_as_it_was(tmp_path):
 def test_without_ranges_it_refuses(tmp_path):
     network = fake_quantize(trace(Net()), load_target("per-tensor-minmax"))
     with pytest.raises(ConfigError, match="the quantizer image has no range: calibrate before exporting"):
-        export_qdq(network, torch.zeros(1, 3, *SIZE), tmp_path / "q.onnx")
+        export_qdq(network, tmp_path / "q.onnx", FileSpec.like(torch.zeros(1, 3, *SIZE)))
     assert not list(tmp_path.iterdir())
 
 
@@ -143,9 +144,9 @@ def test_parity_of_a_resnet18_depth_net(tmp_path):
     def within_one_step(path):
         return ((OnnxNetwork(path, threads=1)(images) - codes).abs() < 1.01 * step).float().mean().item()
 
-    assert within_one_step(export_qdq(network, example, tmp_path / "q.onnx")) >= 0.995
+    assert within_one_step(export_qdq(network, tmp_path / "q.onnx", FileSpec.like(example))) >= 0.995
     # 14.3 M weights, one byte each, and some structure.
     assert (tmp_path / "q.onnx").stat().st_size < 1.05 * sum(each.numel() for each in folded.parameters())
     # The vendor's own PTQ of the float file lands on the same codes: same ranges, same placement.
-    export_float(folded, example, tmp_path / "float.onnx")
+    export_float(folded, tmp_path / "float.onnx", FileSpec.like(example))
     assert within_one_step(vendor_ptq(tmp_path / "float.onnx", images.split(4), tmp_path / "v.onnx")) >= 0.99

@@ -21,10 +21,10 @@ from depth_distill.quantization.analysis.mixed_precision import (
     set_precision,
 )
 from depth_distill.quantization.analysis.sensitivity import LayerSensitivity, Sensitivity, sensitivity
-from depth_distill.quantization.graph.npu_operators import npu_operators
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.simulate.calibrate import calibrate
 from depth_distill.quantization.simulate.fake_quantize import preserve_quantizer_state, quantizers, set_enabled
+from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.target.target import load_target
 from tests.quantization.small_case import (
     LAYERS,

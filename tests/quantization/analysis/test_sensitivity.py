@@ -10,9 +10,9 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.analysis.sensitivity import fast_sensitivity, sensitivity, sensitivity_settings
-from depth_distill.quantization.graph.npu_operators import npu_operators
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers
+from depth_distill.quantization.simulate.npu_operators import npu_operators
 from tests.quantization.small_case import (
     LAYERS,
     SITES,

@@ -11,6 +11,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.channel_groups import channel_groups
 from depth_distill.quantization.graph.trace import calls_by_module, trace
 from depth_distill.quantization.passes.equalize import channel_ranges, equalize
+from depth_distill.quantization.passes.replace_relu6 import replace_relu6 as replaced_relu6
 from depth_distill.quantization.passes.stress import perturb_channel_scales
 from tests.quantization.networks import (
     assert_same_function,
@@ -49,7 +50,6 @@ def test_every_supported_network_keeps_its_function_and_gains(encoder, activatio
     result = equalize(graph_module, max_iterations=40)  # most of the gain, in a tenth of the time
     assert_same_function(graph_module, result.graph_module, image())
     assert_untouched(graph_module, before)
-    assert result.report.replaced == ()
     names = [name for name in calls_by_module(graph_module) if isinstance(graph_module.get_submodule(name), nn.Conv2d)]
     assert [layer.name for layer in result.report.layers] == names
     free = [layer for layer in result.report.layers if layer.name not in result.report.pinned]
@@ -67,7 +67,7 @@ def test_every_supported_network_keeps_its_function_and_gains(encoder, activatio
 def test_stress_is_undone(encoder, replace_relu6, bits):
     graph_module = folded_depth_net(encoder)
     if replace_relu6:
-        graph_module = equalize(graph_module, replace_relu6=True, max_iterations=1).graph_module
+        graph_module, _ = replaced_relu6(graph_module)
     stressed = perturb_channel_scales(graph_module, sigma=1.0).graph_module
     plain, undone = equalize(graph_module), equalize(stressed)
     assert plain.report.converged
@@ -146,8 +146,9 @@ def test_relu6_pins_unless_it_is_replaced():
     pinned = equalize(graph_module).report
     assert set(pinned.pinned) == {"0", "2", "4"}
     assert pinned.pinned["0"] == "read by 1 (ReLU6), not positively homogeneous"
-    result = equalize(graph_module, replace_relu6=True)
-    assert result.report.replaced == ("1", "3")
+    relaxed, replaced = replaced_relu6(graph_module)
+    assert replaced == ("1", "3")
+    result = equalize(relaxed)
     assert set(result.report.pinned) == {"4"}
     assert [type(module) for module in graph_module.children()][1] is nn.ReLU6
     assert_same_function(trace(chain(nn.ReLU)), result.graph_module, image(16))
@@ -162,9 +163,9 @@ def test_a_functional_relu6_is_replaced_and_the_clip_of_a_head_is_not():
         def forward(self, x):
             return self.clip(self.head(nn.functional.relu6(self.stem(x))))
 
-    result = equalize(trace(Clipped()), replace_relu6=True)
-    assert result.report.replaced == ("relu6",)
-    assert isinstance(result.graph_module.get_submodule("clip"), nn.Hardtanh)
+    relaxed, replaced = replaced_relu6(trace(Clipped()))
+    assert replaced == ("relu6",)
+    assert isinstance(relaxed.get_submodule("clip"), nn.Hardtanh)
 
 
 def test_a_network_with_nothing_to_scale_comes_back_as_it_was():
@@ -188,10 +189,10 @@ def test_ranges_of_an_unknown_node_are_an_error():
 
 
 def test_the_table_shows_ratios_and_reasons():
-    report = equalize(trace(chain(nn.ReLU6)), replace_relu6=True).report
+    report = equalize(trace(chain(nn.ReLU6))).report
     console = Console(width=300, record=True, file=io.StringIO())
     console.print(report.table())
     text = " ".join(console.export_text().split())
-    assert "an output of the network" in text
-    assert "2 ReLU6 replaced by ReLU: 1, 3" in text
+    assert "not positively homogeneous" in text
+    assert report.summary in text
     assert f"{report.layers[1].outputs_after:.2f}" in text

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import onnx
 
 from depth_distill.export.check.rules.finding import Finding, Findings
-from depth_distill.export.onnx_io.float_onnx import OLDEST_OPSET
+from depth_distill.export.onnx_io.file_spec import OLDEST_OPSET
 from depth_distill.export.onnx_io.onnx_graph import ROUNDING, OnnxGraph, attributes, is_of_onnx
 
 _CONTROL_FLOW = ("If", "Loop", "Scan")

@@ -12,7 +12,7 @@ from depth_distill.codecs import HostCodec
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders.c_header import c_header
 from depth_distill.export.interface.decoders.numpy_script import numpy_script
-from depth_distill.export.interface.outputs import OutputLayout
+from depth_distill.quantization.interface import OutputLayout
 
 __all__ = ["c_header", "numpy_script", "write_decoders"]
 

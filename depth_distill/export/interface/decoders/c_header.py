@@ -7,7 +7,7 @@ import numpy as np
 from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostSplit, HostThermometer, formula
 from depth_distill.codecs.arithmetic import POWER_SERIES, SplitFactor, float32, split_factor
 from depth_distill.export.interface.decoders.numpy_script import needed_functions
-from depth_distill.export.interface.outputs import OutputLayout
+from depth_distill.quantization.interface import OutputLayout
 
 
 def c_header(codec: HostCodec, layout: OutputLayout) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostSplit, HostThermometer, formula
 from depth_distill.codecs.arithmetic import POWER_SERIES, float32, split_factor
-from depth_distill.export.interface.outputs import OutputLayout
+from depth_distill.quantization.interface import OutputLayout
 
 
 def numpy_script(codec: HostCodec, layout: OutputLayout) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.half import export_half, export_mixed
 from depth_distill.export.onnx_io.layers import load
@@ -144,11 +145,11 @@ def test_the_files_of_a_bundle(tmp_path):
     network = trace(Net())
     images = [smooth_images(4, (8, 8))]
     quantized = calibrated(network, "per-tensor-minmax", images)
-    files = {"float": export_float(network, image, tmp_path / "float.onnx")}
+    files = {"float": export_float(network, tmp_path / "float.onnx", FileSpec.like(image))}
     files["fp16"] = export_half(files["float"], tmp_path / "fp16.onnx")
-    files["int8"] = export_qdq(quantized, image, tmp_path / "int8.onnx")
+    files["int8"] = export_qdq(quantized, tmp_path / "int8.onnx", FileSpec.like(image))
     mixed = mixed_network(quantized, ["body"], images)
-    files["mixed"] = export_mixed(mixed, ["body"], image, tmp_path / "mixed.onnx")
+    files["mixed"] = export_mixed(mixed, ["body"], tmp_path / "mixed.onnx", FileSpec.like(image))
     target = chip(fused_activations=("relu", "sigmoid"), capabilities=dict.fromkeys(NO, "unconfirmed"))
     rules = {
         name: {rule for rule in NO if found(load(path), target, f"capabilities.{rule}")} for name, path in files.items()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.analysis.switching import EnabledSites
 from depth_distill.quantization.graph.node_kinds import Operation, classify, scoped_name
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
+from depth_distill.quantization.simulate.fake_quantize import EnabledSites
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
 from depth_distill.quantization.target.validated import nearest
 

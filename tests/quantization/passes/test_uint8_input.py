@@ -8,9 +8,11 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
-from depth_distill.export.interface.inputs import InputLayout, fold_normalization
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.interface import InputLayout
+from depth_distill.quantization.passes.uint8_input import fold_normalization
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
@@ -59,7 +61,7 @@ def test_pixels_and_the_fourth_channel_are_on_the_grid(pixels):
 
 def test_the_file_takes_uint8(pixels, tmp_path):
     folded = fold_normalization(network(), IMAGENET_MEAN, IMAGENET_STD)
-    path = export_float(folded, pixels[:1].float(), tmp_path / "a.onnx", uint8_input=True)
+    path = export_float(folded, tmp_path / "a.onnx", FileSpec.like(pixels[:1].float(), uint8_input=True))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].type == "tensor(uint8)"
     (found,) = session.run(None, {"image": pixels[:1].numpy()})
@@ -71,7 +73,7 @@ def test_the_vendors_ptq_keeps_every_pixel(pixels, tmp_path):
     """The fourth channel shows calibration 255, so that pixels keep scale 1 however dark the images are."""
     dark = pixels // 2
     folded = fold_normalization(network(), IMAGENET_MEAN, IMAGENET_STD)
-    file = export_float(folded, pixels[:1].float(), tmp_path / "a.onnx", uint8_input=True)
+    file = export_float(folded, tmp_path / "a.onnx", FileSpec.like(pixels[:1].float(), uint8_input=True))
     vendor = vendor_ptq(file, [LAYOUT.prepare(normalized(dark))], tmp_path / "v.onnx")
     model = onnx.load(vendor)
     stored = {each.name: onnx.numpy_helper.to_array(each) for each in model.graph.initializer}

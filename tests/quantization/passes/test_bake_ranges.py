@@ -11,9 +11,10 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
-from depth_distill.export.interface.clips import bake_ranges
+from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.passes.bake_ranges import bake_ranges
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
@@ -73,8 +74,8 @@ def test_the_vendors_calibration_finds_scale_and_zero_point_of_every_site(activa
     ranges = learned(graph)
     expected = {site: ((high - low) / 255, round(-low / (high - low) * 255)) for site, (low, high) in ranges.items()}
     baked = bake_ranges(graph, TARGET, ranges)
-    file = export_float(baked, images[:1], tmp_path / "float.onnx")
-    plain = export_float(graph, images[:1], tmp_path / "plain.onnx")
+    file = export_float(baked, tmp_path / "float.onnx", FileSpec.like(images[:1]))
+    plain = export_float(graph, tmp_path / "plain.onnx", FileSpec.like(images[:1]))
     found = grids(vendor_ptq(file, [images], tmp_path / "v.onnx"))
     before = grids(vendor_ptq(plain, [images], tmp_path / "p.onnx"))
     for site, of_site in expected.items():

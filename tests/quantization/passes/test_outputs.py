@@ -6,13 +6,6 @@ from torch import nn
 
 from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostThermometer
 from depth_distill.errors import ConfigError
-from depth_distill.export.interface.outputs import (
-    OutputLayout,
-    drop_sigmoid,
-    named_layout,
-    output_layout,
-    separate_outputs,
-)
 from depth_distill.models import (
     DepthNet,
     IntegerFractionalHead,
@@ -21,7 +14,9 @@ from depth_distill.models import (
     ThermometerHead,
 )
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.interface import OutputLayout, named_layout, output_layout
 from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.passes.outputs import drop_sigmoid, separate_outputs
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
 

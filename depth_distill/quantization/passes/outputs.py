@@ -1,92 +1,52 @@
-"""What leaves the network in the file: which named outputs, and how the host puts them together to codes."""
+"""Other outputs: before the sigmoid, or one tensor per code."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from depth_distill.codecs import HostCodec, TwoPartCodec
-from depth_distill.codecs.arithmetic import saturating_sigmoid
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.interface import OutputLayout, output_layout
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 
 
 @dataclass(frozen=True)
-class OutputLayout:
-    """The outputs of a file, in order.
+class Logits(Pass):
+    """End before the sigmoid, which the host then computes, see :func:`drop_sigmoid`."""
 
-    Attributes:
-        names: one a tensor.
-        channels: of each tensor.
-        logits: whether the network stops before its sigmoid, which is then the host's.
-    """
+    name: ClassVar[str] = "logits"
 
-    names: tuple[str, ...]
-    channels: tuple[int, ...]
-    logits: bool = False
+    def requires(self, graph: fx.GraphModule, context: Context) -> None:
+        """Refuse a network with several outputs, or without its sigmoid already."""
+        outputs = context.interface.outputs
+        if len(outputs.names) > 1 or outputs.logits:
+            raise ConfigError("expected a network with one output and its sigmoid: put logits before separate_outputs")
 
-    def codes(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
-        """Codes ``(B, C, H, W)`` of the outputs: by name, in order, or the only one.
-
-        Raises:
-            ConfigError: an output that is missing, or has another number of channels.
-        """
-        if isinstance(outputs, Tensor):
-            outputs = [outputs]
-        if not isinstance(outputs, Mapping):
-            if len(outputs) != len(self.names):
-                raise ConfigError(
-                    f"received {len(outputs)} outputs, expected {len(self.names)}: {', '.join(self.names)}"
-                )
-            outputs = dict(zip(self.names, outputs, strict=True))
-        for name, channels in zip(self.names, self.channels, strict=True):
-            if name not in outputs:
-                raise ConfigError(f"there is no output {name!r}; received {', '.join(outputs) or 'none'}")
-            if outputs[name].shape[1] != channels:
-                raise ConfigError(f"output {name!r} has {outputs[name].shape[1]} channels, expected {channels}")
-        together = torch.cat([outputs[name].float() for name in self.names], dim=1)
-        if not self.logits:
-            return together
-        codes: Tensor = saturating_sigmoid(torch, together)  # the bits of decode.py and decode.h
-        return codes
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Run :func:`drop_sigmoid`."""
+        outputs = output_layout(context.interface.codec, separate=False, logits=True)
+        report = PassReport("the network ends before its sigmoid")
+        return PassResult(drop_sigmoid(graph), report, replace(context.interface, outputs=outputs))
 
 
-def output_layout(codec: HostCodec, separate: bool | None = None, logits: bool = False) -> OutputLayout:
-    """The outputs of a network with this codec.
+@dataclass(frozen=True)
+class SeparateOutputs(Pass):
+    """Return one tensor per code, see :func:`separate_outputs`."""
 
-    Integer and fraction are outputs of their own unless ``separate`` is False; a thermometer's codes are one tensor
-    unless it is True.
+    name: ClassVar[str] = "separate_outputs"
 
-    Args:
-        codec: of the network.
-        separate: one output a code.
-        logits: stop before the sigmoid.
-    """
-    suffix = "_logits" if logits else ""
-    if isinstance(codec, TwoPartCodec) and separate is not False:
-        return OutputLayout((f"integer{suffix}", f"fractional{suffix}"), (1, 1), logits)
-    if separate and codec.channels > 1:
-        return OutputLayout(tuple(f"code_{k}{suffix}" for k in range(codec.channels)), (1,) * codec.channels, logits)
-    return OutputLayout(("logits" if logits else "codes",), (codec.channels,), logits)
+    def requires(self, graph: fx.GraphModule, context: Context) -> None:
+        """Refuse a network with a single code, or with several outputs already."""
+        if context.interface.codec.channels == 1 or len(context.interface.outputs.names) > 1:
+            raise ConfigError("expected a network with several codes in one output")
 
-
-def named_layout(codec: HostCodec, names: Sequence[str]) -> OutputLayout:
-    """The layout that :func:`output_layout` calls by these names, for a file whose bundle is not there.
-
-    A single output of any other name is taken for the codes.
-
-    Raises:
-        ConfigError: there are several, and no layout of this codec has them.
-    """
-    layouts = [output_layout(codec, separate, logits) for separate in (None, False, True) for logits in (False, True)]
-    for layout in layouts:
-        if layout.names == tuple(names):
-            return layout
-    if len(names) == 1:
-        return OutputLayout((names[0],), (codec.channels,))
-    wanted = " or ".join(dict.fromkeys(", ".join(layout.names) for layout in layouts))
-    raise ConfigError(f"there are the outputs {', '.join(names)}, expected those of {codec}: {wanted}")
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Run :func:`separate_outputs`."""
+        outputs = output_layout(context.interface.codec, True, context.interface.outputs.logits)
+        report = PassReport(f"{len(outputs.names)} outputs: {', '.join(outputs.names)}")
+        return PassResult(separate_outputs(graph, outputs), report, replace(context.interface, outputs=outputs))
 
 
 def drop_sigmoid(graph_module: fx.GraphModule) -> fx.GraphModule:

@@ -3,15 +3,17 @@
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from operator import is_not
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import Operation, classify, scoped_name
 from depth_distill.quantization.graph.trace import calls_by_module
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.simulate.fake_quantize import placement
 from depth_distill.quantization.target.target import ActivationName, NpuTarget
 from depth_distill.quantization.target.validated import nearest
@@ -27,6 +29,24 @@ _BOUNDS: dict[ActivationName, _Range] = {
     "tanh": (-1.0, 1.0),
 }
 _CLIPS = ("relu", "relu6", "clip")
+
+
+@dataclass(frozen=True)
+class BakeRanges(Pass):
+    """Make the activation ranges that a student was trained with part of the float network, see :func:`bake_ranges`."""
+
+    name: ClassVar[str] = "bake_ranges"
+    changes_function: ClassVar[bool] = True  # values beyond a learned range are clipped, as they were in training
+
+    def requires(self, graph: fx.GraphModule, context: Context) -> None:
+        """Refuse a network without learned ranges."""
+        if not context.learned_ranges:
+            raise ConfigError("this checkpoint has no activation ranges: train it with FakeQuant")
+
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Run :func:`bake_ranges`."""
+        baked = bake_ranges(graph, context.target, context.learned_ranges)
+        return PassResult(baked, PassReport(f"{len(context.learned_ranges)} learned ranges became clips"))
 
 
 def bake_ranges(graph_module: fx.GraphModule, target: NpuTarget, ranges: Mapping[str, _Range]) -> fx.GraphModule:

@@ -1,60 +1,39 @@
-"""What a file takes: normalized floats, or pixels that its first convolution normalizes."""
+"""Pixels as the input: the first convolution normalizes them."""
 
 import copy
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from depth_distill.errors import ConfigError
-from depth_distill.export.onnx_io.float_onnx import INPUT_NAME
+from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 
 _WHITE = 255.0
 
 
 @dataclass(frozen=True)
-class InputLayout:
-    """The one input of a file, ``(1, 3, H, W)`` RGB.
+class Uint8Input(Pass):
+    """Take pixels, which the first convolution normalizes, see :func:`fold_normalization`."""
 
-    Attributes:
-        height: of the image.
-        width: of the image.
-        mean: of each colour channel, in [0, 1].
-        std: of each colour channel.
-        uint8: whether it takes pixels, 0 to 255, instead of normalized float32.
-    """
+    name: ClassVar[str] = "uint8_input"
 
-    height: int
-    width: int
-    mean: Sequence[float]
-    std: Sequence[float]
-    uint8: bool = False
+    def requires(self, graph: fx.GraphModule, context: Context) -> None:
+        """Refuse a second time, and targets whose activations are symmetric."""
+        if context.interface.inputs.uint8:
+            raise ConfigError("the network takes pixels already")
+        if context.target.activations.symmetric:
+            raise ConfigError(f"{context.target.name} has symmetric activations, which lose a bit of each pixel")
 
-    def pixels(self, images: Tensor) -> Tensor:
-        """The uint8 pixels that normalized images were made of."""
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
-        return ((images * std + mean) * _WHITE).round().clamp(0, _WHITE).to(torch.uint8)
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """What the file takes, of normalized images ``(B, 3, H, W)``."""
-        return self.pixels(images) if self.uint8 else images
-
-    def to_dict(self) -> dict[str, Any]:
-        """For the manifest: how to make the input of a picture."""
-        return {
-            "name": INPUT_NAME,
-            "shape": [1, 3, self.height, self.width],
-            "layout": "NCHW",
-            "dtype": "uint8" if self.uint8 else "float32",
-            "colour_order": "RGB",
-            "resize": {"height": self.height, "width": self.width, "method": "bilinear with antialiasing, on uint8"},
-            "normalization": None if self.uint8 else "(pixel / 255 - mean) / std, a channel at a time",
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
+    def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
+        """Run :func:`fold_normalization`."""
+        inputs = context.interface.inputs
+        folded = fold_normalization(graph, inputs.mean, inputs.std)
+        interface = replace(context.interface, inputs=replace(inputs, uint8=True))
+        return PassResult(folded, PassReport("normalization folded into the first convolution"), interface)
 
 
 def fold_normalization(graph_module: fx.GraphModule, mean: Sequence[float], std: Sequence[float]) -> fx.GraphModule:

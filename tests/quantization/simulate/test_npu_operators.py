@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.graph.npu_operators import enabled_sites_for, npu_operators
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers, requantize_moves
+from depth_distill.quantization.simulate.npu_operators import enabled_sites_for, npu_operators
 from tests.quantization.networks import folded_depth_net
 from tests.quantization.small_case import LAYERS, SITES, TARGET, SmallNet, quantized_net
 

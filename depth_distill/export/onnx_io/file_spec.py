@@ -1,0 +1,72 @@
+"""What the ONNX files of one network have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.target import NpuTarget
+
+OUTPUT_NAME = "codes"
+OPSET = 19  # the newest that the tool chains tried here all read
+OLDEST_OPSET = 17
+
+
+@dataclass(frozen=True)
+class FileSpec:
+    """Input, outputs and operator version of an ONNX file.
+
+    Attributes:
+        height: height of the image, which is the input ``image`` of shape ``(1, 3, H, W)``.
+        width: width of the image.
+        opset: version of the ONNX operators.
+        output_names: one name for each tensor that the network returns.
+        uint8_input: whether ``image`` is uint8 in the file; for a network behind the pass ``uint8_input``, which takes
+            pixels.
+
+    Raises:
+        ConfigError: an opset that cannot be written.
+    """
+
+    height: int
+    width: int
+    opset: int = OPSET
+    output_names: tuple[str, ...] = (OUTPUT_NAME,)
+    uint8_input: bool = False
+
+    def __post_init__(self) -> None:
+        if self.opset < OLDEST_OPSET:
+            raise ConfigError(f"opset: received {self.opset}, expected {OLDEST_OPSET} or newer")
+
+    @classmethod
+    def like(
+        cls,
+        image: Tensor,
+        opset: int = OPSET,
+        output_names: Sequence[str] = (OUTPUT_NAME,),
+        uint8_input: bool = False,
+    ) -> "FileSpec":
+        """The spec of a file that takes an image of this shape.
+
+        Raises:
+            ConfigError: a shape other than ``(1, 3, H, W)``, or an opset that cannot be written.
+        """
+        if image.ndim != 4 or image.shape[:2] != (1, 3):
+            raise ConfigError(f"example_image: received the shape {tuple(image.shape)}, expected (1, 3, H, W)")
+        return cls(image.shape[2], image.shape[3], opset, tuple(output_names), uint8_input)
+
+    @property
+    def example(self) -> Tensor:
+        """An input of the network, as floats."""
+        return torch.zeros(1, 3, self.height, self.width)
+
+
+def opset_for(target: NpuTarget) -> int:
+    """The newest version of the ONNX operators that this package writes unasked and the target reads.
+
+    It is 17, the oldest that can be written, for a target that reads only older ones; the check of operators says so.
+    """
+    newest = target.operators.max_opset
+    return OPSET if newest is None else max(OLDEST_OPSET, min(OPSET, newest))

@@ -1,0 +1,39 @@
+"""Which parameters of a network no quantizer would ever see."""
+
+from collections.abc import Collection
+
+from torch import fx, nn
+
+from depth_distill.quantization.graph.node_kinds import classify
+
+
+def unquantized_weights(graph_module: fx.GraphModule, sites: Collection[str]) -> list[str]:
+    """Parameters of two or more dimensions that the network uses and that are not the weight of a quantizer's site.
+
+    Vectors stay out of this: a bias is added in int32, and the factors of a normalization or of a PReLU are constants
+    of an operator whose output is rounded.
+
+    Args:
+        graph_module: a traced network without batch norm.
+        sites: names of the sites that ``placement`` finds.
+    """
+    found = []
+    for node, operation in classify(graph_module).items():
+        if node.op == "call_module" and operation.kind not in ("identity", "move"):
+            module = graph_module.get_submodule(str(node.target))
+            owned: dict[str, object] = {f"{node.target}.{name}": value for name, value in module.named_parameters()}
+        elif node.op == "get_attr":
+            owned = {str(node.target): _attribute(graph_module, str(node.target))}
+        else:
+            continue
+        found += [
+            name
+            for name, value in owned.items()
+            if isinstance(value, nn.Parameter) and value.ndim > 1 and name not in sites
+        ]
+    return list(dict.fromkeys(found))
+
+
+def _attribute(graph_module: fx.GraphModule, path: str) -> object:
+    around, _, name = path.rpartition(".")
+    return getattr(graph_module.get_submodule(around), name)

@@ -1,0 +1,22 @@
+"""Every pass by the name of its entry in a recipe: a new pass is a file beside this one and a line here."""
+
+from depth_distill.quantization.passes.adaround import AdaRound
+from depth_distill.quantization.passes.bake_ranges import BakeRanges
+from depth_distill.quantization.passes.base import Pass
+from depth_distill.quantization.passes.bias_correct import BiasCorrect
+from depth_distill.quantization.passes.equalize import Equalize
+from depth_distill.quantization.passes.fold import Fold
+from depth_distill.quantization.passes.outputs import Logits, SeparateOutputs
+from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6
+from depth_distill.quantization.passes.stress import Stress
+from depth_distill.quantization.passes.thermometer import Thermometer
+from depth_distill.quantization.passes.uint8_input import Uint8Input
+
+PASSES: dict[str, type[Pass]] = {
+    each.name: each
+    for each in (
+        Fold, ReplaceReLU6, Equalize, AdaRound, BiasCorrect, BakeRanges,
+        Thermometer, Logits, SeparateOutputs, Uint8Input,
+        Stress,
+    )
+}  # fmt: skip
