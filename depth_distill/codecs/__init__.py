@@ -7,18 +7,16 @@ from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.description import codec_of, describe_codec, formula
 from depth_distill.codecs.single import Encoding, HostSingle
-from depth_distill.codecs.thermometer import LEVELS, HostThermometer, Spread
+from depth_distill.codecs.thermometer import HostThermometer, Spacing
 from depth_distill.codecs.two_part import (
     Decoder,
     Fraction,
     HostIntegerFractional,
-    HostSplit,
     Integer,
     TwoPartCodec,
 )
 
 __all__ = [
-    "LEVELS",
     "Decoder",
     "DepthRange",
     "Encoding",
@@ -26,10 +24,9 @@ __all__ = [
     "HostCodec",
     "HostIntegerFractional",
     "HostSingle",
-    "HostSplit",
     "HostThermometer",
     "Integer",
-    "Spread",
+    "Spacing",
     "TwoPartCodec",
     "codec_of",
     "describe_codec",

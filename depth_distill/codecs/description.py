@@ -8,14 +8,13 @@ from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.single import HostSingle
 from depth_distill.codecs.thermometer import HostThermometer
-from depth_distill.codecs.two_part import HostIntegerFractional, HostSplit
+from depth_distill.codecs.two_part import HostIntegerFractional
 from depth_distill.errors import ConfigError
 
 _KINDS: dict[str, tuple[type[HostCodec], tuple[str, ...]]] = {
     "single": (HostSingle, ("encoding",)),
-    "thermometer": (HostThermometer, ("encoding", "levels", "spread")),
+    "thermometer": (HostThermometer, ("encoding", "num_codes", "spacing")),
     "integer_fractional": (HostIntegerFractional, ("decoder", "integer", "fraction")),
-    "split": (HostSplit, ("encoding", "parts")),
 }
 
 
@@ -27,7 +26,7 @@ def describe_codec(codec: HostCodec) -> dict[str, Any]:
     """
     for kind, (cls, keys) in _KINDS.items():
         if type(codec) is cls:
-            values = {key: codec.channels if key == "levels" else getattr(codec, key) for key in keys}
+            values = {key: getattr(codec, key) for key in keys}
             return {
                 "kind": kind,
                 "min_depth_m": codec.depth_range.min_m,
@@ -52,9 +51,6 @@ def codec_of(description: Mapping[str, Any]) -> HostCodec:
         expected = ", ".join(("min_depth_m", "max_depth_m", *keys))
         raise ConfigError(f"a codec of kind {kind} needs {expected}; received {', '.join(values) or 'nothing'}")
     near_m, far_m = (_number(values, key) for key in ("min_depth_m", "max_depth_m"))
-    for key in {"levels", "parts"} & values.keys():
-        if not isinstance(values[key], int):
-            raise ConfigError(f"codec.{key} must be a whole number, got {values[key]!r}")
     del values["min_depth_m"], values["max_depth_m"]
     return cls(DepthRange(near_m, far_m), **values)  # type: ignore[call-arg]
 
@@ -69,14 +65,11 @@ def formula(codec: HostCodec) -> str:
         ConfigError: a codec of a class that is not one of this package's.
     """
     if isinstance(codec, HostThermometer):
-        if codec.spread == "even":
+        if codec.spacing == "uniform":
             return f"u = sum(codes) / {codec.channels}; {_of_single(codec.single, 'u')}"
         knots = ", ".join(f"{knot:.7g}" for knot in codec.knots)
         filled = "x[0] + sum(code * (b - a) for code, a, b in zip(codes, x, x[1:]))"
         return f"x = [{knots}]; u = 1 / (1 + exp(-({filled}))); {_of_single(codec.single, 'u')}"
-    if isinstance(codec, HostSplit):
-        parts = codec.parts
-        return f"u = (round({parts} * integer) + fractional) / {parts}; {_of_single(codec.single, 'u')}"
     if isinstance(codec, HostIntegerFractional):
         return _of_integer_fractional(codec)
     if isinstance(codec, HostSingle):

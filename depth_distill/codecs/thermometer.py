@@ -12,18 +12,18 @@ from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.single import Encoding, HostSingle
 from depth_distill.errors import ConfigError
 
-LEVELS = (2, 4, 8, 16)
-Spread = Literal["even", "logistic"]
+_NUM_CODES = (2, 4, 8, 16)
+Spacing = Literal["uniform", "logit"]
 
-_SATURATION = 1e-5  # of the range: what the logistic spread cuts off at either end
+_SATURATION = 1e-5  # of the range: what the logit spacing cuts off at either end
 
 
 class HostThermometer(HostCodec):
-    """``levels`` codes that share out the code ``u`` of a single codec, so that each is finer by so much.
+    """``num_codes`` codes that share out the code ``u`` of a single codec, so that each is finer by so much.
 
-    ``even`` (for a head that clips): ``code_k = clip(K u - k, 0, 1)`` and ``u = sum(code_k) / K``.
+    ``uniform`` (for a head that clips): ``code_k = clip(K u - k, 0, 1)`` and ``u = sum(code_k) / K``.
 
-    ``logistic`` (for a head with a sigmoid): the same of the pre-activation ``x``, with the sigmoid on the host:
+    ``logit`` (for a head with a sigmoid): the same of the pre-activation ``x``, with the sigmoid on the host:
     ``code_k = clip((x - x_k) / (x_k+1 - x_k), 0, 1)``, ``x = x_0 + sum(code_k (x_k+1 - x_k))``, ``u = sigmoid(x)``. The
     knots ``x_k`` run from logit(1e-5) to -logit(1e-5); inside they lie so that the largest step of ``u`` is the same in
     every code.
@@ -33,41 +33,41 @@ class HostThermometer(HostCodec):
     Args:
         depth_range: nearest and farthest depth.
         encoding: of the single codec.
-        levels: 2, 4, 8 or 16 codes.
-        spread: ``even`` or ``logistic``.
+        num_codes: 2, 4, 8 or 16 codes.
+        spacing: ``uniform`` or ``logit``.
 
     Raises:
-        ConfigError: unknown encoding, levels or spread.
+        ConfigError: unknown encoding or spacing, or another number of codes.
     """
 
     def __init__(
-        self, depth_range: DepthRange, encoding: Encoding = "log", levels: int = 8, spread: Spread = "even"
+        self, depth_range: DepthRange, encoding: Encoding = "log", num_codes: int = 8, spacing: Spacing = "uniform"
     ) -> None:
-        if levels not in LEVELS:
-            raise ConfigError(f"levels must be one of {', '.join(map(str, LEVELS))}, got {levels!r}")
-        if spread not in get_args(Spread):
-            raise ConfigError(f"spread must be one of {', '.join(get_args(Spread))}, got {spread!r}")
+        if not isinstance(num_codes, int) or num_codes not in _NUM_CODES:
+            raise ConfigError(f"num_codes must be one of {', '.join(map(str, _NUM_CODES))}, got {num_codes!r}")
+        if spacing not in get_args(Spacing):
+            raise ConfigError(f"spacing must be one of {', '.join(get_args(Spacing))}, got {spacing!r}")
         self.single = HostSingle(depth_range, encoding)
         self.depth_range = depth_range
         self.encoding = encoding
-        self.spread = spread
-        self.channels = levels
-        self.knots = _knots(levels, spread)
+        self.spacing = spacing
+        self.num_codes = self.channels = num_codes
+        self.knots = _knots(num_codes, spacing)
         self.widths = [float32(b - a) for a, b in zip(self.knots, self.knots[1:], strict=False)]
 
     def __str__(self) -> str:
-        return f"thermometer x {self.channels}, {self.encoding}" + ", logistic" * (self.spread == "logistic")
+        return f"thermometer x {self.channels}, {self.encoding}" + ", logit" * (self.spacing == "logit")
 
     def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
-        """``levels (2^bits - 1) + 1`` depths."""
+        """``num_codes (2^bits - 1) + 1`` depths."""
         filled = rounded_codes(self.channels, bits)
         codes = np.clip(filled[None] - np.arange(self.channels, dtype=np.float32)[:, None], 0, 1)
         return self.decode(codes[:, None]).ravel()
 
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
-        """``levels`` codes."""
+        """``num_codes`` codes."""
         position = self.single.encode_with(xp, depth_m)
-        if self.spread == "logistic":
+        if self.spacing == "logit":
             position = logit(xp, xp.clip(position, float32(_SATURATION / 2), float32(1 - _SATURATION / 2)))
         codes = [
             xp.clip((position - knot) / xp.full_like(position, width), 0.0, 1.0)
@@ -76,14 +76,14 @@ class HostThermometer(HostCodec):
         return xp.concatenate(codes, -3)
 
     def decode_with(self, xp: Any, codes: Array) -> Array:
-        """From ``levels`` codes."""
+        """From ``num_codes`` codes."""
         return self.single.decode_with(xp, self._position(xp, codes))
 
     def slopes_with(self, xp: Any, codes: Array) -> Array:
         """The slope of the single codec times the share of each code."""
         position = self._position(xp, codes)
         slope = self.single.slopes_with(xp, position)
-        if self.spread == "logistic":
+        if self.spacing == "logit":
             slope = slope * (position * (1.0 - position))
         return xp.concatenate([slope * width for width in self.widths], -3)
 
@@ -93,24 +93,24 @@ class HostThermometer(HostCodec):
         position = codes[..., :1, :, :] * self.widths[0] + self.knots[0]
         for k in range(1, self.channels):
             position = position + codes[..., k : k + 1, :, :] * self.widths[k]
-        return sigmoid(xp, position) if self.spread == "logistic" else position
+        return sigmoid(xp, position) if self.spacing == "logit" else position
 
 
-def _knots(levels: int, spread: Spread) -> list[float]:
-    """``levels + 1`` ascending float32 numbers."""
-    if spread == "even":
-        return [k / levels for k in range(levels + 1)]
+def _knots(num_codes: int, spacing: Spacing) -> list[float]:
+    """``num_codes + 1`` ascending float32 numbers."""
+    if spacing == "uniform":
+        return [k / num_codes for k in range(num_codes + 1)]
     end = math.log((1 - _SATURATION) / _SATURATION)
     # Outwards from 0 each width is the step over the slope of the sigmoid at its inner end; bisect for the step.
     low, high = 0.0, 4 * end
     for _ in range(64):
         step = (low + high) / 2
         knot = 0.0
-        for _ in range(levels // 2):
+        for _ in range(num_codes // 2):
             knot = min(knot + step * (2 + math.exp(knot) + math.exp(-knot)), 2 * end)
         low, high = (step, high) if knot < end else (low, step)
     right = [0.0]
-    for _ in range(levels // 2):
+    for _ in range(num_codes // 2):
         right.append(right[-1] + high * (2 + math.exp(right[-1]) + math.exp(-right[-1])))
     right[-1] = end
     return [-float32(knot) for knot in right[:0:-1]] + [float32(knot) for knot in right]

@@ -7,10 +7,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from depth_distill.codecs.arithmetic import Array, float32
+from depth_distill.codecs.arithmetic import Array
 from depth_distill.codecs.base import HostCodec, rounded_codes
 from depth_distill.codecs.depth_range import DepthRange
-from depth_distill.codecs.single import Encoding, HostSingle
 from depth_distill.errors import ConfigError
 
 Decoder = Literal["sum", "round", "unwrap"]
@@ -181,73 +180,6 @@ class HostIntegerFractional(TwoPartCodec):
         falling = xp.round((coarse_m + fraction) * 0.5) * 2.0 - fraction
         rises = abs(rising - coarse_m) <= abs(falling - coarse_m)
         return xp.where(rises, rising, falling), xp.where(rises, xp.ones_like(fraction), -xp.ones_like(fraction))
-
-
-class HostSplit(TwoPartCodec):
-    """Floor and remainder of a single code: ``floor(n u) / n`` and ``n u - floor(n u)``, with no retraining.
-
-    It splits the *code*, so that any encoding can be split and no exponential is needed in the graph; where depth is
-    ``n u`` metres these are its whole metres and their fraction. It gains nothing that the single code did not have:
-    inside an INT8 graph ``u`` has 8 bits before the floor, and so has all that comes after it.
-
-    Args:
-        depth_range: nearest and farthest depth.
-        encoding: of the single code.
-        parts: ``n``; the farthest depth rounded up to a metre unless given.
-
-    Raises:
-        ConfigError: unknown encoding, or fewer than 2 parts.
-    """
-
-    def __init__(self, depth_range: DepthRange, encoding: Encoding = "log", parts: int | None = None) -> None:
-        self.single = HostSingle(depth_range, encoding)
-        self.depth_range = depth_range
-        self.encoding = encoding
-        self.parts = math.ceil(depth_range.max_m) if parts is None else parts
-        if self.parts < 2:
-            raise ConfigError(f"parts must be at least 2, got {parts}")
-
-    def __str__(self) -> str:
-        return f"split, {self.encoding}"
-
-    def split(self, codes: NDArray[Any]) -> NDArray[np.float32]:
-        """Codes ``(..., 2, H, W)`` of single codes ``(..., 1, H, W)``, on the host."""
-        return np.asarray(self.split_with(np, np.asarray(codes, np.float32)))
-
-    def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
-        """The depths of the single code: it is rounded before it is split."""
-        return self.single.grid_m(bits)
-
-    def encode_with(self, xp: Any, depth_m: Array) -> Array:
-        """Floor and remainder of the single code."""
-        return self.split_with(xp, self.single.encode_with(xp, depth_m))
-
-    def split_with(self, xp: Any, codes: Array) -> Array:
-        """:meth:`split` of a float32 array of ``xp``."""
-        scaled = xp.clip(codes, 0.0, 1.0) * float(self.parts)
-        whole = xp.floor(scaled)
-        return xp.concatenate([whole / xp.full_like(whole, float(self.parts)), scaled - whole], -3)
-
-    def decode_with(self, xp: Any, codes: Array) -> Array:
-        """``round(n integer) + fraction``."""
-        whole, fraction = self._parts(xp, codes)
-        position = (whole + fraction) / xp.full_like(fraction, float(self.parts))
-        return self.single.decode_with(xp, position)
-
-    def slopes_with(self, xp: Any, codes: Array) -> Array:
-        """As if the two were added: rounding passes gradients straight through."""
-        whole, fraction = self._parts(xp, codes)
-        slope = self.single.slopes_with(xp, (whole + fraction) * float32(1 / self.parts))
-        return xp.concatenate([slope, slope * (1 / self.parts)], -3)
-
-    def carry_errors_with(self, xp: Any, codes: Array, reference_m: Array) -> Array:
-        """Where the floor is not the one that brings the remainder nearest to the reference."""
-        whole, fraction = self._parts(xp, codes)
-        return whole != xp.round(self.single.encode_with(xp, reference_m) * float(self.parts) - fraction)
-
-    def _parts(self, xp: Any, codes: Array) -> tuple[Array, Array]:
-        codes = xp.clip(codes, 0.0, 1.0)
-        return xp.round(codes[..., :1, :, :] * float(self.parts)), codes[..., 1:, :, :]
 
 
 def _odd(xp: Any, whole: Array) -> Array:

@@ -6,17 +6,15 @@ from depth_distill.models.codecs import (
     DepthCodec,
     IntegerFractionalCodec,
     SingleCodec,
-    SplitCodec,
     ThermometerCodec,
     carry_errors,
 )
-from depth_distill.models.conversions import split_from_single, thermometer_from_single
+from depth_distill.models.conversions import thermometer_from_single
 from depth_distill.models.depth_net import DepthNet
 from depth_distill.models.heads import (
     DepthHead,
     IntegerFractionalHead,
     SingleHead,
-    SplitIntegerFractionalHead,
     ThermometerHead,
 )
 
@@ -30,12 +28,9 @@ __all__ = [
     "IntegerFractionalHead",
     "SingleCodec",
     "SingleHead",
-    "SplitCodec",
-    "SplitIntegerFractionalHead",
     "ThermometerCodec",
     "ThermometerHead",
     "carry_errors",
     "load_encoder_decoder",
-    "split_from_single",
     "thermometer_from_single",
 ]

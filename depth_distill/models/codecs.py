@@ -16,10 +16,9 @@ from depth_distill.codecs import (
     HostCodec,
     HostIntegerFractional,
     HostSingle,
-    HostSplit,
     HostThermometer,
     Integer,
-    Spread,
+    Spacing,
     TwoPartCodec,
 )
 
@@ -28,7 +27,6 @@ __all__ = [
     "Encoding",
     "IntegerFractionalCodec",
     "SingleCodec",
-    "SplitCodec",
     "ThermometerCodec",
     "carry_errors",
 ]
@@ -89,9 +87,9 @@ class ThermometerCodec(DepthCodec[HostThermometer]):
     """Codes that fill up one after the other: :class:`~depth_distill.codecs.HostThermometer`."""
 
     def __init__(
-        self, depth_range: DepthRange, encoding: Encoding = "log", levels: int = 8, spread: Spread = "even"
+        self, depth_range: DepthRange, encoding: Encoding = "log", num_codes: int = 8, spacing: Spacing = "uniform"
     ) -> None:
-        super().__init__(HostThermometer(depth_range, encoding, levels, spread))
+        super().__init__(HostThermometer(depth_range, encoding, num_codes, spacing))
 
 
 class IntegerFractionalCodec(DepthCodec[HostIntegerFractional]):
@@ -105,13 +103,6 @@ class IntegerFractionalCodec(DepthCodec[HostIntegerFractional]):
         fraction: Fraction = "sawtooth",
     ) -> None:
         super().__init__(HostIntegerFractional(depth_range, decoder, integer, fraction))
-
-
-class SplitCodec(DepthCodec[HostSplit]):
-    """Floor and remainder of a single code: :class:`~depth_distill.codecs.HostSplit`."""
-
-    def __init__(self, depth_range: DepthRange, encoding: Encoding = "log", parts: int | None = None) -> None:
-        super().__init__(HostSplit(depth_range, encoding, parts))
 
 
 def carry_errors(codec: DepthCodec[Any], codes: Tensor, reference_m: Tensor) -> Tensor | None:

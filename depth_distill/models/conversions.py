@@ -4,21 +4,15 @@ import copy
 
 from torch import nn
 
-from depth_distill.codecs import Spread
+from depth_distill.codecs import Spacing
 from depth_distill.errors import ConfigError
 from depth_distill.models.code_network import CodeNetwork
 from depth_distill.models.depth_net import DepthNet
-from depth_distill.models.heads import (
-    DepthHead,
-    OutputActivation,
-    SingleHead,
-    SplitIntegerFractionalHead,
-    ThermometerHead,
-)
+from depth_distill.models.heads import SingleHead, ThermometerHead
 
 
-def thermometer_from_single(network: CodeNetwork, levels: int = 8) -> DepthNet:
-    """A copy whose head says the same depth in ``levels`` codes, each ``levels`` times finer where the head clips.
+def thermometer_from_single(network: CodeNetwork, num_codes: int = 8) -> DepthNet:
+    """A copy whose head says the same depth in several codes, each so many times finer where the head clips.
 
     The last convolution is repeated with other factors and biases, and clipped. A sigmoid cannot stay in the graph: its
     own output is rounded to 8 bits, and what is made of it afterwards is no finer. So the codes share out the
@@ -27,35 +21,20 @@ def thermometer_from_single(network: CodeNetwork, levels: int = 8) -> DepthNet:
 
     Args:
         network: with a :class:`~depth_distill.models.heads.SingleHead`; it is not changed.
-        levels: 2, 4, 8 or 16. With a sigmoid, 2 codes are coarser than one; see docs/heads.md.
+        num_codes: 2, 4, 8 or 16. With a sigmoid, 2 codes are coarser than one; see docs/heads.md.
 
     Raises:
-        ConfigError: another head, or other levels.
+        ConfigError: another head, or another number of codes.
     """
     single = _single_head(network)
-    spread: Spread = "logistic" if isinstance(single.output, nn.Sigmoid) else "even"
+    spacing: Spacing = "logit" if isinstance(single.output, nn.Sigmoid) else "uniform"
     encoding = single.codec.encoding
-    head = ThermometerHead(single.conv.in_channels, network.depth_range, encoding, levels, spread)
+    head = ThermometerHead(single.conv.in_channels, network.depth_range, encoding, num_codes, spacing)
     head.to(single.conv.weight).repeat(single.conv)
-    return _with_head(network, head)
-
-
-def split_from_single(network: CodeNetwork, parts: int | None = None) -> DepthNet:
-    """A copy whose head cuts the code into floor and remainder, in the graph.
-
-    Args:
-        network: with a :class:`~depth_distill.models.heads.SingleHead`; it is not changed.
-        parts: into how many; the farthest depth rounded up to a metre unless given.
-
-    Raises:
-        ConfigError: another head, or fewer than 2 parts.
-    """
-    single = _single_head(network)
-    output: OutputActivation = "sigmoid" if isinstance(single.output, nn.Sigmoid) else "clip"
-    encoding = single.codec.encoding
-    head = SplitIntegerFractionalHead(single.conv.in_channels, network.depth_range, encoding, output, parts)
-    head.to(single.conv.weight).conv.load_state_dict(single.conv.state_dict())
-    return _with_head(network, head)
+    converted = copy.deepcopy(network)
+    assert isinstance(converted, DepthNet)
+    converted.head = head.train(network.training)
+    return converted
 
 
 def _single_head(network: CodeNetwork) -> SingleHead:
@@ -67,10 +46,3 @@ def _single_head(network: CodeNetwork) -> SingleHead:
             "from that of the student's teacher"
         )
     return head
-
-
-def _with_head(network: CodeNetwork, head: DepthHead) -> DepthNet:
-    converted = copy.deepcopy(network)
-    assert isinstance(converted, DepthNet)
-    converted.head = head.train(network.training)
-    return converted

@@ -7,13 +7,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from depth_distill.codecs import Decoder, DepthRange, Encoding, Fraction, Integer, Spread
+from depth_distill.codecs import Decoder, DepthRange, Encoding, Fraction, Integer, Spacing
 from depth_distill.errors import ConfigError
 from depth_distill.models.codecs import (
     DepthCodec,
     IntegerFractionalCodec,
     SingleCodec,
-    SplitCodec,
     ThermometerCodec,
 )
 
@@ -110,61 +109,22 @@ class IntegerFractionalHead(DepthHead):
         return self.output(self.conv(features))
 
 
-class SplitIntegerFractionalHead(DepthHead):
-    """Floor and remainder of a single head's code, in the graph: Mul, Floor, Sub, Mul, Concat.
-
-    Made from a trained network by :func:`~depth_distill.models.conversions.split_from_single`. An INT8 graph rounds the
-    single code to 8 bits before the floor: see :class:`~depth_distill.codecs.HostSplit`.
-
-    Args:
-        in_channels: channels of the decoder's last stage.
-        depth_range: what the codes span.
-        encoding: of the single code.
-        output: of the single code.
-        parts: how many parts it is cut into; the farthest depth rounded up to a metre unless given.
-
-    Raises:
-        ConfigError: unknown encoding or output, or fewer than 2 parts.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        depth_range: DepthRange,
-        encoding: Encoding = "log",
-        output: OutputActivation = "sigmoid",
-        parts: int | None = None,
-    ) -> None:
-        super().__init__()
-        codec = SplitCodec(depth_range, encoding, parts)
-        self.codec = codec
-        self.parts = float(codec.host.parts)
-        self.conv = nn.Conv2d(in_channels, 1, 3, padding=1)
-        self.output = _output(output, self.conv)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Codes ``(B, 2, H, W)``: floor over ``parts``, remainder. Gradient goes through the remainder."""
-        scaled = self.output(self.conv(features)) * self.parts
-        whole = torch.floor(scaled)
-        return torch.cat([whole * (1 / self.parts), scaled - whole], dim=1)
-
-
 class ThermometerHead(DepthHead):
-    """A 3 x 3 convolution to ``levels`` codes that fill up one after the other, clipped to [0, 1].
+    """A 3 x 3 convolution to ``num_codes`` codes that fill up one after the other, clipped to [0, 1].
 
     Made from a trained network by :func:`~depth_distill.models.conversions.thermometer_from_single`: the filter of the
-    single head, ``levels`` times with other factors and biases. A fresh one starts as such copies of one filter.
+    single head, ``num_codes`` times with other factors and biases. A fresh one starts as such copies of one filter.
 
     Args:
         in_channels: channels of the decoder's last stage.
         depth_range: what the codes span.
         encoding: of the single code that they share out.
-        levels: 2, 4, 8 or 16.
-        spread: ``even`` for a head that clips, ``logistic`` for one with a sigmoid, see
+        num_codes: 2, 4, 8 or 16.
+        spacing: ``uniform`` for a head that clips, ``logit`` for one with a sigmoid, see
             :class:`~depth_distill.codecs.HostThermometer`.
 
     Raises:
-        ConfigError: unknown encoding, levels or spread.
+        ConfigError: unknown encoding or spacing, or another number of codes.
     """
 
     def __init__(
@@ -172,22 +132,22 @@ class ThermometerHead(DepthHead):
         in_channels: int,
         depth_range: DepthRange,
         encoding: Encoding = "log",
-        levels: int = 8,
-        spread: Spread = "even",
+        num_codes: int = 8,
+        spacing: Spacing = "uniform",
     ) -> None:
         super().__init__()
-        codec = ThermometerCodec(depth_range, encoding, levels, spread)
+        codec = ThermometerCodec(depth_range, encoding, num_codes, spacing)
         self.codec = codec
         self.knots = codec.host.knots
-        self.conv = nn.Conv2d(in_channels, levels, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, num_codes, 3, padding=1)
         self.output = nn.Hardtanh(0.0, 1.0)
         single = nn.Conv2d(in_channels, 1, 3, padding=1)
-        if spread == "even":
+        if spacing == "uniform":
             _output("clip", single)
         self.repeat(single)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Codes ``(B, levels, H, W)``."""
+        """Codes ``(B, num_codes, H, W)``."""
         return self.output(self.conv(features))
 
     def repeat(self, single: nn.Conv2d) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from depth_distill.errors import ConfigError
-from depth_distill.models import IntegerFractionalHead, SingleHead, split_from_single, thermometer_from_single
+from depth_distill.models import IntegerFractionalHead, SingleHead, thermometer_from_single
 from tests.models.networks import image, spread_network
 
 
@@ -15,18 +15,18 @@ def single(encoding="log", output="clip"):
 
 
 @pytest.mark.parametrize("output", ["clip", "sigmoid"])
-@pytest.mark.parametrize("levels", [2, 4, 8, 16])
-def test_a_thermometer_is_exact_in_float(output, levels):
+@pytest.mark.parametrize("num_codes", [2, 4, 8, 16])
+def test_a_thermometer_is_exact_in_float(output, num_codes):
     network = single(output=output)
     before = copy.deepcopy(network.state_dict())
-    made = thermometer_from_single(network, levels)
+    made = thermometer_from_single(network, num_codes)
     with torch.no_grad():
         code = network(image())
         again = made.codec.host.single.encode_with(torch, made.predict_depth(image()))
         codes = made(image())
     assert code.std() > 0.1
-    assert codes.shape[1] == levels
-    assert (again - code).abs().max() < 1.1e-5  # of the range; what the logistic spread cuts off is 1e-5
+    assert codes.shape[1] == num_codes
+    assert (again - code).abs().max() < 1.1e-5  # of the range; what the logit spacing cuts off is 1e-5
     assert not made.training
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert isinstance(network.head, SingleHead)
@@ -40,20 +40,9 @@ def test_the_encoding_is_kept(encoding):
         torch.testing.assert_close(made.predict_depth(image()), network.predict_depth(image()), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("output", ["clip", "sigmoid"])
-def test_a_split_is_exact_in_float(output):
-    network = single("linear", output)
-    made = split_from_single(network)
-    with torch.no_grad():
-        torch.testing.assert_close(made.predict_depth(image()), network.predict_depth(image()), rtol=0, atol=2e-5)
-        assert made(image()).shape[1] == 2
-    assert isinstance(network.head, SingleHead)
-
-
-@pytest.mark.parametrize("convert", [thermometer_from_single, split_from_single])
-def test_only_a_single_head_can_be_converted(convert):
+def test_only_a_single_head_can_be_converted():
     with pytest.raises(ConfigError, match="IntegerFractionalHead; only a network with a SingleHead"):
-        convert(spread_network(IntegerFractionalHead))
+        thermometer_from_single(spread_network(IntegerFractionalHead))
 
 
 def test_a_thermometer_of_other_levels_is_refused():

@@ -7,7 +7,6 @@ from depth_distill.errors import ConfigError
 from depth_distill.models.heads import (
     IntegerFractionalHead,
     SingleHead,
-    SplitIntegerFractionalHead,
     ThermometerHead,
 )
 from depth_distill.quantization.graph.trace import trace
@@ -19,10 +18,8 @@ HEADS = {
     "single, clip": lambda: SingleHead(8, RANGE, output="clip"),
     "integer, fraction": lambda: IntegerFractionalHead(8, RANGE),
     "integer, fraction, clip": lambda: IntegerFractionalHead(8, RANGE, "round", "floor", "triangle", "clip"),
-    "split": lambda: SplitIntegerFractionalHead(8, RANGE),
-    "split, clip": lambda: SplitIntegerFractionalHead(8, RANGE, output="clip"),
-    "thermometer": lambda: ThermometerHead(8, RANGE, levels=4),
-    "thermometer, logistic": lambda: ThermometerHead(8, RANGE, levels=4, spread="logistic"),
+    "thermometer": lambda: ThermometerHead(8, RANGE, num_codes=4),
+    "thermometer, logit": lambda: ThermometerHead(8, RANGE, num_codes=4, spacing="logit"),
 }
 
 
@@ -74,17 +71,7 @@ def test_a_clip_reaches_both_ends_exactly():
     assert head(torch.full((1, 1, 3, 3), -1e3)).unique().tolist() == [0.0]
 
 
-def test_a_split_head_says_floor_and_remainder_of_its_single_code():
-    head = SplitIntegerFractionalHead(8, RANGE, "linear", "clip", parts=15)
-    torch.nn.init.normal_(head.conv.weight, std=0.1)
-    features = torch.randn(2, 8, 6, 7)
-    code, (whole, rest) = head.output(head.conv(features)), head(features).unbind(1)
-    torch.testing.assert_close(15 * whole + rest, 15 * code[:, 0], rtol=0, atol=2e-6)
-    torch.testing.assert_close(15 * whole, (15 * whole).round(), rtol=0, atol=2e-6)
-    torch.testing.assert_close(head.codec.decode(head(features)), 0.5 + 14.5 * code, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("build", [SingleHead, IntegerFractionalHead, SplitIntegerFractionalHead])
+@pytest.mark.parametrize("build", [SingleHead, IntegerFractionalHead])
 def test_an_unknown_output_names_the_choices(build):
     with pytest.raises(ConfigError, match="clip, sigmoid.*'tanh'"):
         build(8, RANGE, output="tanh")

@@ -6,8 +6,7 @@ The step is the distance of the two nearest depths that 8-bit codes can say. The
 ``sum`` the integer code's own rounding is in it. Both are arithmetic; the last columns are measured: depths all over
 the range are encoded, rounded to 8 bits and decoded, once exactly, and once with the integer code up to ``--jitter``
 metres off, as that of a trained network is; there the error is that from the same codes before rounding. Carries are
-wrong whole parts, and not in the error. A split has the step of its single code, which an INT8 graph rounds first; what
-is measured of it starts from float. Writes ``codec_table.json``, ``codec_table.md`` and ``codec_table.png``.
+wrong whole parts, and not in the error. Writes ``codec_table.json``, ``codec_table.md`` and ``codec_table.png``.
 """
 
 import argparse
@@ -26,7 +25,6 @@ from depth_distill.codecs import (
     HostCodec,
     HostIntegerFractional,
     HostSingle,
-    HostSplit,
     HostThermometer,
     TwoPartCodec,
 )
@@ -48,12 +46,10 @@ def codecs_of(depth_range: DepthRange) -> list[HostCodec]:
         HostIntegerFractional(depth_range, "unwrap", "coarse"),
         HostIntegerFractional(depth_range, "round", "floor", "triangle"),
         HostIntegerFractional(depth_range, "unwrap", "coarse", "triangle"),
-        HostSplit(depth_range, "linear"),
-        HostSplit(depth_range, "log"),
         *(HostThermometer(depth_range, encoding, 8) for encoding in ("linear", "inverse", "log")),
         HostThermometer(depth_range, "log", 16),
-        HostThermometer(depth_range, "log", 8, "logistic"),
-        HostThermometer(depth_range, "log", 16, "logistic"),
+        HostThermometer(depth_range, "log", 8, "logit"),
+        HostThermometer(depth_range, "log", 16, "logit"),
     ]
 
 
@@ -146,7 +142,7 @@ def _picture(codecs: Sequence[HostCodec]) -> Figure:
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     ax = figure.subplots()
     depth_m = np.linspace(codecs[0].near_m, codecs[0].far_m, 2000)[1:-1]
-    styles = {HostSingle: "-", HostIntegerFractional: "--", HostSplit: ":", HostThermometer: "-."}
+    styles = {HostSingle: "-", HostIntegerFractional: "--", HostThermometer: "-."}
     drawn: set[tuple[float, ...]] = set()
     for codec in codecs:
         step_mm = codec.step_mm(depth_m)

@@ -14,7 +14,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: a thermometer has num_codes and spacing, and the scripts lie in runners/
 
 
 @dataclass(frozen=True)

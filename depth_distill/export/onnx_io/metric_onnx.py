@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostSplit, HostThermometer
+from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostThermometer
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import write_onnx
@@ -51,7 +51,7 @@ class MetricNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, codec: HostCodec, layout: OutputLayout) -> None:
         super().__init__()
-        if not isinstance(codec, HostSingle | HostThermometer | HostSplit | HostIntegerFractional):
+        if not isinstance(codec, HostSingle | HostThermometer | HostIntegerFractional):
             raise ConfigError(f"a codec of class {type(codec).__name__} cannot be written into a file")
         self.network = network
         self.codec = codec
@@ -71,10 +71,8 @@ class MetricNetwork(nn.Module):
         if isinstance(codec, HostThermometer):
             widths = torch.tensor(codec.widths).view(1, -1, 1, 1)
             position = (codes * widths).sum(1, keepdim=True) + codec.knots[0]
-            return _single(codec.single, (position.sigmoid() if codec.spread == "logistic" else position).clamp(0, 1))
+            return _single(codec.single, (position.sigmoid() if codec.spacing == "logit" else position).clamp(0, 1))
         integer, fraction = codes[:, :1], codes[:, 1:]
-        if isinstance(codec, HostSplit):
-            return _single(codec.single, ((torch.round(integer * codec.parts) + fraction) / codec.parts).clamp(0, 1))
         coarse_m = integer * codec.metres
         if codec.decoder == "sum":
             return coarse_m + fraction

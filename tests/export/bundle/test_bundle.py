@@ -46,7 +46,7 @@ def test_a_bundle_that_is_not_what_it_says_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is missing"):
         load_bundle(folder)
     (folder / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
-    with pytest.raises(ConfigError, match="schema_version is 99, expected 1"):
+    with pytest.raises(ConfigError, match="schema_version is 99, expected 2"):
         load_bundle(folder)
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
@@ -66,7 +66,7 @@ def test_a_file_knows_its_bundle(tmp_path):
         manifest.write_text(of_something_else)
         assert bundle_of(file) is None
     manifest.write_text('{"artifacts": {"float": "model.float.onnx"}, "schema_version": 99}')
-    with pytest.raises(ConfigError, match="schema_version is 99, expected 1"):
+    with pytest.raises(ConfigError, match="schema_version is 99, expected 2"):
         bundle_of(file)
     manifest.write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):

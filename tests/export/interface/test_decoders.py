@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostSplit, HostThermometer
+from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostThermometer
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders import write_decoders
 from depth_distill.quantization.interface import OutputLayout, output_layout
@@ -24,16 +24,14 @@ CODECS = [
         for encoding in ("linear", "inverse", "log")
     ),
     *(
-        HostThermometer(RANGE, encoding, levels, spread)
-        for encoding, levels, spread in itertools.product(("linear", "log"), (2, 8, 16), ("even", "logistic"))
+        HostThermometer(RANGE, encoding, num_codes, spacing)
+        for encoding, num_codes, spacing in itertools.product(("linear", "log"), (2, 8, 16), ("uniform", "logit"))
     ),
-    HostThermometer(RANGE, "inverse", 4, "logistic"),
+    HostThermometer(RANGE, "inverse", 4, "logit"),
     *HostIntegerFractional(RANGE, "sum", "floor").decoders,
     *HostIntegerFractional(RANGE, "round", "floor", "triangle").decoders,
     HostIntegerFractional(RANGE),
     HostIntegerFractional(DepthRange(0.3, 80.7), fraction="triangle"),
-    *(HostSplit(RANGE, encoding) for encoding in ("linear", "inverse", "log")),
-    HostSplit(RANGE, "log", 100),
 ]
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-ffp-contract=off", "-shared", "-fPIC")
@@ -232,7 +230,7 @@ def test_the_files_hold_what_their_codec_needs_and_no_more(tmp_path):
         assert "power_of_two" not in text
         assert "sigmoid" not in text
         assert "depth_m = 0.5 + (15 - 0.5) * code" in text
-    for text in text_of(HostThermometer(RANGE, "linear", 4, "logistic")):
+    for text in text_of(HostThermometer(RANGE, "linear", 4, "logit")):
         assert "power_of_two" in text
         assert "saturating_sigmoid" not in text
     for text in text_of(HostIntegerFractional(RANGE), logits=True):

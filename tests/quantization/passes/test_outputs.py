@@ -10,7 +10,6 @@ from depth_distill.models import (
     DepthNet,
     IntegerFractionalHead,
     SingleHead,
-    SplitIntegerFractionalHead,
     ThermometerHead,
 )
 from depth_distill.quantization.graph.trace import trace
@@ -36,10 +35,12 @@ def test_the_names_of_the_outputs():
     assert output_layout(HostIntegerFractional(RANGE)).names == ("integer", "fractional")
     assert output_layout(HostIntegerFractional(RANGE), separate=False) == OutputLayout(("codes",), (2,))
     assert output_layout(HostThermometer(RANGE)) == OutputLayout(("codes",), (8,))
-    assert output_layout(HostThermometer(RANGE, levels=2), separate=True).names == ("code_0", "code_1")
+    assert output_layout(HostThermometer(RANGE, num_codes=2), separate=True).names == ("code_0", "code_1")
 
 
-@pytest.mark.parametrize("codec", [HostSingle(RANGE), HostIntegerFractional(RANGE), HostThermometer(RANGE, levels=4)])
+@pytest.mark.parametrize(
+    "codec", [HostSingle(RANGE), HostIntegerFractional(RANGE), HostThermometer(RANGE, num_codes=4)]
+)
 def test_a_layout_is_found_by_its_names(codec):
     for separate in (None, False, True):
         for logits in (False, True):
@@ -63,7 +64,7 @@ def test_outputs_come_by_name_or_in_order_and_are_checked():
         layout.codes([one])
 
 
-@pytest.mark.parametrize("head", [IntegerFractionalHead, SplitIntegerFractionalHead, ThermometerHead])
+@pytest.mark.parametrize("head", [IntegerFractionalHead, ThermometerHead])
 def test_separate_outputs_are_the_same_codes(head):
     network, graph = graph_of(head)
     layout = output_layout(network.codec.host, separate=True)

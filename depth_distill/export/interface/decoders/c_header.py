@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostSplit, HostThermometer, formula
+from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostThermometer, formula
 from depth_distill.codecs.arithmetic import POWER_SERIES, SplitFactor, float32, split_factor
 from depth_distill.export.interface.decoders.numpy_script import needed_functions
 from depth_distill.quantization.interface import OutputLayout
@@ -55,16 +55,8 @@ def _body(codec: HostCodec) -> list[str]:
             "    code = code + dd_clip(codes[k], 0.0f, 1.0f) * widths[k];",
             "}",
         ]
-        lines += ["code = dd_sigmoid(code);"] * (codec.spread == "logistic")
+        lines += ["code = dd_sigmoid(code);"] * (codec.spacing == "logit")
         return [*lines, "code = dd_clip(code, 0.0f, 1.0f);", *_single(codec.single)]
-    if isinstance(codec, HostSplit):
-        parts = _number(codec.parts)
-        return [
-            f"const float whole = dd_round(dd_clip(codes[0], 0.0f, 1.0f) * {parts});",
-            f"const float position = (whole + dd_clip(codes[1], 0.0f, 1.0f)) / {parts};",
-            "const float code = dd_clip(position, 0.0f, 1.0f);",
-            *_single(codec.single),
-        ]
     if isinstance(codec, HostIntegerFractional):
         return [
             f"const float integer = dd_clip(codes[0], 0.0f, 1.0f) * {_number(codec.metres)};",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostSplit, HostThermometer, formula
+from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostThermometer, formula
 from depth_distill.codecs.arithmetic import POWER_SERIES, float32, split_factor
 from depth_distill.quantization.interface import OutputLayout
 
@@ -60,14 +60,8 @@ def _body(codec: HostCodec) -> str:
             "for k in range(1, CODES):  # in this order: sums of floats depend on it",
             "    position = position + codes[..., k : k + 1, :, :] * widths[k]",
         ]
-        lines += ["position = _sigmoid(position)"] * (codec.spread == "logistic")
+        lines += ["position = _sigmoid(position)"] * (codec.spacing == "logit")
         lines += ["code = np.clip(position, 0.0, 1.0)", *_single(codec.single)]
-    elif isinstance(codec, HostSplit):
-        lines = [
-            f"whole = np.round(codes[..., :1, :, :] * {_number(codec.parts)})",
-            f"code = np.clip((whole + codes[..., 1:, :, :]) / np.float32({codec.parts}), 0.0, 1.0)",
-            *_single(codec.single),
-        ]
     elif isinstance(codec, HostIntegerFractional):
         lines = [
             f"integer, fraction = codes[..., :1, :, :] * {_number(codec.metres)}, codes[..., 1:, :, :]",
