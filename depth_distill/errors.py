@@ -1,11 +1,11 @@
-"""What goes wrong by a person's doing. The message is meant to be shown to that person as it is, without a traceback.
+"""Errors caused by user input. The message is shown to the user unchanged, without a traceback.
 
-It names the file, key or value received, what was expected, and the cure.
+It names the file, key or value received, what was expected, and the fix.
 """
 
 
 class UserError(ValueError):
-    """Something outside of this package has to change."""
+    """An error that the user has to fix, outside this package."""
 
 
 class DataError(UserError):

@@ -1,4 +1,4 @@
-"""Score a network, whatever runs it: one loop and one metric for checkpoints, quantized graphs and ONNX files."""
+"""Score a network on any runtime: one loop and one metric for checkpoints, quantized graphs and ONNX files."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,27 +14,27 @@ from depth_distill.quantization.interface import Interface
 from depth_distill.types import DepthBatch
 
 Network = Callable[[Tensor], Tensor]
-"""Normalized images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``."""
+"""Maps normalized images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``."""
 
 DRIFT_NAMES = ("drift_mm", "drift_p99_mm", "drift_rel")
 """Mean and 99th percentile of ``|d - d_float|`` in mm, and mean of ``|d - d_float| / d_float``, over all pixels."""
 
 
 class Evaluator:
-    """A labelled split in memory, and what a network is scored by on it.
+    """Scores networks on a labelled split that is held in memory.
 
-    ``evaluator(network)`` gives the metrics of :class:`~depth_distill.metrics.DepthMetrics` and, where there is a
-    reference, the drift from it: how far depth moved, also where nothing was measured. Both are taken per image and
-    then averaged.
+    ``evaluator(network)`` returns the metrics of :class:`~depth_distill.metrics.DepthMetrics` and, if there is a
+    reference, the drift of the depth from it, over all pixels with or without ground truth. Both are computed per
+    image and then averaged.
 
     Args:
         batches: the split.
-        codec: what the codes mean.
+        codec: decodes the codes to depth.
         bands_m: depth bands that the metrics are also computed in.
-        reference: a float network whose depth drift is measured from.
+        reference: the float network that drift is measured from.
 
     Raises:
-        DataError: no images.
+        DataError: the split has no images.
     """
 
     def __init__(
@@ -55,15 +55,15 @@ class Evaluator:
             with torch.inference_mode():
                 self.reference_m = tuple(codec.decode(reference(image).float()) for image in self.images)
 
-    def read_by(self, codec: DepthCodec) -> "Evaluator":
-        """The same images and the same reference depth, for networks whose codes mean something else."""
+    def with_codec(self, codec: DepthCodec) -> "Evaluator":
+        """An evaluator with the same images and reference depth, for networks with another codec."""
         other = Evaluator(self.batches, codec, self.metrics.bands_m)
         other.reference_m = self.reference_m
         return other
 
     @property
     def protocol(self) -> str:
-        """How the numbers were made, for titles and records."""
+        """How the metrics were computed, for titles and records."""
         return self.metrics.protocol
 
     @property
@@ -72,11 +72,11 @@ class Evaluator:
         return self.metrics.names + (DRIFT_NAMES if self.reference_m is not None else ())
 
     def __call__(self, network: Network, description: str | None = None) -> dict[str, float]:
-        """Metrics of a network.
+        """Metrics of a network, by name.
 
         Args:
-            network: images to codes; a module must be in evaluation mode.
-            description: of the progress bar; none is shown without it.
+            network: maps images to codes; a module must be in evaluation mode.
+            description: label of the progress bar, which is only shown if this is given.
         """
         positions = track(range(len(self.images)), description or "", transient=True, disable=description is None)
         with torch.inference_mode():
@@ -84,19 +84,19 @@ class Evaluator:
         return self.summarize(torch.cat(rows))
 
     def of_codes(self, codes: Tensor) -> dict[str, float]:
-        """Metrics of codes ``(N, C, H, W)`` of all images, in their order, wherever they were computed."""
+        """Metrics of codes ``(N, C, H, W)`` of all images, in order, computed by any runtime."""
         return self._of_all(codes, self.measure)
 
     def of_depth(self, depth_m: Tensor) -> dict[str, float]:
-        """Metrics of depth ``(N, 1, H, W)`` in metres of all images, in their order."""
+        """Metrics of depth ``(N, 1, H, W)`` in metres of all images, in order."""
         return self._of_all(depth_m, self.measure_depth)
 
     def measure(self, position: int, codes: Tensor) -> Tensor:
         """Metrics of each image of a batch, ``(B, len(names))`` float64.
 
         Args:
-            position: number of the batch.
-            codes: what the network made of ``images[position]``.
+            position: index of the batch.
+            codes: output of the network for ``images[position]``.
         """
         return self.measure_depth(position, self.codec.decode(codes.float()))
 
@@ -107,7 +107,7 @@ class Evaluator:
         if self.reference_m is None:
             return rows
         reference_m = self.reference_m[position].flatten(1).double()
-        # A NaN would be left out of the average over images.
+        # The average over images would skip NaN.
         drift_m = (depth_m.flatten(1) - reference_m).abs().nan_to_num(nan=math.inf, posinf=math.inf)
         # The value that 1 % of the pixels exceed.
         p99_m = drift_m.kthvalue(max(1, round(0.99 * drift_m.shape[1])), dim=1).values
@@ -115,7 +115,7 @@ class Evaluator:
         return torch.cat([rows, torch.stack(drifts, dim=1)], dim=1)
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
-        """Means over images, by name; NaN where no image has ground truth (or none in the band)."""
+        """Means over images, by name; NaN if no image has ground truth (in the band)."""
         return dict(zip(self.names, rows.nanmean(dim=0).tolist(), strict=True))
 
     def _of_all(self, values: Tensor, measure: Callable[[int, Tensor], Tensor]) -> dict[str, float]:
@@ -133,7 +133,7 @@ class InterfaceScorer:
 
     def __init__(self, evaluator: Evaluator, interface: Interface) -> None:
         same = str(evaluator.codec) == str(interface.codec)
-        self.evaluator = evaluator if same else evaluator.read_by(DepthCodec(interface.codec))
+        self.evaluator = evaluator if same else evaluator.with_codec(DepthCodec(interface.codec))
         self.interface = interface
         self.names = evaluator.names
         self.images = [interface.feed(images) for images in evaluator.images]

@@ -1,4 +1,4 @@
-"""Evaluator: the number of validate, whatever runs the network, and drift by hand."""
+"""Evaluator: the same metrics as validate, for any runtime, and drift against hand-computed values."""
 
 import math
 
@@ -39,7 +39,7 @@ def constant(code):
 
 
 class Grey(nn.Module):
-    """The mean of the colours is the code."""
+    """A network whose code is the mean of the colours."""
 
     def forward(self, image):
         return image.mean(dim=1, keepdim=True)
@@ -172,10 +172,10 @@ def test_it_leaves_no_gradients():
     assert not any(each.requires_grad for each in seen)
 
 
-def test_another_codec_reads_the_same_images_against_the_same_reference():
+def test_with_codec_keeps_the_images_and_the_reference():
     inverse = SingleCodec(RANGE, "inverse")
     evaluator = Evaluator(batches(), CODEC, reference=constant(0.5))
-    other = evaluator.read_by(inverse)
+    other = evaluator.with_codec(inverse)
     found = other(Grey())
     assert found["abs_rel"] == Evaluator(batches(), inverse)(Grey())["abs_rel"]
     # The reference keeps its own codec: half the linear range is 7.75 m; the inverse code of that depth is no drift.

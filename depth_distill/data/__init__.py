@@ -1,4 +1,4 @@
-"""Data sets of images with metric depth, and how they become batches."""
+"""Data sets of images with metric depth, and the loaders that batch them."""
 
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.image_folder import ImageFolder

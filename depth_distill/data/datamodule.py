@@ -1,4 +1,4 @@
-"""The Lightning data module: the splits of a config, and a training loader that follows the trainer."""
+"""The Lightning data module: the splits of a config, and a training loader that resumes where the trainer does."""
 
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -10,11 +10,11 @@ from depth_distill.types import DepthBatch
 
 
 class DepthDataModule(DepthSplits, LightningDataModule):
-    """Loaders for every stage; arguments are those of :class:`~depth_distill.data.splits.DepthSplits`."""
+    """Loaders for every stage; see :class:`~depth_distill.data.splits.DepthSplits` for the arguments."""
 
     @override
     def train_dataloader(self) -> DataLoader[DepthBatch]:
-        """Shuffled and augmented, in an order that depends on (seed, epoch) alone."""
+        """Training split, shuffled and augmented; the order depends only on (seed, epoch)."""
         dataset = self._dataset("train")
         if self.trainer is None:
             sampler = EpochSampler(dataset, self.seed, views=self.views)

@@ -1,4 +1,4 @@
-"""The interface every depth data set implements, and the checks that all of them share."""
+"""The interface that every depth data set implements, and the checks that all of them share."""
 
 from abc import ABC, abstractmethod
 
@@ -11,8 +11,8 @@ from depth_distill.types import DepthSample
 class DepthDataset(Dataset[DepthSample], ABC):
     """An indexed collection of images with (or without) metric depth.
 
-    A data set stores its arguments when it is constructed and touches the disk only when it is first asked for its
-    length, a name or a sample: a run that only predicts does not need the training files.
+    The constructor only stores its arguments. The disk is read on the first request for the length, a name or a
+    sample, so a run that only predicts does not need the training files.
     """
 
     @abstractmethod
@@ -25,7 +25,7 @@ class DepthDataset(Dataset[DepthSample], ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """A short unique name of sample ``index``, usable as a relative file stem (``rgb/0002``)."""
+        """Short unique name of sample ``index``, usable as a relative file stem (``rgb/0002``)."""
 
     @abstractmethod
     def source(self, index: int) -> str:
@@ -33,22 +33,22 @@ class DepthDataset(Dataset[DepthSample], ABC):
 
     @abstractmethod
     def load(self, index: int) -> DepthSample:
-        """Read sample ``index`` in full resolution.
+        """Read sample ``index`` at full resolution.
 
         Raises:
             DataError: a file is missing or unreadable.
         """
 
     def __getitem__(self, index: int) -> DepthSample:
-        """Sample ``index``, checked.
+        """Sample ``index``, validated.
 
         Raises:
-            IndexError: outside the data set.
-            DataError: a file is missing or unreadable, or image and depth differ in size, or no pixel has a depth
+            IndexError: the index is outside the data set.
+            DataError: a file is missing or unreadable, image and depth differ in size, or no pixel has a depth
                 although the data set has ground truth.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of a data set of {len(self)}")
+            raise IndexError(f"sample index {index} is out of range for a data set of {len(self)} samples")
         sample = self.load(index)
         if sample.depth_m.shape[-2:] != sample.image.shape[-2:]:
             (height, width), (depth_height, depth_width) = sample.image.shape[-2:], sample.depth_m.shape[-2:]

@@ -1,4 +1,4 @@
-"""Images without ground truth: to predict on, or to distill from a teacher."""
+"""Images without ground truth, for prediction or distillation from a teacher."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from depth_distill.data.sample_files import FileDataset, SampleFiles, is_image, 
 
 
 class ImageFolder(FileDataset):
-    """All images in a folder, sorted by path; no depth.
+    """All images in a folder, sorted by path, without depth.
 
     Args:
         root: the folder.
-        extensions: file name suffixes that count as images, in any case.
-        recursive: also look into subfolders.
+        extensions: file name suffixes that count as images, case-insensitive.
+        recursive: also search subfolders.
     """
 
     expected: ClassVar[str] = "images (by default .jpg, .jpeg or .png; see extensions and recursive)"

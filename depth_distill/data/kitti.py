@@ -15,13 +15,13 @@ _DEPTH_FOLDERS = tuple(Path(outer, inner) for outer in (".", "data_depth_annotat
 
 
 class KittiDepth(FileDataset):
-    """Images with depth maps of the KITTI depth prediction benchmark, in one of two layouts, or as a split file says.
+    """Images with depth maps of the KITTI depth prediction benchmark, in one of two layouts or listed in a split file.
 
-    By name: ``rgb/NAME.png`` (or .jpg) and ``depth/NAME.png``. Images without a depth map are left out, as KITTI's own
-    first and last five frames of a drive are.
+    By name: ``rgb/NAME.png`` (or .jpg) and ``depth/NAME.png``. Images without a depth map are left out; in KITTI these
+    are the first and last five frames of each drive.
 
     Official: depth maps in ``DRIVE/proj_depth/groundtruth/CAMERA/NAME.png``, in the root or in its ``train``, ``val``
-    or ``data_depth_annotated`` folder, and raw images in ``DATE/DRIVE/CAMERA/data/NAME.png`` (or .jpg), or beside the
+    or ``data_depth_annotated`` folder; raw images in ``DATE/DRIVE/CAMERA/data/NAME.png`` (or .jpg), or next to the
     depth maps in ``DRIVE/CAMERA/data``. DRIVE is for example ``2011_09_26_drive_0001_sync``.
 
     Split file: lines ``IMAGE DEPTH [FOCAL]``, as in the Eigen splits, both paths relative to the root (depth also to
@@ -33,7 +33,7 @@ class KittiDepth(FileDataset):
 
     Args:
         root: the data folder.
-        split_file: path of a split file, relative to ``root``; by default all that the folders hold.
+        split_file: path of a split file, relative to ``root``; by default, all files in the folders are used.
         split: in the official layout, read only this folder: ``train`` or ``val``.
         camera: in the official layout, ``image_02`` (left) or ``image_03`` (right).
         depth_scale: units of the depth files per metre.
@@ -95,7 +95,7 @@ class KittiDepth(FileDataset):
                 f"{drive.name} there (synced and rectified), or name the drives to use in a split_file"
             )
         images, depths = images_by_stem(image_folder), images_by_stem(depth_folder)
-        # A depth map without its image gets a path that does not exist, so that reading it names the missing file.
+        # A missing image gets a path that does not exist: reading it raises an error that names the file.
         pairs = [(images.get(stem, image_folder / f"{stem}.png"), depth) for stem, depth in depths.items()]
         return [SampleFiles(sample_name(image, self.root), image, depth) for image, depth in pairs]
 

@@ -1,4 +1,4 @@
-"""NCDB: driving and indoor scenes of a wide-angle camera with projected LiDAR depth."""
+"""NCDB: driving and indoor scenes from a wide-angle camera with projected LiDAR depth."""
 
 import json
 from pathlib import Path
@@ -17,17 +17,18 @@ class NcdbDepth(FileDataset):
     """Images of camera ``a6`` with LiDAR depth, listed in a JSON split file.
 
     The split is a list of ``{"dataset_root": FOLDER, "new_filename": NAME}``, FOLDER relative to the data root. Images
-    are FOLDER/image_a6/NAME.jpg (or .png), or in FOLDER/synced_data; depth maps NAME.png lie beside image_a6, in the
-    folder of their kind. Entries ``{"image_path": .../image_a6/NAME.jpg}``, relative to the data root, are also taken.
+    are FOLDER/image_a6/NAME.jpg (or .png), or in FOLDER/synced_data; depth maps NAME.png are in the folder of their
+    kind next to image_a6. Entries ``{"image_path": .../image_a6/NAME.jpg}``, relative to the data root, also work.
 
-    Depth maps hold z, distance maps the length of the ray from the camera's centre; for a wide-angle camera the two
-    differ much towards the border, and a network learns whichever it is given. Both are metres * 256.
+    Depth maps hold z, distance maps the length of the ray from the camera's centre. For a wide-angle camera the two
+    differ strongly towards the image border; the network learns whichever it is trained on. Both are stored as
+    metres * 256.
 
     Args:
         root: the data folder.
         split: path of the split file, relative to ``root``.
-        depth_kind: ``newest_<kind>_maps`` is the folder: ``original_`` maps hold LiDAR points only, the others also
-            synthetic ones.
+        depth_kind: the depth maps are read from ``newest_<kind>_maps``; ``original_`` maps hold LiDAR points only, the
+            others also synthetic points.
         depth_scale: units of the depth files per metre.
     """
 
@@ -54,10 +55,10 @@ class NcdbDepth(FileDataset):
             raise DataError(f"{path}: not valid JSON ({error}); expected {self.expected}") from error
         if not isinstance(entries, list) or not entries:
             raise DataError(f"{path}: expected a list with at least one entry; expected {self.expected}")
-        folders = _Folders(f"newest_{self.depth_kind}_maps")
-        return [self._record(entry, f"{path} entry {number}", folders) for number, entry in enumerate(entries)]
+        folders = _FolderIndex(f"newest_{self.depth_kind}_maps")
+        return [self._sample_files(entry, f"{path} entry {number}", folders) for number, entry in enumerate(entries)]
 
-    def _record(self, entry: Any, where: str, folders: "_Folders") -> SampleFiles:
+    def _sample_files(self, entry: Any, where: str, folders: "_FolderIndex") -> SampleFiles:
         keys = set(entry) if isinstance(entry, dict) else set()
         if {"dataset_root", "new_filename"} <= keys:
             base = resolve_inside(self.root, str(entry["dataset_root"]), where)
@@ -75,8 +76,8 @@ class NcdbDepth(FileDataset):
         return SampleFiles(sample_name(image, self.root), image, depth, where=where)
 
 
-class _Folders:
-    """Folders of a split, each listed once however many entries it has."""
+class _FolderIndex:
+    """The folders of a split, each listed once regardless of the number of its entries."""
 
     def __init__(self, depth_name: str) -> None:
         self.depth_name = depth_name
@@ -84,16 +85,16 @@ class _Folders:
         self._depths: dict[Path, Path] = {}
 
     def image(self, folder: Path, stem: str, where: str) -> Path:
-        """The file ``stem`` in an image folder, whatever its suffix."""
+        """Path of the image ``stem`` in a folder, with any suffix."""
         if folder not in self._images:
             if not folder.is_dir():
                 raise DataError(f"{where}: no image folder {folder}; check dataset_root, and data.root")
             self._images[folder] = images_by_stem(folder)
-        # Where it is missing, a path that does not exist: reading it names the file.
+        # A missing image gets a path that does not exist: reading it raises an error that names the file.
         return self._images[folder].get(stem, resolve_inside(folder, f"{stem}.jpg", where))
 
     def depth_folder(self, image_folder: Path, where: str) -> Path:
-        """The folder of depth maps beside an image folder."""
+        """The folder of depth maps next to an image folder."""
         if image_folder not in self._depths:
             folder = image_folder.parent / self.depth_name
             if not folder.is_dir():

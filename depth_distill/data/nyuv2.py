@@ -1,4 +1,4 @@
-"""NYU Depth v2: 1449 indoor frames of a Kinect, in one MATLAB file."""
+"""NYU Depth v2: 1449 indoor Kinect frames in one MATLAB file."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from depth_distill.data.sample_files import read_index_file, require_folder
 from depth_distill.errors import DataError
 from depth_distill.types import DepthSample
 
-# The region that the colour camera's undistortion leaves without a white frame, 561 x 427 of 640 x 480: rows 45 to 471
+# The region inside the white border that undistortion adds to the colour image, 561 x 427 of 640 x 480: rows 45 to 471
 # and columns 41 to 601, counted from 1, in get_projection_mask.m of the data set's toolbox.
 _ROWS, _COLUMNS = slice(44, 471), slice(40, 601)
 
@@ -25,20 +25,21 @@ _ROWS, _COLUMNS = slice(44, 471), slice(40, 601)
 class NyuV2Labeled(DepthDataset):
     """The labeled set of NYU Depth v2, read from ``nyu_depth_v2_labeled.mat`` (HDF5, MATLAB 7.3); depth in metres.
 
-    MATLAB stores arrays by columns, so the file's axes are (sample, channel, width, height); they are transposed here.
-    The file is opened once a process, when the first sample is asked for.
+    MATLAB stores arrays in column-major order, so the file's axes are (sample, channel, width, height); they are
+    transposed here. Each process opens the file once, when it reads its first sample.
 
     Documented at https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html (Silberman et al., ECCV 2012). The official
-    split is in ``splits.mat``, counted from 1, in an older MATLAB format; write it down for ``indices`` with
+    split is in ``splits.mat``, counted from 1, in an older MATLAB format; convert it for ``indices`` with
     ``json.dump((scipy.io.loadmat("splits.mat")["trainNdxs"].ravel() - 1).tolist(), open("train.json", "w"))``.
 
     Args:
         root: the data folder.
         file: name of the MATLAB file in it.
-        indices: which frames, counted from 0: a list, or the path (relative to ``root``) of a ``.json`` file with a
-            list or of a text file with whole numbers between blanks or lines; by default all.
-        raw: take the depth as measured (``rawDepths``, with holes) and not as filled in by colourization (``depths``).
-        crop_border: cut off the white frame: 561 x 427 are left of 640 x 480.
+        indices: frames to use, counted from 0: a list, or the path (relative to ``root``) of a ``.json`` file with a
+            list or of a text file with whole numbers separated by whitespace; by default all frames.
+        raw: use the measured depth (``rawDepths``, with holes) instead of the depth filled in by colourization
+            (``depths``).
+        crop_border: crop the white border, from 640 x 480 to 561 x 427.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class NyuV2Labeled(DepthDataset):
 
     @property
     def _content(self) -> Any:
-        """The open file. An HDF5 handle does not survive a fork, so each process has its own."""
+        """The open file. An HDF5 handle does not survive a fork, so each process opens its own."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), self._open())
         return self._opened[1]

@@ -1,4 +1,4 @@
-"""Files into tensors: images, depth maps and masks, and the checks on the paths that lead to them."""
+"""Read images, depth maps and masks into tensors, and check the paths that manifests name."""
 
 import difflib
 import os
@@ -20,7 +20,7 @@ from depth_distill.errors import DataError
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
 
-# What Pillow and NumPy raise on a damaged file. OSError covers missing, unreadable, truncated and unidentified.
+# What Pillow and NumPy raise on a damaged file. OSError covers missing, unreadable, truncated and unidentified files.
 _DECODING_ERRORS = (
     OSError,
     ValueError,
@@ -36,13 +36,13 @@ _DECODING_ERRORS = (
 def read_image(path: Path) -> Tensor:
     """An image, ``(3, H, W)`` uint8 RGB.
 
-    Grey, palette and RGBA images are converted; alpha is dropped. The EXIF orientation is applied, so a photo from a
-    phone stands upright.
+    Grey, palette and RGBA images are converted; alpha is dropped. The EXIF orientation is applied, so that phone
+    photos are upright.
 
     Raises:
-        DataError: the file is missing, damaged, or has 16 bits (a depth map in the place of an image).
+        DataError: the file is missing, damaged, or has 16 bits (a depth map in place of an image).
     """
-    with _explained(path, "a JPEG or PNG image"), Image.open(path) as file:
+    with _readable_errors(path, "a JPEG or PNG image"), Image.open(path) as file:
         if _is_16_bit(file):
             raise DataError(
                 f"{path}: expected an image with 8 bits per channel, got a 16-bit one (mode {file.mode}), as depth "
@@ -53,15 +53,15 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_depth(path: Path, depth_scale: float) -> Tensor:
-    """A depth map, ``(1, H, W)`` float32 metres; 0 where there is none (in the file: 0, NaN, infinite or negative).
+    """A depth map, ``(1, H, W)`` float32 metres; 0 where the file has 0, NaN, infinity or a negative value.
 
     Args:
-        path: a single-channel 16-bit PNG; or ``.npy``; or ``.npz`` with one array, or one called ``depth``.
+        path: a single-channel 16-bit PNG, an ``.npy`` file, or an ``.npz`` file with one array or one named ``depth``.
         depth_scale: file units per metre: 1000 for millimetres, 256 for KITTI and NCDB, 5000 for TUM RGB-D, usually 1
             for NumPy files.
 
     Raises:
-        DataError: the file is missing or damaged, of another type, not 16-bit, or not one map.
+        DataError: the file is missing or damaged, of another type, not 16-bit, or not a single map.
     """
     suffix = path.suffix.lower()
     if suffix not in DEPTH_EXTENSIONS:
@@ -78,45 +78,45 @@ def read_depth(path: Path, depth_scale: float) -> Tensor:
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2 or array.dtype.kind not in "iuf":
         raise DataError(
-            f"{path}: expected numbers of shape (H, W), got {array.dtype} of shape {array.shape}; save one depth map a "
-            "file"
+            f"{path}: expected numbers of shape (H, W), got {array.dtype} of shape {array.shape}; save one depth map "
+            "per file"
         )
     return depth_tensor(array, depth_scale)
 
 
 def depth_tensor(array: NDArray[np.generic], depth_scale: float = 1.0) -> Tensor:
-    """``(H, W)`` numbers in file units as ``(1, H, W)`` float32 metres, with 0 for all that is not a depth."""
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which is no depth
+    """Convert ``(H, W)`` numbers in file units to ``(1, H, W)`` float32 metres, with 0 for invalid values."""
+    with np.errstate(over="ignore"):  # a float64 beyond the float32 range becomes infinite, which is invalid
         depth_m = torch.from_numpy(array.astype(np.float32)) / depth_scale
     return torch.where(torch.isfinite(depth_m) & (depth_m > 0), depth_m, 0.0).unsqueeze(0)
 
 
 def read_mask(path: Path) -> Tensor:
-    """A mask, ``(1, H, W)`` bool: True (any value but black) where the depth may be used.
+    """A mask, ``(1, H, W)`` bool: True (any value except black) where the depth may be used.
 
     Raises:
         DataError: the file is missing or damaged.
     """
-    with _explained(path, "a mask image (black = do not use)"), Image.open(path) as file:
+    with _readable_errors(path, "a mask image (black = do not use)"), Image.open(path) as file:
         grey = file if file.mode in ("1", "L") or _is_16_bit(file) else file.convert("L")
         array = np.array(grey) != 0
     return torch.from_numpy(array).unsqueeze(0)
 
 
 def resolve_inside(root: Path, relative: str, where: str) -> Path:
-    """The file that a manifest means by ``relative``, as a path under ``root`` without ``..``.
+    """Resolve a path from a manifest to a path under ``root`` without ``..``.
 
-    A manifest may be somebody else's, so it must not reach out of the data folder: absolute paths, and ``..`` beyond
-    ``root``, are refused. ``..`` is resolved in the text, before the disk is asked. Symbolic links are followed, also
-    out of the root: they were made by whoever owns the folder, and linking a large folder into a data root is common.
+    Manifests may come from third parties, so they must not escape the data folder: absolute paths, and ``..`` beyond
+    ``root``, are refused. ``..`` is resolved lexically, before the disk is accessed. Symbolic links are followed even
+    out of the root: they were made by the folder's owner, and linking a large folder into a data root is common.
 
     Args:
         root: the data root.
-        relative: what the manifest says.
-        where: manifest and line, for the message.
+        relative: path as written in the manifest.
+        where: manifest and line, for the error message.
 
     Raises:
-        DataError: empty, absolute, or outside ``root``.
+        DataError: the path is empty, absolute, or outside ``root``.
     """
     if not relative:
         raise DataError(f"{where}: a path is missing; fill it in or remove the line")
@@ -131,7 +131,7 @@ def resolve_inside(root: Path, relative: str, where: str) -> Path:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The end of an error message: what there is, and which of it is nearest to ``word``."""
+    """End of an error message: the available names, and the one nearest to ``word``."""
     names = sorted(choices)
     if not names:
         return "there is none"
@@ -141,7 +141,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def _read_png_16(path: Path) -> NDArray[np.generic]:
-    with _explained(path, "a 16-bit PNG depth map"), Image.open(path) as file:
+    with _readable_errors(path, "a 16-bit PNG depth map"), Image.open(path) as file:
         if not _is_16_bit(file):
             raise DataError(
                 f"{path}: expected a single-channel 16-bit PNG depth map, got mode {file.mode} (8 bits per channel); "
@@ -152,7 +152,7 @@ def _read_png_16(path: Path) -> NDArray[np.generic]:
 
 
 def _read_numpy(path: Path) -> NDArray[np.generic]:
-    with _explained(path, "a NumPy array"):
+    with _readable_errors(path, "a NumPy array"):
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
             return content
@@ -171,8 +171,8 @@ def _is_16_bit(file: Image.Image) -> bool:
 
 
 @contextmanager
-def _explained(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on ``path`` into a message for people."""
+def _readable_errors(path: Path, expected: str) -> Iterator[None]:
+    """Turn whatever a decoder raises on ``path`` into a ``DataError`` with a readable message."""
     try:
         yield
     except DataError:

@@ -1,4 +1,4 @@
-"""Image, depth and mask files listed in a CSV manifest: the format for one's own data."""
+"""Image, depth and mask files listed in a CSV manifest: the format for custom data."""
 
 import csv
 import io
@@ -18,16 +18,16 @@ class RgbdFolder(FileDataset):
     """Images with depth maps, listed in a CSV file with the header ``image,depth`` or ``image,depth,mask``.
 
     Paths are relative to the folder of the CSV file and must stay inside the data root. Without a depth column, or with
-    one that is empty in every row, the data is image-only. A mask may be left empty row by row. Columns of other names
+    one that is empty in every row, the data is image-only. The mask may be empty in any row. Columns with other names
     are refused, because a misspelt ``depth`` would silently make the data image-only.
 
     Args:
         root: the data folder.
         manifest: path of the CSV file, relative to ``root``.
-        depth_scale: units of the depth files per metre; 1000 for millimetres.
+        depth_scale: units of the depth files per metre, e.g. 1000 for millimetres.
     """
 
-    expected: ClassVar[str] = "a CSV manifest with the header image,depth or image,depth,mask and one row a sample"
+    expected: ClassVar[str] = "a CSV manifest with the header image,depth or image,depth,mask and one row per sample"
 
     def __init__(self, root: str | Path, manifest: str = "train.csv", depth_scale: float = 1000.0) -> None:
         super().__init__(root, depth_scale)
@@ -38,7 +38,7 @@ class RgbdFolder(FileDataset):
         path = resolve_inside(self.root, self.manifest, "manifest")
         reader = csv.reader(io.StringIO(read_index_file(self.root, self.manifest, "manifest"), newline=""), strict=True)
         header: list[str] = []
-        records: list[SampleFiles] = []
+        samples: list[SampleFiles] = []
         try:
             for cells in reader:
                 row = [cell.strip() for cell in cells]
@@ -48,21 +48,21 @@ class RgbdFolder(FileDataset):
                 if not header:
                     header = _checked_header(row, where)
                 else:
-                    records.append(self._record(header, row, where))
+                    samples.append(self._sample_files(header, row, where))
         except csv.Error as error:
             raise DataError(f"{path} line {reader.line_num}: not valid CSV ({error}); check the quotes") from error
-        if not records:
+        if not samples:
             raise DataError(f"{path}: no samples; expected {self.expected}")
-        _require_all_or_no_depth(records)
-        return records
+        _require_all_or_no_depth(samples)
+        return samples
 
-    def _record(self, header: list[str], row: list[str], where: str) -> SampleFiles:
+    def _sample_files(self, header: list[str], row: list[str], where: str) -> SampleFiles:
         if len(row) != len(header):
             raise DataError(
-                f"{where}: {len(row)} cells under a header of {len(header)} ({','.join(header)}); put a path that "
-                "contains a comma in quotes"
+                f"{where}: {len(row)} cells under a header of {len(header)} ({','.join(header)}); quote paths that "
+                "contain a comma"
             )
-        # An empty image is an error (resolve_inside says so); an empty depth or mask means there is none.
+        # An empty image cell is an error, raised by resolve_inside; an empty depth or mask cell means "none".
         cells = {column: cell for column, cell in zip(header, row, strict=True) if cell or column == "image"}
         base = Path(self.manifest).parent
         files = {
@@ -81,10 +81,10 @@ def _checked_header(header: list[str], where: str) -> list[str]:
     return header
 
 
-def _require_all_or_no_depth(records: list[SampleFiles]) -> None:
-    without = [record for record in records if record.depth is None]
-    if without and len(without) < len(records):
+def _require_all_or_no_depth(samples: list[SampleFiles]) -> None:
+    without = [sample for sample in samples if sample.depth is None]
+    if without and len(without) < len(samples):
         raise DataError(
-            f"{without[0].where}: no depth, although {len(records) - len(without)} of {len(records)} rows have one; "
-            "fill it in, or list images without depth in a manifest of their own"
+            f"{without[0].where}: no depth, although {len(samples) - len(without)} of {len(samples)} rows have one; "
+            "fill it in, or list images without depth in a separate manifest"
         )

@@ -1,4 +1,4 @@
-"""What all file-based data sets share: a list of records, and how a record becomes a sample."""
+"""Base of all file-based data sets: a list of file paths per sample, and the code that loads them."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ class SampleFiles:
     mask: Path | None = None
     """An image that is black where the depth must not be used."""
     where: str = ""
-    """Manifest and line that the record was read from; empty if it was found by listing a folder."""
+    """Manifest and line that name the sample; empty if it was found by listing a folder."""
 
 
 class FileDataset(DepthDataset):
-    """A data set of image, depth and mask files; subclasses say which.
+    """A data set of image, depth and mask files, which subclasses list.
 
     Args:
         root: the data folder; ``~`` is expanded.
@@ -43,7 +43,7 @@ class FileDataset(DepthDataset):
     """
 
     expected: ClassVar[str]
-    """What a data root of this layout holds, for error messages."""
+    """Expected content of a data root with this layout, for error messages."""
 
     def __init__(self, root: str | Path, depth_scale: float) -> None:
         if not 0 < depth_scale < float("inf"):
@@ -53,54 +53,54 @@ class FileDataset(DepthDataset):
 
     @abstractmethod
     def list_samples(self) -> list[SampleFiles]:
-        """The samples, in their order.
+        """The files of all samples, in order.
 
         Raises:
             DataError: an index file is missing or malformed.
         """
 
     @cached_property
-    def records(self) -> Sequence[SampleFiles]:
-        """The samples, read from disk on first use.
+    def sample_files(self) -> Sequence[SampleFiles]:
+        """The files of all samples, listed on first use.
 
         Raises:
             DataError: the root or an index file is missing, an index file is malformed, there is no sample, or two
                 samples have the same name.
         """
         require_folder(self.root)
-        records = self.list_samples()
-        if not records:
+        samples = self.list_samples()
+        if not samples:
             raise DataError(f"{self.root}: no samples found; expected {self.expected}")
-        _require_unique(records)
-        return records
+        _require_unique(samples)
+        return samples
 
     @override
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.sample_files)
 
     @override
     def name(self, index: int) -> str:
-        return self.records[index].name
+        return self.sample_files[index].name
 
     @override
     def source(self, index: int) -> str:
-        return str(self.records[index].image)
+        return str(self.sample_files[index].image)
 
     @override
     def load(self, index: int) -> DepthSample:
-        record = self.records[index]
-        image = read_image(record.image)
-        if record.depth is None:
-            nothing = torch.zeros(1, *image.shape[-2:])
-            return DepthSample(image, nothing, nothing > 0)
-        depth_m = read_depth(record.depth, self.depth_scale)
+        files = self.sample_files[index]
+        image = read_image(files.image)
+        if files.depth is None:
+            no_depth = torch.zeros(1, *image.shape[-2:])
+            return DepthSample(image, no_depth, no_depth > 0)
+        depth_m = read_depth(files.depth, self.depth_scale)
         valid = depth_m > 0
-        if record.mask is not None:
-            mask = read_mask(record.mask)
+        if files.mask is not None:
+            mask = read_mask(files.mask)
             if mask.shape != valid.shape:
                 (height, width), (depth_height, depth_width) = mask.shape[-2:], valid.shape[-2:]
                 raise DataError(
-                    f"{record.mask}: the mask is {width} x {height} but its depth map is {depth_width} x "
+                    f"{files.mask}: the mask is {width} x {height} but its depth map is {depth_width} x "
                     f"{depth_height}; save both in the same size"
                 )
             valid &= mask
@@ -109,11 +109,11 @@ class FileDataset(DepthDataset):
     @property
     @override
     def has_depth(self) -> bool:
-        return self.records[0].depth is not None
+        return self.sample_files[0].depth is not None
 
 
 def sample_name(image: Path, root: Path) -> str:
-    """The name of a sample: its image's path relative to the root, without the suffix, with ``/`` between folders."""
+    """Name of a sample: the image's path relative to the root, without suffix, with ``/`` between folders."""
     return image.relative_to(root).with_suffix("").as_posix()
 
 
@@ -124,15 +124,15 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
 
 
 def is_image(path: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
-    """Whether the name is that of an image. Hidden files are not (macOS leaves ``._photo.jpg`` on foreign disks)."""
+    """Whether the file name is that of an image; hidden files (macOS leaves ``._photo.jpg`` files) do not count."""
     return path.suffix.lower() in extensions and not path.name.startswith(".")
 
 
 def require_folder(folder: Path) -> None:
-    """Check that a data root exists.
+    """Check that a data root exists and is a folder.
 
     Raises:
-        DataError: it does not, or is a file.
+        DataError: it does not exist or is a file.
     """
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"
@@ -145,10 +145,10 @@ def read_index_file(root: Path, relative: str | Path, option: str) -> str:
     Args:
         root: the data root.
         relative: path of the file, relative to ``root``.
-        option: the option that names the file, for the message.
+        option: the option that names the file, for the error message.
 
     Raises:
-        DataError: it is missing (the message lists the files of that type that are there) or not UTF-8 text.
+        DataError: the file is missing (the message lists similar files in its folder) or is not UTF-8 text.
     """
     path = root / relative
     try:
@@ -161,13 +161,13 @@ def read_index_file(root: Path, relative: str | Path, option: str) -> str:
         raise DataError(f"{path}: cannot be read as text ({error}); {option} must name a UTF-8 text file") from error
 
 
-def _require_unique(records: Sequence[SampleFiles]) -> None:
+def _require_unique(samples: Sequence[SampleFiles]) -> None:
     first: dict[str, SampleFiles] = {}
-    for record in records:
-        other = first.setdefault(record.name, record)
-        if other is not record:
-            here, there = (f"{r.where}: {r.image.name}" if r.where else str(r.image) for r in (record, other))
+    for sample in samples:
+        other = first.setdefault(sample.name, sample)
+        if other is not sample:
+            here, there = (f"{s.where}: {s.image.name}" if s.where else str(s.image) for s in (sample, other))
             raise DataError(
-                f"{here} has the same name as {there} ('{record.name}'); predictions are named after their image, so "
-                "list each image once, and tell images apart by more than their suffix"
+                f"{here} has the same name as {there} ('{sample.name}'); predictions are named after their image, so "
+                "list each image once, under names that differ in more than their suffix"
             )

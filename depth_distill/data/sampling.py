@@ -1,4 +1,4 @@
-"""Which sample comes when, and with which random numbers: the same for any number of workers, and after a resume."""
+"""Sample order and augmentation seeds that depend neither on the number of workers nor on interruptions."""
 
 import hashlib
 import itertools
@@ -13,26 +13,25 @@ from depth_distill.types import DepthBatch, DepthSample
 
 
 class SampleKey(NamedTuple):
-    """What identifies one view of one sample: its index, and the epoch that seeds its augmentation."""
+    """Key of one augmented view of one sample: the sample's index, and the epoch that seeds its augmentation."""
 
     sample: int
     epoch: int
 
 
 class EpochSampler(DistributedSampler[DepthSample]):
-    """A shuffled order that depends on nothing but (seed, epoch), and that can start in the middle of an epoch.
+    """A shuffled order that depends only on (seed, epoch), and that can start in the middle of an epoch.
 
-    It is a ``DistributedSampler`` (of one replica, outside DDP), so Lightning leaves it as it is, and tells it the
-    epoch.
+    It is a ``DistributedSampler`` (with one replica outside DDP), so Lightning does not replace it, and sets its epoch.
 
     Args:
-        dataset: what is sampled.
-        seed: seeds the order.
+        dataset: data set to sample from.
+        seed: seed of the order.
         replicas: number of processes that share the data set.
-        rank: this process among them.
-        seen: how many of this process's samples of the epoch a resumed run has seen already; asked when an epoch
-            begins.
-        views: number of views of a sample that the epochs take in turn; None gives each epoch its own.
+        rank: rank of this process.
+        seen: returns how many of this process's samples of the epoch a resumed run has already seen; called when an
+            epoch begins.
+        views: number of views per sample, which the epochs cycle through; None gives each epoch new views.
     """
 
     def __init__(
@@ -56,9 +55,9 @@ class EpochSampler(DistributedSampler[DepthSample]):
 
 
 class EpochLoader(DataLoader[DepthBatch]):
-    """A loader that starts to load when its first batch is asked for, not when an iterator is made.
+    """A loader that starts loading when its first batch is requested, not when its iterator is created.
 
-    Lightning makes the iterator of a resumed run before it has restored the epoch that the run is in.
+    Lightning creates the iterator of a resumed run before it restores the run's epoch.
     """
 
     def __iter__(self) -> Iterator[DepthBatch]:  # type: ignore[override]
@@ -66,7 +65,7 @@ class EpochLoader(DataLoader[DepthBatch]):
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the sampler asks where to go on. With this method Lightning knows that the loader can resume."""
+        """Empty, as the sampler finds its own position; the method tells Lightning that the loader can resume."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -74,13 +73,13 @@ class EpochLoader(DataLoader[DepthBatch]):
 
 
 class ViewDataset(Dataset[DepthBatch]):
-    """A data set seen through a transform: sample, view of it, tensors for a batch.
+    """A data set with a transform applied: each item is one view of a sample, as tensors for a batch.
 
     Args:
         dataset: the samples.
-        view: maps a ``DepthSample`` to the fields of a ``DepthBatch``; draws from torch's generator, which is seeded
-            from (seed, epoch, index) for the time of the call.
-        seed: seeds the views.
+        view: maps a ``DepthSample`` and its index to the fields of a ``DepthBatch``; draws from torch's generator,
+            which is seeded from (seed, epoch, index) during the call.
+        seed: seed of the views.
     """
 
     def __init__(self, dataset: DepthDataset, view: Callable[[DepthSample, int], DepthBatch], seed: int = 0) -> None:
@@ -93,7 +92,7 @@ class ViewDataset(Dataset[DepthBatch]):
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey | int) -> DepthBatch:
-        """The view of a sample; a plain index is epoch 0."""
+        """The view of a sample; a plain index means epoch 0."""
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         sample = self.dataset[index]
         with torch.random.fork_rng(devices=[]):
@@ -102,6 +101,6 @@ class ViewDataset(Dataset[DepthBatch]):
 
 
 def view_seed(seed: int, epoch: int, index: int) -> int:
-    """A 63-bit seed, unrelated for neighbouring arguments (BLAKE2, so the same on every machine)."""
+    """A 63-bit seed, uncorrelated between neighbouring arguments and the same on every machine (BLAKE2)."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

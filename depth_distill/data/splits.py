@@ -1,4 +1,4 @@
-"""The splits of a config and how they become batches: injected data sets in, normalized batches out."""
+"""The splits of a config: injected data sets in, loaders of normalized batches out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,31 +16,31 @@ from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRa
 
 
 class DepthSplits:
-    """Data sets by what they are for, and loaders to evaluate and calibrate on. What no stage needs is never read.
+    """Data sets by purpose, with loaders for evaluation and calibration. Splits that no stage needs are never read.
 
     Args:
-        root: folder of the data on disk. Nothing here reads it: configs refer to it as ``${data.root}``, so that one
-            option on the command line points a whole run at somebody's data.
-        train: samples to learn from.
-        val: samples to choose the checkpoint by.
-        test: samples for ``test``; ``val`` unless given.
-        predict: samples for ``predict``; ``test`` unless given.
-        calibration: images for post-training calibration; unless given, ``calibration_size`` of ``train``, evenly
-            spread and not augmented.
-        calibration_size: how many of ``train`` to calibrate with.
+        root: folder of the data on disk. It is not read here: configs refer to it as ``${data.root}``, so that one
+            command-line option points a whole run at the data.
+        train: training samples.
+        val: validation samples, which select the checkpoint.
+        test: samples for ``test``; by default ``val``.
+        predict: samples for ``predict``; by default ``test``.
+        calibration: images for post-training calibration; by default ``calibration_size`` samples of ``train``, evenly
+            spaced and not augmented.
+        calibration_size: number of calibration images to take from ``train``.
         image_size: (height, width) that every sample is resized to.
-        depth_range: depths outside it are not used, neither for learning nor for metrics.
-        augment: v2 transforms for training, applied after the resize, in this order.
-        image_mean: mean of each colour channel, in [0, 1].
-        image_std: standard deviation of each colour channel.
-        batch_size: images a step and process.
-        num_workers: loader processes.
-        seed: seeds order and augmentation.
-        views: how many differently augmented views of a sample there are, taken in turn epoch by epoch; a new one
-            every epoch if not given. With a few of them a teacher's answers can be cached.
+        depth_range: depths outside it are ignored in both losses and metrics.
+        augment: v2 transforms for training, applied in this order after the resize.
+        image_mean: mean per colour channel, in [0, 1].
+        image_std: standard deviation per colour channel.
+        batch_size: images per step and process.
+        num_workers: number of loader processes.
+        seed: seed of order and augmentation.
+        views: number of augmented views per sample, which the epochs cycle through; by default every epoch has new
+            views. With a few views, the teacher's outputs can be cached.
 
     Raises:
-        ConfigError: ``views`` below 1, or an ``image_std`` that is not positive.
+        ConfigError: ``views`` is below 1, or an ``image_std`` is not positive.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class DepthSplits:
         self.views = views
 
     def setup(self, stage: str) -> None:
-        """Check what the stage will read: the split exists, is not empty, and its depth unit is plausible.
+        """Check the splits that a stage reads: each exists, is not empty, and has a plausible depth unit.
 
         Raises:
-            DataError: naming the file and the cure.
+            DataError: a check fails; the message names the file and the cure.
         """
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[stage]
         for split in needed:
@@ -103,11 +103,11 @@ class DepthSplits:
             )
 
     def val_dataloader(self) -> DataLoader[DepthBatch]:
-        """In order, not augmented."""
+        """Validation split in order, not augmented."""
         return self._loader(self.evaluation_view("val"))
 
     def validation_batches(self, images: int | None = None) -> list[DepthBatch]:
-        """The validation split in memory; about ``images`` of it, evenly spread over its batches, if given."""
+        """The validation split in memory; if ``images`` is given, about that many images in evenly spaced batches."""
         batches = list(self.val_dataloader())
         if images is None:
             return batches
@@ -115,15 +115,15 @@ class DepthSplits:
         return [batches[round(i * (len(batches) - 1) / max(count - 1, 1))] for i in range(count)]
 
     def test_dataloader(self) -> DataLoader[DepthBatch]:
-        """In order, not augmented."""
+        """Test split in order, not augmented."""
         return self._loader(self.evaluation_view("test"))
 
     def predict_dataloader(self) -> DataLoader[DepthBatch]:
-        """In order, not augmented."""
+        """Prediction split in order, not augmented."""
         return self._loader(self.evaluation_view("predict"))
 
     def calibration_dataloader(self) -> DataLoader[DepthBatch]:
-        """In order, not augmented; the images an NPU's tool chain would be given."""
+        """Calibration images in order, not augmented: those given to an NPU's tool chain."""
         if self.calibration is not None:
             return self._loader(self.evaluation_view("calibration"))
         view = self.evaluation_view("train")
@@ -131,7 +131,7 @@ class DepthSplits:
         return self._loader(Subset(view, torch.linspace(0, len(view) - 1, count).round().long().tolist()))
 
     def evaluation_view(self, split: str) -> ViewDataset:
-        """The samples of a split as batches see them, one by one."""
+        """The samples of a split, resized and normalized but not augmented."""
         return ViewDataset(self._dataset(split), self._evaluation_view, self.seed)
 
     def _dataset(self, split: str) -> DepthDataset:

@@ -1,4 +1,4 @@
-"""Tensors on disk, one row a key, memory-mapped: filled once, read many times, by several processes."""
+"""Memory-mapped tensors on disk, one row per key: written once, read many times, by several processes."""
 
 import json
 import math
@@ -21,15 +21,15 @@ _FILLED = "filled.bin"
 
 @dataclass(frozen=True)
 class Field:
-    """What is kept of one tensor of each row."""
+    """Shape and type of one tensor per row."""
 
     shape: tuple[int, ...]
     dtype: str
-    """As NumPy calls it: ``float32``, ``float16``."""
+    """NumPy name, such as ``float32`` or ``float16``."""
 
     @property
     def row_bytes(self) -> int:
-        """Bytes a row."""
+        """Bytes per row."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -37,18 +37,18 @@ class TensorCache:
     """Named tensors by row number, in a folder of memory-mapped files.
 
     A row's flag is written after its tensors, and the rows of different processes do not overlap in memory, so
-    several may read and write at once, and one may be killed at any time; two that write the same row write the same
-    values. A computer that loses power may leave flags without tensors: delete the folder then. Files are sparse:
-    disk is used by the rows that were written.
+    several processes may read and write concurrently, and any of them may be killed at any time; two that write the
+    same row write the same values. A power failure may leave flags without tensors: delete the folder in that case.
+    Files are sparse: only rows that were written use disk space.
 
     Args:
-        folder: made if it does not exist; several processes may make it at once.
-        key: what the values depend on. A folder of another key is refused.
+        folder: created if it does not exist; several processes may create it concurrently.
+        key: identifies what the values depend on; a folder with another key is refused.
         rows: number of rows.
-        fields: shape and type of each tensor.
+        fields: shape and type of each tensor, by name.
 
     Raises:
-        DataError: the folder belongs to another key or layout, or the disk has no room for what is missing.
+        DataError: the folder belongs to another key or layout, or the disk has no room for the missing rows.
     """
 
     def __init__(self, folder: Path, key: str, rows: int, fields: Mapping[str, Field]) -> None:
@@ -63,11 +63,11 @@ class TensorCache:
         if not (folder / _HEADER).is_file():
             self._create(header)
         if not (folder / _HEADER).is_file():
-            raise DataError(f"{folder} exists and is no cache (it has no {_HEADER}): choose another folder")
+            raise DataError(f"{folder} exists but is not a cache (it has no {_HEADER}): choose another folder")
         found = json.loads((folder / _HEADER).read_text())
         if found != header:
             different = next(name for name in header if found.get(name) != header[name])
-            raise DataError(f"{folder} holds a cache of another {different}: delete the folder, or choose another")
+            raise DataError(f"{folder} holds a cache with another {different}: delete the folder, or choose another")
         self._filled = np.memmap(folder / _FILLED, np.uint8, "r+", shape=(rows,))
         missing, free = self.size_bytes(rows - self.filled, self.fields), shutil.disk_usage(folder).free
         if missing > free:
@@ -79,33 +79,33 @@ class TensorCache:
 
     @staticmethod
     def size_bytes(rows: int, fields: Mapping[str, Field]) -> int:
-        """Bytes on disk of a full cache."""
+        """Size on disk of a full cache, in bytes."""
         return rows * (1 + sum(field.row_bytes for field in fields.values()))
 
     @property
     def filled(self) -> int:
-        """Number of rows that are there."""
+        """Number of rows that were written."""
         return int(np.count_nonzero(self._filled))
 
     def get(self, rows: Sequence[int]) -> dict[str, Tensor] | None:
-        """Tensors ``(len(rows), *shape)`` by name, as float32; None unless every row is there."""
+        """Tensors ``(len(rows), *shape)`` by name, as float32; None unless every row was written."""
         index = np.asarray(rows)
         if not self._filled[index].all():
             return None
         return {name: torch.from_numpy(values[index]).float() for name, values in self._values.items()}
 
     def put(self, rows: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-        """Write rows; every field must be given as ``(len(rows), *shape)``.
+        """Write rows; ``tensors`` must hold every field as ``(len(rows), *shape)``.
 
         Raises:
-            DataError: a value that the type of its field cannot hold.
+            DataError: the type of a field cannot hold one of its values.
         """
         index = np.asarray(rows)
         for name, field in self.fields.items():
             values = tensors[name].detach().cpu().float()
             largest = float(np.finfo(field.dtype).max)
             if not bool((values.abs() <= largest).all()):
-                raise DataError(f"the cache cannot keep {name} as {field.dtype}: a value is beyond {largest:g} or NaN")
+                raise DataError(f"the cache cannot store {name} as {field.dtype}: a value is beyond {largest:g} or NaN")
             self._values[name][index] = values.numpy().astype(field.dtype)
         self._filled[index] = 1
 
@@ -123,7 +123,7 @@ class TensorCache:
                 file.truncate(size)
         (temporary / _HEADER).write_text(json.dumps(header, indent=2) + "\n")
         try:
-            os.rename(temporary, self.folder)  # noqa: PTH104 - Path.rename would replace an empty folder, too
+            os.rename(temporary, self.folder)  # noqa: PTH104 - Path.rename would also replace an empty folder
         except OSError:  # another process was faster
             shutil.rmtree(temporary)
 

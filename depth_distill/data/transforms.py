@@ -1,8 +1,8 @@
-"""Joint transforms: what happens to an image happens to its depth and its valid mask.
+"""Joint transforms of an image, its depth and its valid mask.
 
-torchvision.transforms.v2 does the work: images travel as ``tv_tensors.Image``, depth and valid as ``tv_tensors.Mask``,
-so that every v2 transform (flip, crop, colour jitter, ...) treats each by its kind and never interpolates a depth.
-Only what v2 has no notion of is written here.
+They build on torchvision.transforms.v2: images are wrapped as ``tv_tensors.Image``, depth and valid as
+``tv_tensors.Mask``, so that every v2 transform (flip, crop, colour jitter, ...) handles each by its type and never
+interpolates depth. Only what v2 lacks is implemented here.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ from depth_distill.types import DepthSample
 class JointResize(nn.Module):
     """Resize a sample to ``(height, width)``.
 
-    The image is low-pass filtered (bilinear with antialiasing). Depth and valid take the nearest pixel, so a valid
-    pixel is never averaged with an invalid one, nor a foreground with a background depth.
+    The image is resized bilinearly with antialiasing. Depth and valid use nearest-neighbour sampling, so a valid pixel
+    is never averaged with an invalid one, nor a foreground depth with a background depth.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -30,7 +30,7 @@ class JointResize(nn.Module):
         self.size = list(size)
 
     def forward(self, sample: DepthSample) -> DepthSample:
-        """A sample with maps of ``size``; unchanged if it has that size already."""
+        """The resized sample; unchanged if it already has that size."""
         if list(sample.image.shape[-2:]) == self.size:
             return sample
         return DepthSample(
@@ -41,18 +41,18 @@ class JointResize(nn.Module):
 
 
 class RandomZoom(v2.Transform):
-    """Crop a random window and enlarge it to the old size, as a longer lens would see it.
+    """Crop a random window and enlarge it to the original size, as a longer lens would.
 
-    An object magnified ``z`` times by a camera whose focal length is taken to be unchanged is ``z`` times nearer
-    (pinhole model, ``size_px = focal_px * size_m / depth_m``), so depth is divided by ``z``. Without that correction
-    the network would see two scales for one depth.
+    Under an unchanged focal length, an object magnified ``z`` times is ``z`` times nearer (pinhole model,
+    ``size_px = focal_px * size_m / depth_m``), so depth is divided by ``z``. Without that correction the network would
+    see objects at two scales for the same depth.
 
     Args:
-        max_zoom: ``z`` is drawn from [1, max_zoom].
-        p: probability of zooming at all.
+        max_zoom: ``z`` is drawn uniformly from [1, max_zoom].
+        p: probability of zooming.
 
     Raises:
-        ConfigError: ``max_zoom`` below 1.
+        ConfigError: ``max_zoom`` is below 1.
     """
 
     def __init__(self, max_zoom: float = 1.3, p: float = 0.5) -> None:
@@ -63,7 +63,7 @@ class RandomZoom(v2.Transform):
         self.p = p
 
     def forward(self, image: Tensor, depth_m: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The same three maps, zoomed."""
+        """The zoomed image, depth and valid mask."""
         if torch.rand(()) >= self.p:
             return image, depth_m, valid
         height, width = image.shape[-2:]
@@ -81,7 +81,7 @@ class RandomZoom(v2.Transform):
 
 
 class Augment(nn.Module):
-    """Apply v2 transforms to a sample, one after the other, all drawing from torch's generator."""
+    """Apply v2 transforms to a sample in sequence, all drawing from torch's generator."""
 
     def __init__(self, transforms: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Augment(nn.Module):
 
 
 class Normalize(nn.Module):
-    """uint8 RGB to float32 with zero mean and unit variance, a channel at a time; and back."""
+    """Convert uint8 RGB to float32 with zero mean and unit variance per channel, and back."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -104,11 +104,11 @@ class Normalize(nn.Module):
         self.std = list(std)
 
     def forward(self, image: Tensor) -> Tensor:
-        """``(..., 3, H, W)`` uint8 to float32."""
+        """Normalize ``(..., 3, H, W)`` uint8 to float32."""
         return F.normalize(F.to_dtype(image, torch.float32, scale=True), self.mean, self.std)
 
     def inverse(self, image: Tensor) -> Tensor:
-        """``(..., 3, H, W)`` float32 back to [0, 1]."""
+        """Convert normalized ``(..., 3, H, W)`` float32 back to [0, 1]."""
         shape = (3, 1, 1)
         return (image * image.new_tensor(self.std).view(shape) + image.new_tensor(self.mean).view(shape)).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""TUM RGB-D: handheld indoor sequences, colour and depth with time stamps of their own."""
+"""TUM RGB-D: handheld indoor sequences whose colour and depth frames have separate time stamps."""
 
 from bisect import bisect_left, bisect_right
 from pathlib import Path, PurePosixPath
@@ -14,16 +14,16 @@ from depth_distill.errors import DataError
 class TumRgbd(FileDataset):
     """A sequence in the layout of the TUM RGB-D benchmark.
 
-    If the root holds ``associations.txt`` (lines ``TIME FILE TIME FILE``, as the benchmark's ``associate.py`` writes
-    them), its pairs are taken as they are. Colour comes first, unless the first line has a file in a folder called
-    ``depth`` first. Otherwise ``rgb.txt`` and ``depth.txt`` (lines ``TIME FILE``, seconds, ``#`` comments) are matched
-    one to one, nearest time stamps first, as ``associate.py`` does; frames without a partner are left out.
+    If the root holds ``associations.txt`` (lines ``TIME FILE TIME FILE``, as written by the benchmark's
+    ``associate.py``), its pairs are used unchanged. Colour comes first unless the first file of the first line is in a
+    folder named ``depth``. Otherwise ``rgb.txt`` and ``depth.txt`` (lines ``TIME FILE``, seconds, ``#`` comments) are
+    matched one to one, nearest time stamps first, as ``associate.py`` does; unmatched frames are left out.
 
     Format: https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats (Sturm et al., IROS 2012).
 
     Args:
         root: the folder of the sequence.
-        max_time_difference: seconds between a colour image and its depth map, at most.
+        max_time_difference: maximum time between a colour image and its depth map, in seconds.
         depth_scale: units of the depth files per metre.
     """
 
@@ -42,7 +42,7 @@ class TumRgbd(FileDataset):
         if not pairs:
             raise DataError(
                 f"{self.root}: none of {len(images)} images in rgb.txt has a depth map in depth.txt within "
-                f"{self.max_time_difference:g} s; check that both are of one sequence, or raise max_time_difference"
+                f"{self.max_time_difference:g} s; check that both belong to one sequence, or raise max_time_difference"
             )
         return [
             SampleFiles(
@@ -73,7 +73,7 @@ class TumRgbd(FileDataset):
     def _lines(self, file: str, words: int, form: str) -> list[tuple[str, list[str]]]:
         lines = []
         for number, line in enumerate(read_index_file(self.root, file, "TUM RGB-D layout").splitlines(), start=1):
-            content = line.replace(",", " ").split()  # associate.py takes commas for blanks, too
+            content = line.replace(",", " ").split()  # associate.py also accepts commas as separators
             if not content or content[0].startswith("#"):
                 continue
             where = f"{self.root / file} line {number}"
@@ -84,7 +84,7 @@ class TumRgbd(FileDataset):
 
 
 def match_times(first: list[float], second: list[float], max_difference: float) -> list[tuple[int, int]]:
-    """Pair sorted times one to one, nearest first: index pairs, in the order of ``first``."""
+    """Pair sorted times one to one, nearest first; returns index pairs in the order of ``first``."""
     candidates = [
         (abs(time - second[j]), i, j)
         for i, time in enumerate(first)

@@ -1,4 +1,4 @@
-"""Look at data before training on it: bad files, sizes, depth ranges, and depth in the wrong unit."""
+"""Validate data before training: bad files, sizes, depth ranges, and depth in the wrong unit."""
 
 import math
 import statistics
@@ -17,8 +17,8 @@ from depth_distill.types import DepthRange
 KNOWN_DEPTH_SCALES = (1.0, 256.0, 1000.0, 5000.0)
 """File units per metre: metres; KITTI and NCDB; millimetres; TUM RGB-D."""
 
-# A wrong unit leaves next to nothing inside the depth range. Right data can have its median outside of a range that is
-# narrow on purpose: in driving frames read for 0.5 to 15 m, the median is up to 20 m, with 39 % of the pixels inside.
+# A wrong unit leaves almost nothing inside the depth range. Correct data can have its median outside a deliberately
+# narrow range: in driving frames read for 0.5 to 15 m, the median is up to 20 m, with 39 % of the pixels inside.
 _LEAST_IN_RANGE = 0.25
 _BAD_SHOWN = 20
 
@@ -30,34 +30,34 @@ class BadSample:
     index: int
     source: str
     message: str
-    """What is wrong, and the cure. Names the file."""
+    """What is wrong, in which file, and the cure."""
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What was found in a data set. Depths are over valid pixels of good samples, None where there is none."""
+    """Statistics of a data set. Depths are over the valid pixels of good samples; None if there are none."""
 
     samples: int
-    """Samples that were read, good or bad."""
+    """Number of samples read, good or bad."""
     sizes: Mapping[tuple[int, int], int]
     """Number of good samples by (width, height)."""
     min_m: float | None
     median_m: float | None
-    """Median of the medians of the images."""
+    """Median of the per-image medians."""
     max_m: float | None
     valid_share: float
-    """Valid pixels among all pixels."""
+    """Share of valid pixels among all pixels, in [0, 1]."""
     in_range_share: float
-    """Pixels in the depth range among valid pixels."""
+    """Share of pixels in the depth range among valid pixels, in [0, 1]."""
     bad: Sequence[BadSample]
     out_of_range: bool
-    """Whether the median and most depths are outside the depth range, as after reading them in the wrong unit."""
+    """Whether the median and most depths are outside the depth range, as if they were read in the wrong unit."""
     probable_scale: float | None
-    """The depth_scale that was probably meant; None if the one in use is plausible, or no usual one is."""
+    """The depth_scale that was probably meant; None if the current one is plausible or none of the usual ones fits."""
 
     @property
     def usable(self) -> bool:
-        """Whether ``fit`` can be expected to take the data."""
+        """Whether ``fit`` is expected to accept the data."""
         return not self.bad and not self.out_of_range
 
 
@@ -67,64 +67,64 @@ def validate_dataset(
     progress: Callable[[], object] | None = None,
     stride: int = 1,
 ) -> DatasetReport:
-    """Read every sample, and go on after bad ones.
+    """Read every sample, continuing after bad ones.
 
     Args:
         dataset: the samples.
-        depth_range: what the run will use.
+        depth_range: depth range of the run.
         progress: called after each sample.
-        stride: read only every so many samples.
+        stride: read only every ``stride``-th sample.
 
     Raises:
         DataError: the list of samples itself cannot be read.
     """
-    tally = _Tally(depth_range)
+    depths = _DepthStatistics(depth_range)
     bad: list[BadSample] = []
     indices = range(0, len(dataset), stride)
     for index in indices:
         try:
-            tally.add(dataset, index)
+            depths.add(dataset, index)
         except DataError as error:
             bad.append(BadSample(index, dataset.source(index), str(error)))
         if progress is not None:
             progress()
     scale = getattr(dataset, "depth_scale", None)
-    median_m = tally.median_m
+    median_m = depths.median_m
     return DatasetReport(
         samples=len(indices),
-        sizes=dict(tally.sizes),
-        min_m=tally.min_m if tally.medians_m else None,
+        sizes=dict(depths.sizes),
+        min_m=depths.min_m if depths.medians_m else None,
         median_m=median_m,
-        max_m=tally.max_m if tally.medians_m else None,
-        valid_share=tally.valid / max(tally.pixels, 1),
-        in_range_share=tally.in_range_share,
+        max_m=depths.max_m if depths.medians_m else None,
+        valid_share=depths.valid / max(depths.pixels, 1),
+        in_range_share=depths.in_range_share,
         bad=tuple(bad),
-        out_of_range=tally.is_out_of_range,
+        out_of_range=depths.is_out_of_range,
         probable_scale=probable_depth_scale(median_m, scale, depth_range)
-        if tally.is_out_of_range and median_m is not None and scale is not None
+        if depths.is_out_of_range and median_m is not None and scale is not None
         else None,
     )
 
 
 def check_scale(dataset: DepthDataset, depth_range: DepthRange, samples: int = 8) -> None:
-    """Read a few samples, evenly spread, and stop if their depth is probably in another unit than it is read in.
+    """Read a few evenly spaced samples, and fail if their depth is probably read in the wrong unit.
 
-    Probably: their median lies outside the depth range, and so do three quarters of their pixels.
+    That is assumed if both their median and three quarters of their pixels lie outside the depth range.
 
     Raises:
-        DataError: it is, or a sample cannot be read.
+        DataError: the unit is probably wrong, or a sample cannot be read.
     """
     if not dataset.has_depth:
         return
-    tally = _Tally(depth_range)
+    depths = _DepthStatistics(depth_range)
     last = len(dataset) - 1
     for index in sorted({round(last * i / max(samples - 1, 1)) for i in range(samples)}):
-        tally.add(dataset, index)
-    median_m = tally.median_m
-    if median_m is None or not tally.is_out_of_range:
+        depths.add(dataset, index)
+    median_m = depths.median_m
+    if median_m is None or not depths.is_out_of_range:
         return
     found = (
-        f"{dataset.source(0)} and others: the median depth is {median_m:.4g} m and only {tally.in_range_share:.0%} of "
+        f"{dataset.source(0)} and others: the median depth is {median_m:.4g} m and only {depths.in_range_share:.0%} of "
         f"the pixels are in the depth range of {depth_range}"
     )
     scale = getattr(dataset, "depth_scale", None)
@@ -144,9 +144,9 @@ def check_scale(dataset: DepthDataset, depth_range: DepthRange, samples: int = 8
 
 
 def probable_depth_scale(median_m: float, current_scale: float, depth_range: DepthRange) -> float | None:
-    """The usual scale that puts the median depth nearest to the (geometric) middle of the range.
+    """The usual scale that puts the median depth nearest to the geometric middle of the range.
 
-    Returns None where the median is in the range already, or where no usual scale puts it there.
+    Returns None if the median is already in the range, or if no usual scale puts it there.
     """
     if depth_range.min_m <= median_m <= depth_range.max_m:
         return None
@@ -157,7 +157,7 @@ def probable_depth_scale(median_m: float, current_scale: float, depth_range: Dep
 
 
 def report_table(reports: Mapping[str, DatasetReport]) -> Group:
-    """A row for each report, and under the table the bad samples (20 of each report, then their number)."""
+    """One row per report, and below the table the bad samples (up to 20 per report, then how many more)."""
     table = Table(title="data")
     table.add_column("split", no_wrap=True)
     for column in ("samples", "bad", "width x\nheight", "min m", "median\nm", "max m", "valid", "in\nrange"):
@@ -194,8 +194,8 @@ def _remarks(name: str, report: DatasetReport) -> Iterator[str]:
         yield f"{name}: most depths are out of range; {cure}"
 
 
-class _Tally:
-    """Sums over samples."""
+class _DepthStatistics:
+    """Accumulates sizes and depth statistics over samples."""
 
     def __init__(self, depth_range: DepthRange) -> None:
         self.depth_range = depth_range

@@ -1,4 +1,4 @@
-"""What jsonargparse says about a config or a command line, made short: the key, what is wrong there, and the cure."""
+"""Shorten jsonargparse's error messages to the key, what is wrong with it, and the fix."""
 
 import difflib
 import inspect
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from depth_distill.data.reading import did_you_mean
 
-# A class among the alternatives of a key, of which jsonargparse repeats types, errors and the whole value.
+# Lines that only repeat the types, errors or value of the alternatives of a key.
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value type"
     r"|Given value: (Namespace|NestedArg|[{\[])"
@@ -21,35 +21,35 @@ _FACTORY = re.compile(r"Type collections\.abc\.Callable.*? expects a function or
 _GOT_CLASS = re.compile(r"\. Got value: Namespace\(class_path='(?P<path>[\w.]+)'.*")
 
 
-class _Finding(NamedTuple):
+class _ErrorLeaf(NamedTuple):
     key: str
     class_path: str
     statement: str
 
 
 def explain(message: str, options: Iterable[str] = (), files: Iterable[Path] = ()) -> str:
-    """The message of a jsonargparse error in one line, with the nearest valid choice where a name is unknown.
+    """A jsonargparse error message as one line, with the nearest valid choice for an unknown name.
 
     Args:
-        message: as jsonargparse puts it, a tree of alternatives on many lines.
-        options: names that the command line accepts, without the leading dashes.
+        message: jsonargparse's message, a tree of alternatives on many lines.
+        options: names of the command-line options, without the leading dashes.
         files: configs that were read.
     """
     if message.startswith("Problems parsing config"):
         return f"{', '.join(map(str, files))}: not valid YAML: {' '.join(message.split(':', 1)[-1].split())}"
     names = sorted(set(options))
     bases = re.findall(r"<class '(depth_distill\.[\w.]+)'>", message)
-    said: dict[str, None] = {}  # an ordered set
-    for finding in _findings(message):
-        statement = _statement(finding, bases, names)
-        if any(f"'{statement.removeprefix('got ')}'" in earlier for earlier in said):
+    statements: dict[str, None] = {}  # an ordered set
+    for leaf in _leaves(message):
+        statement = _statement(leaf, bases, names)
+        if any(f"'{statement.removeprefix('got ')}'" in earlier for earlier in statements):
             continue
-        said[f"{finding.key}: {statement}" if finding.key else statement] = None
-    return "; ".join(said) or message.strip()
+        statements[f"{leaf.key}: {statement}" if leaf.key else statement] = None
+    return "; ".join(statements) or message.strip()
 
 
-def _findings(message: str) -> Iterator[_Finding]:
-    """Walk the tree by its indentation, and keep the leaves."""
+def _leaves(message: str) -> Iterator[_ErrorLeaf]:
+    """The leaves of the message's tree, which its indentation defines."""
     keys: list[tuple[int, str]] = []
     class_path = ""
     for line in filter(str.strip, message.splitlines()):
@@ -63,12 +63,12 @@ def _findings(message: str) -> Iterator[_Finding]:
         if got := _GOT_CLASS.search(text):
             class_path, text = got["path"], text[: got.start()]
         if text and not _NOISE.match(text):
-            yield _Finding(".".join(key for _, key in keys), class_path, text)
+            yield _ErrorLeaf(".".join(key for _, key in keys), class_path, text)
 
 
-def _statement(finding: _Finding, bases: Sequence[str], options: Sequence[str]) -> str:
-    """A leaf in the words of this package."""
-    key, class_path, text = finding
+def _statement(leaf: _ErrorLeaf, bases: Sequence[str], options: Sequence[str]) -> str:
+    """A leaf as one short statement."""
+    key, class_path, text = leaf
     class_name = class_path.rsplit(".")[-1]
     if match := re.match(r"Option '(.+)' is not accepted", text):
         return f"{class_name} has no option '{match[1]}'; {did_you_mean(match[1], _parameters(class_path))}"
@@ -97,7 +97,7 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def _subclasses(bases: Sequence[str]) -> set[str]:
-    """Names of what this package has to offer in the place of the base classes."""
+    """Names of this package's concrete subclasses of the base classes."""
     names: set[str] = set()
     for base in bases:
         module, _, name = base.rpartition(".")

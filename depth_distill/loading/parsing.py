@@ -1,4 +1,4 @@
-"""How configs and command lines are read, with Lightning and without."""
+"""Parsing of configs and command lines, with and without Lightning."""
 
 import re
 from argparse import ArgumentError
@@ -11,10 +11,10 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from depth_distill.errors import ConfigError
 from depth_distill.loading.config_errors import explain
 
-# ${data.root} names a key of the file it stands in, whatever subcommand the file is given to.
+# ${data.root} refers to a key of the file in which it is written, under any subcommand.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
 PARSER: Mapping[str, Any] = {"parser_mode": "omegaconf+", "prog": "depth-distill", "exit_on_error": False}
-"""Arguments of every parser."""
+"""Constructor arguments of every parser."""
 
 
 def parse(
@@ -23,13 +23,13 @@ def parse(
     """Parse a command line.
 
     Args:
-        parser: made with the arguments ``PARSER``.
+        parser: a parser constructed with ``PARSER``.
         args: the command line.
-        files: configs that it names.
-        command: the parser of the subcommand that it names.
+        files: configs named on the command line, for error messages.
+        command: parser of the subcommand, whose options error messages suggest.
 
     Raises:
-        ConfigError: an unknown key, or a value that does not fit its key.
+        ConfigError: a key is unknown, or a value does not fit its key.
     """
     try:
         return parser.parse_args(list(args))
@@ -39,8 +39,8 @@ def parse(
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Build what a parsed config names."""
-    # Called instantiate from jsonargparse 4.49 on, which warns of the old name.
+    """Instantiate the classes of a parsed config."""
+    # Renamed to instantiate in jsonargparse 4.49, which warns about the old name.
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes
     built: Namespace = build(config)
     return built

@@ -1,4 +1,4 @@
-"""What training minimizes."""
+"""Losses and regularizers for training."""
 
 from depth_distill.losses.codes import CodeL1Loss, ConsistencyLoss, FractionLoss, IntegerLoss
 from depth_distill.losses.composite import CompositeLoss

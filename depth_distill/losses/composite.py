@@ -1,4 +1,4 @@
-"""Several losses as one, each under its name."""
+"""A weighted sum of named losses."""
 
 import difflib
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ class CompositeLoss(nn.Module):
     """Named terms and their weighted sum.
 
     Args:
-        terms: modules by name, all called with the same arguments: (prediction, target, valid) where they compare maps,
-            a network where they are penalties on its weights.
-        weights: weight of each term; 1 unless given.
+        terms: modules by name, all called with the same arguments: (prediction, target, valid) for losses on depth
+            maps, a network for penalties on its weights.
+        weights: weight per term; 1 by default.
 
     Raises:
-        ConfigError: no terms, a term named ``total``, or a weight of an unknown term.
+        ConfigError: there are no terms, a term is named ``total``, or a weight belongs to an unknown term.
     """
 
     def __init__(self, terms: dict[str, nn.Module], weights: Mapping[str, float] | None = None) -> None:
@@ -28,12 +28,12 @@ class CompositeLoss(nn.Module):
         for name in weights or {}:
             if name not in terms:
                 nearest = difflib.get_close_matches(name, terms, n=1) or sorted(terms)
-                raise ConfigError(f"there is a weight for {name!r} but no such term; did you mean {nearest[0]!r}?")
+                raise ConfigError(f"weights has {name!r}, but there is no such term; did you mean {nearest[0]!r}?")
         self.terms = nn.ModuleDict(terms)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in terms}
 
     def forward(self, *arguments: Tensor | nn.Module) -> dict[str, Tensor]:
-        """Every term, unweighted, and ``total``, their weighted sum."""
+        """Every term by name, unweighted, and their weighted sum as ``total``."""
         values: dict[str, Tensor] = {name: term(*arguments) for name, term in self.terms.items()}
         values["total"] = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return values

@@ -1,4 +1,4 @@
-"""Feature losses as modules, for configs; the formulas are in ``features``."""
+"""Feature losses as modules for configs; the formulas are in ``features``."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ class FeatureMSE(nn.Module):
     """:func:`~depth_distill.losses.features.feature_mse`."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Squares of the feature's unit."""
+        """In squared units of the feature."""
         return features.feature_mse(student, teacher)
 
 
@@ -17,7 +17,7 @@ class FitNetsHint(nn.Module):
     """:func:`~depth_distill.losses.features.fitnets_hint`."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Squares of the feature's unit."""
+        """In squared units of the feature."""
         return features.fitnets_hint(student, teacher)
 
 
@@ -29,7 +29,7 @@ class FeatureNormalizedMSE(nn.Module):
         self.per = per
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """A pure number."""
+        """Dimensionless."""
         return features.feature_normalized_mse(student, teacher, self.per)
 
 
@@ -37,7 +37,7 @@ class FeatureCosine(nn.Module):
     """:func:`~depth_distill.losses.features.feature_cosine`."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """A pure number in [0, 2]."""
+        """Dimensionless, in [0, 2]."""
         return features.feature_cosine(student, teacher)
 
 
@@ -45,7 +45,7 @@ class FeatureStatistics(nn.Module):
     """:func:`~depth_distill.losses.features.feature_statistics`."""
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Squares of the feature's unit."""
+        """In squared units of the feature."""
         return features.feature_statistics(student, teacher)
 
 
@@ -58,7 +58,7 @@ class FeatureStatisticsKL(nn.Module):
         self.over = over
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Squares of the feature's unit, and nats."""
+        """Sum of squared units of the feature and nats."""
         return features.feature_statistics_kl(student, teacher, self.kl_weight, self.over)
 
 
@@ -70,7 +70,7 @@ class ChannelWiseKL(nn.Module):
         self.temperature = temperature
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Nats, times the square of the temperature."""
+        """In nats, multiplied by the squared temperature."""
         return features.channel_wise_kl(student, teacher, self.temperature)
 
 
@@ -82,5 +82,5 @@ class AttentionTransfer(nn.Module):
         self.power = power
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """A pure number in [0, 2]."""
+        """Dimensionless, in [0, 2]."""
         return features.attention_transfer(student, teacher, self.power)

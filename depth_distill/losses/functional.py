@@ -1,8 +1,8 @@
 """Depth losses as pure functions of prediction, ground truth and valid mask, all ``(B, 1, H, W)``, depth in metres.
 
-Every loss is a mean over the valid pixels of an image, then over the images that have any: it depends neither on batch
-size nor on resolution nor on how many pixels a sensor happened to measure. A batch without a valid pixel gives 0,
-with zero gradient. What stands in an invalid pixel (0, NaN, infinity) has no effect, on the loss or on its gradient.
+Every loss is a mean over the valid pixels of an image, then over the images that have any: it does not depend on batch
+size, resolution or the number of measured pixels. A batch without a valid pixel gives 0, with zero gradient. The value
+of an invalid pixel (0, NaN, infinity) affects neither the loss nor its gradient.
 """
 
 from typing import Literal
@@ -26,12 +26,12 @@ def masked_mse(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
 
 
 def log_l1(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-    """Mean absolute error of log depth, ``mean |ln p - ln t|``: close to abs_rel where the error is small."""
+    """Mean absolute error of log depth, ``mean |ln p - ln t|``: close to abs_rel for small errors."""
     return _image_mean(_log_error(prediction_m, target_m, valid).abs(), valid)
 
 
 def relative_l1(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-    """Mean absolute error over depth, ``mean |p - t| / t``: the metric abs_rel itself, but for its depth cap."""
+    """Mean relative error, ``mean |p - t| / t``: the metric abs_rel itself, except for its depth cap."""
     target_m = _filled(target_m, valid).clamp(min=_TINY)
     return _image_mean((prediction_m - target_m).abs() / target_m, valid)
 
@@ -40,10 +40,10 @@ def silog(prediction_m: Tensor, target_m: Tensor, valid: Tensor, variance_focus:
     """Scale-invariant log error, ``sqrt(mean d^2 - f (mean d)^2)`` with ``d = ln p - ln t``.
 
     Eigen et al. 2014, eq. 4, in the square-root form of Lee et al. 2019 (BTS, eq. 5) without its factor of 10. With
-    ``f = 1`` a wrong scale costs nothing; with ``f = 0`` it is the RMS log error.
+    ``f = 1`` the loss ignores a wrong scale; with ``f = 0`` it is the RMS log error.
 
     Raises:
-        ValueError: ``variance_focus`` outside [0, 1].
+        ValueError: ``variance_focus`` is outside [0, 1].
     """
     if not 0 <= variance_focus <= 1:
         raise ValueError(f"variance_focus must lie in [0, 1], got {variance_focus}")
@@ -51,23 +51,23 @@ def silog(prediction_m: Tensor, target_m: Tensor, valid: Tensor, variance_focus:
     mean, has_depth = _means(error, valid)
     mean_square, _ = _means(error.square(), valid)
     variance = mean_square - variance_focus * mean.square()
-    # The root has no gradient at 0: where an image is perfect, its loss is 0 and so is its gradient.
+    # The root has no gradient at 0: the loss of a perfect image is 0 with zero gradient.
     positive = variance > _TINY**2
     root = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0 * variance)
     return _mean_of_images(root, has_depth)
 
 
 def berhu(prediction_m: Tensor, target_m: Tensor, valid: Tensor, threshold: float = 0.2) -> Tensor:
-    """Reverse Huber: L1 up to ``c``, then ``(e^2 + c^2) / 2c``, with ``c`` a share of the image's largest error.
+    """Reverse Huber: L1 up to ``c``, then ``(e^2 + c^2) / 2c``, where ``c`` is ``threshold`` times the largest error.
 
-    Laina et al. 2016, eq. 2, where ``c`` is 1/5 of the largest error of the batch; it is the image's here, so that the
-    loss of an image does not depend on the others of its batch. ``c`` carries no gradient.
+    Laina et al. 2016, eq. 2, where ``c`` is 1/5 of the largest error of the batch. Here it is taken per image, so that
+    the loss of an image does not depend on the rest of its batch. ``c`` carries no gradient.
 
     Raises:
-        ValueError: ``threshold`` outside (0, 1].
+        ValueError: ``threshold`` is outside (0, 1].
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is a share of the largest error in (0, 1], got {threshold}")
+        raise ValueError(f"threshold must lie in (0, 1], as a share of the largest error, got {threshold}")
     error = torch.where(valid, (prediction_m - _filled(target_m, valid)).abs(), 0.0)
     c = (threshold * error.detach().amax(dim=(1, 2, 3), keepdim=True)).clamp(min=_TINY)
     return _image_mean(torch.where(error <= c, error, (error.square() + c.square()) / (2 * c)), valid)
@@ -79,10 +79,10 @@ def gradient_matching(
     """Mean difference of spatial gradients, summed over scales: ``sum_k mean(|dx R_k| + |dy R_k|)``.
 
     ``R_k`` is the error map at every 2^k-th pixel, in metres or in log depth. Li & Snavely 2018, eq. 4; Ranftl et al.
-    2020 (MiDaS), eq. 11. A difference counts where both of its pixels are valid.
+    2020 (MiDaS), eq. 11. A difference counts if both of its pixels are valid.
 
     Raises:
-        ValueError: ``scales`` below 1 or an unknown space.
+        ValueError: ``scales`` is below 1, or ``space`` is unknown.
     """
     if scales < 1:
         raise ValueError(f"scales must be at least 1, got {scales}")
@@ -104,11 +104,11 @@ def gradient_matching(
 def scale_and_shift_invariant(
     prediction_m: Tensor, target_m: Tensor, valid: Tensor, space: Space = "inverse"
 ) -> Tensor:
-    """Mean absolute error after the best scale and shift of each image: ``mean |s p' + b - t'| / mean |t' - mean t'|``.
+    """Mean absolute error after the best scale and shift per image: ``mean |s p' + b - t'| / mean |t' - mean t'|``.
 
-    ``p'`` and ``t'`` are depth in ``space``; ``s`` and ``b`` solve least squares in closed form (Ranftl et al. 2020,
-    eq. 4), and pass gradient. The division by the spread of the ground truth makes the loss a pure number, so that it
-    weighs near and far scenes alike.
+    ``p'`` and ``t'`` are depth in ``space``; ``s`` and ``b`` are the closed-form least-squares solution (Ranftl et al.
+    2020, eq. 4), and pass gradient. Dividing by the spread of the ground truth makes the loss dimensionless, so that
+    near and far scenes weigh the same.
     """
     p, t = (_in_space(x, space) for x in (prediction_m.clamp(min=_TINY), _filled(target_m, valid).clamp(min=_TINY)))
     p, t = torch.where(valid, p, 0.0), torch.where(valid, t, 0.0)
@@ -129,7 +129,7 @@ def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def _filled(target_m: Tensor, valid: Tensor) -> Tensor:
-    """Ground truth with a harmless 1 m wherever there is none."""
+    """Ground truth with 1 m, a harmless value, at invalid pixels."""
     return torch.where(valid, target_m, 1.0)
 
 
@@ -150,7 +150,7 @@ def _in_space(depth_m: Tensor, space: Space) -> Tensor:
 
 
 def _means(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the valid pixels of each image ``(B,)``, 0 where there is none, and whether there is any."""
+    """Mean over the valid pixels per image ``(B,)``, 0 without any, and whether there are any."""
     count = valid.flatten(1).sum(dim=1)
     total = torch.where(valid, x, 0.0).flatten(1).sum(dim=1)
     return total / count.clamp(min=1), count > 0

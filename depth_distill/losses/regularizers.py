@@ -1,7 +1,7 @@
-"""Penalties on a network's weights, so that one INT8 scale per tensor fits them.
+"""Penalties on a network's weights that make one INT8 scale per tensor sufficient.
 
-They see convolutions, transposed convolutions and linear layers, quantized or not. Fold batch norm first: before, it
-rescales the channels of a weight at will, and the weight that gets quantized is another one.
+They cover convolutions, transposed convolutions and linear layers, quantized or not. Fold batch norm first: otherwise
+it rescales the channels of a weight arbitrarily, and the weight that is quantized is a different one.
 """
 
 from typing import Any, cast
@@ -12,25 +12,26 @@ from torch.autograd.function import once_differentiable
 
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
-# A channel 10^4 times below its layer's largest is 80 times below one INT8 step (1/127): dead, and without a logarithm
-# whose gradient, 1/|w|, would drown all others.
+# A channel 10^4 times below its layer's largest is 80 times below one INT8 step (1/127), i.e. dead. It is excluded, as
+# the gradient of its logarithm, 1/|w|, would dominate all others.
 _DEAD = 1e-4
 
 
 class ChannelRangePenalty(nn.Module):
-    """Pulls the largest weights of a layer's channels together: mean over layers of the variance of ``ln max |w_c|``.
+    """Equalizes the weight ranges of a layer's channels: mean over layers of the variance of ``ln max |w_c|``.
 
-    A pure number that no scaling of a layer changes; 0 where all channels of each layer have the same range, the state
+    Dimensionless and invariant to the scale of a layer; 0 if all channels of each layer have the same range, the state
     that equalization (Nagel et al. 2019, section 4.1) reaches by rescaling and that per-tensor weights need. The square
-    root is the typical spread: 1 means a factor of e. A layer of one channel counts, as 0. Channels 10^4 times below
-    their layer's largest count as dead and are left out.
+    root is the typical spread: 1 means a factor of e. A layer with one channel counts as 0. Channels 10^4 times below
+    their layer's largest are treated as dead and left out.
 
-    The largest weight is taken as the norm of order 8, whose gradient goes to all weights near the largest (one at 3/4
-    of it gets 0.75^7 = 13 %), and not to a single one that hands over to the next step after step. Its excess over the
-    true maximum, a factor of n^(1/8) at most, is much the same for the channels of a layer and cancels in the variance.
+    The maximum is approximated by the norm of order 8, whose gradient reaches all weights near the maximum (a weight at
+    3/4 of it gets 0.75^7 = 13 %) instead of a single one that changes from step to step. Its excess over the true
+    maximum, at most a factor of n^(1/8), is similar for all channels of a layer and cancels in the variance.
 
     Args:
-        inputs: add the variance over input channels, which an equalization of the layer before can trade for its own.
+        inputs: add the variance over input channels, which equalization with the preceding layer can trade for the
+            variance over that layer's output channels.
     """
 
     def __init__(self, inputs: bool = False) -> None:
@@ -38,10 +39,10 @@ class ChannelRangePenalty(nn.Module):
         self.inputs = inputs
 
     def forward(self, network: nn.Module) -> Tensor:
-        """A scalar.
+        """The penalty, a scalar.
 
         Raises:
-            ValueError: a network without a layer.
+            ValueError: the network has no layer with weights.
         """
         penalties = []
         for layer in _layers(network):
@@ -54,9 +55,9 @@ class ChannelRangePenalty(nn.Module):
 class KurtosisPenalty(nn.Module):
     """KURE: mean over layers of ``(kurtosis(w) - target)^2``, with ``kurtosis = mean ((w - mean w) / std w)^4``.
 
-    Shkolnik et al. 2020. A pure number that no scale or shift of a layer changes. The kurtosis is 3 for a normal
+    Shkolnik et al. 2020. Dimensionless and invariant to the scale and shift of a layer. The kurtosis is 3 for a normal
     distribution and 1.8 for a uniform one, which makes the best use of evenly spaced codes. A layer whose weights are
-    all alike has none and counts as 0.
+    all equal has no kurtosis and counts as 0.
     """
 
     def __init__(self, target: float = 1.8) -> None:
@@ -64,14 +65,14 @@ class KurtosisPenalty(nn.Module):
         self.target = target
 
     def forward(self, network: nn.Module) -> Tensor:
-        """A scalar.
+        """The penalty, a scalar.
 
         Raises:
-            ValueError: a network without a layer.
+            ValueError: the network has no layer with weights.
         """
         excess = []
         for layer in _layers(network):
-            kurtosis, defined = _Kurtosis.apply(_wide(layer.weight).flatten())
+            kurtosis, defined = _Kurtosis.apply(_at_least_float32(layer.weight).flatten())
             excess.append(torch.where(defined, kurtosis - self.target, 0.0))
         return torch.stack(excess).square().mean()
 
@@ -83,15 +84,15 @@ def _layers(network: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d | nn.Line
     return layers
 
 
-def _wide(weight: Tensor) -> Tensor:
+def _at_least_float32(weight: Tensor) -> Tensor:
     return weight if weight.dtype == torch.float64 else weight.float()
 
 
 def _log_range_variance(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, of_inputs: bool) -> Tensor:
-    weight = _wide(layer.weight)
+    weight = _at_least_float32(layer.weight)
     first, second = weight.shape[:2]
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-    # A transposed convolution's weight is (inputs, outputs / groups, ...), all others' (outputs, inputs / groups, ...).
+    # A transposed convolution's weight is (inputs, outputs / groups, ...), others' is (outputs, inputs / groups, ...).
     if of_inputs == isinstance(layer, nn.ConvTranspose2d):
         log_range, alive = _LogRange.apply(weight.flatten(1), (1,))
     else:
@@ -101,20 +102,20 @@ def _log_range_variance(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear, of_in
     return torch.where(alive, (log_range - mean).square(), 0.0).sum() / count
 
 
-# Both functions below write out their gradients. Autograd would keep every intermediate of 14 M weights, and on a CPU
-# that memory costs more than the arithmetic: a call took 2 to 3 times as long.
+# Both functions below implement their gradients. Autograd would store every intermediate of 14 M weights, which costs
+# more time on a CPU than the arithmetic: a call took 2 to 3 times as long.
 
 
 class _LogRange(torch.autograd.Function):
-    """Logarithm of each channel's norm of order 8 over ``dims``, and whether the channel is alive."""
+    """Logarithm of the norm of order 8 over ``dims`` per channel, and whether the channel is alive."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        # One dimension after the other: over two that are apart, torch takes 7 times as long.
+        # One dimension at a time: torch takes 7 times as long over two dimensions that are not adjacent.
         peak = weight.abs()
         for dim in dims:
             peak = peak.amax(dim, keepdim=True)
-        alive = ~(peak <= _DEAD * peak.amax())  # written so that NaN is alive, and seen
+        alive = ~(peak <= _DEAD * peak.amax())  # negated so that NaN counts as alive and shows in the result
         # Divided by the peak, so that the eighth power of a small weight does not underflow.
         peak = torch.where(alive, peak, 1.0)
         total = (weight / peak).square_().square_().square_()
@@ -136,7 +137,7 @@ class _LogRange(torch.autograd.Function):
 
 
 class _Kurtosis(torch.autograd.Function):
-    """Fourth standardized moment of a vector, and whether it has one."""
+    """Fourth standardized moment of a vector, and whether it is defined."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +147,7 @@ class _Kurtosis(torch.autograd.Function):
         second = power.mean()
         third = centred.mul_(power).mean()
         fourth = power.square_().mean()
-        # What is left of equal weights is their rounding: 1e-5 of their size, or 1e-8 where fourth powers underflow.
+        # Equal weights deviate only by rounding: 1e-5 of their size, or 1e-8 where fourth powers underflow.
         defined = ~(second <= 1e-10 * mean.square() + 1e-16)
         second = torch.where(defined, second, 1.0)
         ctx.save_for_backward(weight, mean, second, third, fourth)

@@ -1,4 +1,4 @@
-"""Losses against ground truth as modules, for configs; the formulas are in ``functional``."""
+"""Losses against ground truth as modules for configs; the formulas are in ``functional``."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ class L1Loss(nn.Module):
     """:func:`~depth_distill.losses.functional.masked_l1`."""
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """Metres."""
+        """In metres."""
         return F.masked_l1(prediction_m, target_m, valid)
 
 
@@ -19,7 +19,7 @@ class MSELoss(nn.Module):
     """:func:`~depth_distill.losses.functional.masked_mse`."""
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """Square metres."""
+        """In square metres."""
         return F.masked_mse(prediction_m, target_m, valid)
 
 
@@ -27,7 +27,7 @@ class LogL1Loss(nn.Module):
     """:func:`~depth_distill.losses.functional.log_l1`."""
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """A pure number."""
+        """Dimensionless."""
         return F.log_l1(prediction_m, target_m, valid)
 
 
@@ -35,7 +35,7 @@ class RelativeL1Loss(nn.Module):
     """:func:`~depth_distill.losses.functional.relative_l1`."""
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """A pure number."""
+        """Dimensionless."""
         return F.relative_l1(prediction_m, target_m, valid)
 
 
@@ -47,7 +47,7 @@ class SILogLoss(nn.Module):
         self.variance_focus = variance_focus
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """A pure number."""
+        """Dimensionless."""
         return F.silog(prediction_m, target_m, valid, self.variance_focus)
 
 
@@ -59,7 +59,7 @@ class BerHuLoss(nn.Module):
         self.threshold = threshold
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """Metres."""
+        """In metres."""
         return F.berhu(prediction_m, target_m, valid, self.threshold)
 
 
@@ -72,7 +72,7 @@ class GradientMatchingLoss(nn.Module):
         self.space = space
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """Metres or a pure number, by the space."""
+        """In metres for the linear space, dimensionless for log."""
         return F.gradient_matching(prediction_m, target_m, valid, self.scales, self.space)
 
 
@@ -84,5 +84,5 @@ class ScaleShiftInvariantLoss(nn.Module):
         self.space = space
 
     def forward(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """A pure number."""
+        """Dimensionless."""
         return F.scale_and_shift_invariant(prediction_m, target_m, valid, self.space)

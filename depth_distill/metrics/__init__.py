@@ -1,4 +1,4 @@
-"""The numbers that everything is judged by: training, evaluation and export all call these."""
+"""Depth metrics, shared by training, evaluation and export."""
 
 from depth_distill.metrics.depth_metrics import BANDS_M, DepthMetrics
 from depth_distill.metrics.functional import METRIC_NAMES, depth_metrics_per_image

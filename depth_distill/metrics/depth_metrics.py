@@ -1,4 +1,4 @@
-"""Depth metrics over a data set, exact whatever the batches, and under DDP."""
+"""Depth metrics over a data set, exact for any batch size and under DDP."""
 
 from collections.abc import Sequence
 
@@ -16,18 +16,18 @@ BANDS_M = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0))
 
 
 class DepthMetrics(Metric):
-    """Metrics of each image, averaged over images: the field's protocol.
+    """Metrics per image, averaged over images: the field's protocol.
 
     Only ground truth inside the depth range counts, and predictions are clamped to it (the *cap* of the depth
     literature). Images without such a pixel are left out. Each metric is also computed over the pixels whose ground
     truth lies in a band, averaged over the images that have such pixels.
 
-    Rows are kept an image, with the sample's index, and an index that comes twice counts once: ``DistributedSampler``
-    repeats samples so that all processes get equally many, and an average over those would be off.
+    One row is kept per image, with the sample's index, and a repeated index counts once: ``DistributedSampler``
+    repeats samples so that all processes get equally many, which would bias the average.
 
     Args:
         depth_range: the cap.
-        bands_m: (nearest, farthest) of each band; the nearest is inside, the farthest outside, but for the last band.
+        bands_m: (nearest, farthest) of each band; half open, except for the last band, which includes both ends.
 
     Raises:
         ConfigError: a band is empty.
@@ -56,7 +56,7 @@ class DepthMetrics(Metric):
 
     @property
     def protocol(self) -> str:
-        """How the numbers were made, for titles and records."""
+        """How the metrics were computed, for titles and records."""
         return f"per-image mean, depth {self.depth_range}"
 
     def update(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor, index: Tensor | None = None) -> None:
@@ -66,13 +66,13 @@ class DepthMetrics(Metric):
             prediction_m: ``(B, 1, H, W)`` metres.
             target_m: ``(B, 1, H, W)`` metres.
             valid: ``(B, 1, H, W)`` bool.
-            index: ``(B,)`` position of each sample in its data set; without it, no image is taken for another.
+            index: ``(B,)`` index of each sample in its data set; without it, no image is treated as a repetition.
         """
         self.rows.append(self.measure(prediction_m, target_m, valid))
         self.indices.append(torch.full((len(target_m),), -1, device=target_m.device) if index is None else index)
 
     def measure(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
-        """Metrics of each image, ``(B, len(names))`` float64, without adding them; arguments as of :meth:`update`."""
+        """Metrics per image, ``(B, len(names))`` float64, without adding them; arguments as in :meth:`update`."""
         valid = valid & self.depth_range.contains(target_m)
         sets = [valid]
         for near, far in self.bands_m:
@@ -82,7 +82,7 @@ class DepthMetrics(Metric):
         return depth_metrics_per_image(prediction_m, target_m, torch.cat(sets, dim=1))
 
     def per_image(self) -> tuple[Tensor, Tensor]:
-        """Indices ``(N,)`` and metrics ``(N, len(names))`` of each image, once, ordered by index."""
+        """Indices ``(N,)`` and metrics ``(N, len(names))`` per distinct image, ordered by index."""
         if len(self.rows) == 0:
             return torch.empty(0, dtype=torch.long), torch.empty(0, len(self.names), dtype=torch.float64)
         indices, rows = dim_zero_cat(self.indices), dim_zero_cat(self.rows)
@@ -93,6 +93,6 @@ class DepthMetrics(Metric):
         return indices[first], rows[first]
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric, by name; NaN where no image has ground truth (or none in the band)."""
+        """Every metric, by name; NaN if no image has ground truth (in the band)."""
         _, rows = self.per_image()
         return dict(zip(self.names, rows.nanmean(dim=0), strict=True))

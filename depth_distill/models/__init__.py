@@ -9,7 +9,6 @@ from depth_distill.models.codecs import (
     ThermometerCodec,
     carry_errors,
 )
-from depth_distill.models.conversions import thermometer_from_single
 from depth_distill.models.depth_net import DepthNet
 from depth_distill.models.heads import (
     DepthHead,
@@ -32,5 +31,4 @@ __all__ = [
     "ThermometerHead",
     "carry_errors",
     "load_encoder_decoder",
-    "thermometer_from_single",
 ]

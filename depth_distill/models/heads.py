@@ -112,8 +112,8 @@ class IntegerFractionalHead(DepthHead):
 class ThermometerHead(DepthHead):
     """A 3 x 3 convolution to ``num_codes`` codes that fill up one after the other, clipped to [0, 1].
 
-    Made from a trained network by :func:`~depth_distill.models.conversions.thermometer_from_single`: the filter of the
-    single head, ``num_codes`` times with other factors and biases. A fresh one starts as such copies of one filter.
+    A trained single head becomes one by the pass ``thermometer`` of a recipe: its filter, ``num_codes`` times with
+    other factors and biases. A fresh one starts as such copies of one filter.
 
     Args:
         in_channels: channels of the decoder's last stage.

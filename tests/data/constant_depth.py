@@ -1,4 +1,4 @@
-"""The smallest data set there is: one grey level and one depth a sample."""
+"""A minimal data set: one grey level and one depth per sample."""
 
 import torch
 

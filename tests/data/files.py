@@ -15,7 +15,7 @@ def write_image(path: Path, level: int = 100, size: tuple[int, int] = SIZE) -> P
 
 
 def write_depth(path: Path, value: int = 1500, size: tuple[int, int] = SIZE) -> Path:
-    """A 16-bit PNG of one value, but for the upper left pixel, which has no depth."""
+    """A 16-bit PNG of one value, except for the upper left pixel, which has no depth."""
     array = np.full(size[::-1], value, dtype=np.uint16)
     array[0, 0] = 0
     path.parent.mkdir(parents=True, exist_ok=True)

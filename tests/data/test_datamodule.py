@@ -1,4 +1,4 @@
-"""The data module: right splits, right range, right errors, reproducible batches."""
+"""The data module: splits, depth range, errors, reproducible batches."""
 
 import pytest
 import torch
@@ -108,7 +108,7 @@ def test_a_missing_split_is_named():
         datamodule(train=None).setup("fit")
 
 
-def test_a_split_smaller_than_a_batch_says_so():
+def test_a_split_smaller_than_a_batch_is_refused():
     with pytest.raises(DataError, match="3 samples.*batch of 4.*batch_size"):
         datamodule(train=ConstantDepth(3)).setup("fit")
 

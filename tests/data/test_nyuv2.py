@@ -146,7 +146,7 @@ def test_each_process_has_its_own_handle(root):
 
 
 def test_splits_file_of_the_docstring_is_json(root):
-    """What the docstring's one-liner writes."""
+    """The output of the one-liner in the docstring is valid for ``indices``."""
     one_based = np.array([[1], [4]], dtype=np.uint16)
     (root / "train.json").write_text(json.dumps((one_based.ravel() - 1).tolist()))
     assert list(NyuV2Labeled(root, indices="train.json").frames) == [0, 3]

@@ -1,4 +1,4 @@
-"""Reading of files: known values, and what people are told about bad files."""
+"""Reading files: known values, and the error messages on bad files."""
 
 import numpy as np
 import pytest

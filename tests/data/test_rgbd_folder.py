@@ -119,7 +119,7 @@ def test_missing_manifest_names_what_is_there(root):
         ("depth\ndepth/0.png\n", r"line 1: expected the header image,depth .* got depth"),
         ("image,image\nrgb/0.png,rgb/1.png\n", "line 1: expected the header"),
         ("image,depth\nrgb/0.png\n", "line 2: 1 cells under a header of 2"),
-        ("image,depth\nrgb/0.png,depth/0.png,x\n", "line 2: 3 cells under a header of 2 .*quotes"),
+        ("image,depth\nrgb/0.png,depth/0.png,x\n", "line 2: 3 cells under a header of 2 .*quote paths"),
         ("image,depth\n,depth/0.png\n", "line 2: a path is missing"),
         ("image,depth\nrgb/0.png,depth/0.png\nrgb/1.png,\n", "line 3: no depth, although 1 of 2 rows"),
         (

@@ -1,4 +1,4 @@
-"""TensorCache: rows come back as they were put, or not at all, whoever made the folder."""
+"""TensorCache: rows are returned as they were written or not at all, whichever process created the folder."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def test_a_row_that_was_not_written_to_the_end_is_not_there(tmp_path):
 )
 def test_a_folder_of_another_cache_is_refused(tmp_path, changed, named):
     cache(tmp_path)
-    with pytest.raises(DataError, match=rf"cache holds a cache of another {named}: delete the folder"):
+    with pytest.raises(DataError, match=rf"cache holds a cache with another {named}: delete the folder"):
         cache(tmp_path, **changed)
 
 
@@ -78,7 +78,7 @@ def test_a_value_that_the_type_cannot_hold_is_refused(tmp_path, value, name):
     kept, values = cache(tmp_path), tensors(2)
     values[name][1].view(-1)[1] = value
     largest = {"depth_m": "3.40282e+38", "encoder.layer1": "65504"}[name]
-    with pytest.raises(DataError, match=rf"cannot keep {name} as float.*beyond {largest.replace('+', '.')} or NaN"):
+    with pytest.raises(DataError, match=rf"cannot store {name} as float.*beyond {largest.replace('+', '.')} or NaN"):
         kept.put([0, 1], values)
     assert kept.filled == 0
 

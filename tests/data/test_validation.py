@@ -1,4 +1,4 @@
-"""Reports on data, and depth in the wrong unit."""
+"""Reports on data sets, and detection of depth in the wrong unit."""
 
 import math
 
@@ -154,7 +154,7 @@ def test_check_scale_of_data_in_metres():
 
 
 def test_check_scale_allows_a_range_that_is_narrow_on_purpose(tmp_path):
-    """A median out of range is fine while a good part of the pixels is inside."""
+    """A median out of range is accepted as long as enough of the pixels are inside."""
     check_scale(folder(tmp_path, [20000, 20000, 2000]), RANGE)
     with pytest.raises(DataError, match="the median depth is 20 m"):
         check_scale(folder(tmp_path, [20000] * 4 + [2000]), RANGE)

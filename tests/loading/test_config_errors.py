@@ -1,4 +1,4 @@
-"""What jsonargparse says, made short."""
+"""Shortened jsonargparse error messages."""
 
 from pathlib import Path
 
@@ -21,17 +21,17 @@ init_args=Namespace(encodng='log'))
 
 
 def test_the_key_is_spelled_as_on_the_command_line_and_the_nearest_option_is_named():
-    said = explain(UNKNOWN_OPTION)
-    assert said.startswith(
+    explained = explain(UNKNOWN_OPTION)
+    assert explained.startswith(
         "model.init_args.network.init_args.head.init_args: SingleHead has no option 'encodng'; there is "
     )
-    assert said.endswith("did you mean 'encoding'?")
-    assert "\n" not in said
-    assert "Namespace" not in said
+    assert explained.endswith("did you mean 'encoding'?")
+    assert "\n" not in explained
+    assert "Namespace" not in explained
 
 
-def test_each_alternative_has_the_key_it_is_of():
-    said = explain(
+def test_each_alternative_has_its_own_key():
+    explained = explain(
         'Parser key "trainer.callbacks":\n'
         "  Does not validate against any of the Union subtypes\n"
         "  Errors:\n"
@@ -41,25 +41,25 @@ def test_each_alternative_has_the_key_it_is_of():
         "  Given value type: <class 'str'>\n"
         "  Given value: many"
     )
-    assert said == (
+    assert explained == (
         "trainer.callbacks.first: expected int; trainer.callbacks: expected DepthDataset; trainer.callbacks: got many"
     )
 
 
 def test_a_value_among_choices():
-    said = explain("Parser key \"mode\":\n  Expected a typing.Literal['min', 'max']. Got value: mni")
-    assert said == "mode: expected one of 'min', 'max', got 'mni'"
+    explained = explain("Parser key \"mode\":\n  Expected a typing.Literal['min', 'max']. Got value: mni")
+    assert explained == "mode: expected one of 'min', 'max', got 'mni'"
 
 
-def test_an_unknown_class_is_compared_with_those_of_its_kind():
-    said = explain(
+def test_an_unknown_class_is_compared_with_subclasses_of_the_same_base():
+    explained = explain(
         'Parser key "loss":\n'
         "  Subtypes: [<class 'depth_distill.data.dataset.DepthDataset'>, <class 'NoneType'>]\n"
         "    - Expected a dot import path string: KitiDepth\n"
     )
-    assert "did you mean 'KittiDepth'?" in said
-    assert "FileDataset" not in said  # abstract
-    assert "SILogLoss" not in said  # of another kind
+    assert "did you mean 'KittiDepth'?" in explained
+    assert "FileDataset" not in explained  # abstract
+    assert "SILogLoss" not in explained  # of another kind
 
 
 def test_options_of_the_command_line():
@@ -75,5 +75,5 @@ def test_a_file_that_is_not_yaml_is_named():
     assert explain(message, files=[Path("a.yaml")]) == "a.yaml: not valid YAML: did not find ']' in line 2"
 
 
-def test_what_is_not_understood_is_passed_on():
+def test_an_unknown_message_is_passed_on():
     assert explain("something new") == "something new"

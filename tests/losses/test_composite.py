@@ -1,4 +1,4 @@
-"""Terms come back under their names, and their sum with its weights."""
+"""CompositeLoss returns the terms by name and their weighted sum."""
 
 import pytest
 

@@ -10,7 +10,7 @@ from depth_distill.metrics import METRIC_NAMES, depth_metrics_per_image
 
 
 def reference(prediction, target):
-    """The benchmarks' formulas, written down once more, for one image's valid pixels."""
+    """Independent implementation of the benchmarks' formulas, for the valid pixels of one image."""
     p, t = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
     d = np.log(p) - np.log(t)
     ratio = np.maximum(p / t, t / p)

@@ -9,9 +9,10 @@ from functools import cache
 import torch
 from torch import nn
 
-from depth_distill.models import DepthNet
+from depth_distill.models import DepthCodec, DepthNet, GraphNetwork
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.passes.thermometer import thermometer
 from depth_distill.types import DepthRange
 
 
@@ -49,6 +50,12 @@ def depth_net(encoder, activation="relu"):
 @cache
 def folded_depth_net(encoder, activation="relu"):
     return fold(trace(depth_net(encoder, activation)))
+
+
+def with_thermometer(network, num_codes):
+    """The graph of a network with a single head whose code is shared out among several."""
+    graph, codec = thermometer(fold(trace(network)), network.codec.host, num_codes)
+    return GraphNetwork(graph, network, DepthCodec(codec)).eval()
 
 
 def assert_same_function(one, other, images, tolerance=1e-8):

@@ -3,7 +3,7 @@ r"""What each head loses to an 8-bit output, and to INT8 as a whole.
     python tools/benchmarks/heads_table.py --checkpoint SINGLE.ckpt \
         --trained INTEGER_FRACTIONAL.ckpt --out benchmarks/heads
 
-``--checkpoint`` is a run with a single head; thermometer and split heads are made from it. ``--trained`` are runs with
+``--checkpoint`` is a run with a single head; thermometer heads are made from it. ``--trained`` are runs with
 any other head; each is read by every decoder that can read its codes. Columns:
 
 * abs_rel of the float network, and of the INT8 network that ONNX Runtime's own PTQ makes of its float ONNX file;
@@ -19,9 +19,10 @@ Options that are not listed override the configs.
 
 import argparse
 import copy
+import dataclasses
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path, write_json
-from depth_distill.codecs import HostIntegerFractional, HostSplit
+from depth_distill.codecs import HostIntegerFractional
 from depth_distill.display.pictures import save_figure
 from depth_distill.evaluation import Evaluator
 from depth_distill.exit_codes import exit_code
 from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.loading.trained import LoadedRun, load_run
-from depth_distill.models import CodeNetwork, DepthCodec, DepthNet, SingleHead, carry_errors, split_from_single
-from depth_distill.models import thermometer_from_single as thermometer
+from depth_distill.models import DepthCodec, DepthNet, SingleHead, carry_errors
 from depth_distill.models.codecs import ThermometerCodec
-from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.recipe import NAIVE, Prepared, Recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers, set_enabled
-from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import NpuTarget, load_target
 
 COLUMNS = (
@@ -54,31 +52,17 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One way to read a network's codes."""
-
-    name: str
-    codec: DepthCodec
-    host_step: HostSplit | None = None
-    """Applied to the codes on the host before the codec."""
-
-    def codes(self, codes: Tensor) -> Tensor:
-        """What the codec reads."""
-        return codes if self.host_step is None else self.host_step.split_with(torch, codes.float())
-
-
-@dataclass(frozen=True)
 class Variant:
-    """A network with some head."""
+    """A network with some head, and the codecs that can read its codes, by title."""
 
-    network: CodeNetwork
-    readings: tuple[Reading, ...]
-    trained: LoadedRun
+    prepared: Prepared
+    readings: Mapping[str, DepthCodec]
+    run: LoadedRun
 
 
 @dataclass
 class Codes:
-    """What a network says about each batch, in float and quantized in various ways."""
+    """Codes of each batch, in float and quantized in various ways."""
 
     float: list[Tensor]
     vendor: list[Tensor]
@@ -89,64 +73,65 @@ class Codes:
 class BehindSigmoid(nn.Module):
     """A thermometer of a sigmoid head in the graph, behind its sigmoid: what one would build first."""
 
-    def __init__(self, single: SingleHead, levels: int) -> None:
+    def __init__(self, single: SingleHead, num_codes: int) -> None:
         super().__init__()
         single = copy.deepcopy(single)
-        self.codec = ThermometerCodec(single.codec.depth_range, single.codec.encoding, levels)
+        self.codec = ThermometerCodec(single.codec.depth_range, single.codec.encoding, num_codes)
         self.conv, self.sigmoid = single.conv, single.output
-        self.repeat = nn.Conv2d(1, levels, 1)
+        self.repeat = nn.Conv2d(1, num_codes, 1)
         self.clip = nn.Hardtanh(0.0, 1.0)
-        nn.init.constant_(self.repeat.weight, levels)
-        self.repeat.bias = nn.Parameter(-torch.arange(levels).float())
+        nn.init.constant_(self.repeat.weight, num_codes)
+        self.repeat.bias = nn.Parameter(-torch.arange(num_codes).float())
 
     def forward(self, features: Tensor) -> Tensor:
         """Codes."""
         return self.clip(self.repeat(self.sigmoid(self.conv(features))))
 
 
-def variants(trained: LoadedRun, levels: Sequence[int]) -> Iterator[Variant]:
+def variants(run: LoadedRun, num_codes: Sequence[int], target: NpuTarget, calibration_images: int) -> Iterator[Variant]:
     """The networks that a single-head network can be made into, itself first; any other network as it is."""
-    network, codec = trained.network, trained.network.codec
+    network, images = run.network, run.calibration_images(calibration_images)
+    prepare = run.preparer(target, images)
     if not (isinstance(network, DepthNet) and isinstance(network.head, SingleHead)):
-        hosts = codec.host.decoders if isinstance(codec.host, HostIntegerFractional) else (codec.host,)
-        yield Variant(network, tuple(Reading(str(host), DepthCodec(host)) for host in hosts), trained)
+        host = network.codec.host
+        hosts = host.decoders if isinstance(host, HostIntegerFractional) else (host,)
+        yield Variant(prepare(NAIVE), {str(each): DepthCodec(each) for each in hosts}, run)
         return
     is_sigmoid = isinstance(network.head.output, nn.Sigmoid)
-    split = split_from_single(network)
-    assert isinstance(split.codec.host, HostSplit)
     name = f"single, {network.head.codec.encoding}, {'sigmoid' if is_sigmoid else 'clip'}"
-    on_host = Reading(f"{name}, split on the host", split.codec, split.codec.host)
-    yield Variant(network, (Reading(name, codec), on_host), trained)
-    yield Variant(split, (Reading(f"{split.codec} in the graph", split.codec),), trained)
-    for count in levels:
-        finer = thermometer(network, count)
-        yield Variant(finer, (Reading(str(finer.codec), finer.codec),), trained)
-    if is_sigmoid and levels:
+    yield Variant(prepare(NAIVE), {name: network.codec}, run)
+    for count in num_codes:
+        finer = prepare(Recipe.from_entries(["fold", {"thermometer": {"num_codes": count}}]))
+        codec = finer.interface.codec
+        yield Variant(finer, {str(codec): DepthCodec(codec)}, run)
+    if is_sigmoid and num_codes:
         made = copy.deepcopy(network)
-        head = BehindSigmoid(network.head, max(levels))
+        head = BehindSigmoid(network.head, max(num_codes))
         made.head = head.eval()  # type: ignore[assignment]
-        yield Variant(made, (Reading(f"{head.codec}, behind the sigmoid", head.codec),), trained)
+        changed = dataclasses.replace(run, network=made)
+        prepared = changed.preparer(target, images)(NAIVE)
+        yield Variant(prepared, {f"{head.codec}, behind the sigmoid": head.codec}, changed)
 
 
-class Bench:
+class HeadMeasurements:
     """Runs a network in every way that the table has a column for."""
 
-    def __init__(self, target: NpuTarget, images: int | None, calibration_images: int, folder: Path) -> None:
-        self.target, self.images, self.calibration_images, self.folder = target, images, calibration_images, folder
+    def __init__(self, images: int | None, folder: Path) -> None:
+        self.images, self.folder = images, folder
 
     def rows(self, variant: Variant) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
         """A row and, of a two-part codec, the carry rate of each pixel ``(H, W)``, for each way to read it."""
-        batches = variant.trained.evaluator(self.images).batches
-        codes = self._codes(variant, [batch.image for batch in batches])
-        for reading in variant.readings:
-            evaluator = Evaluator(batches, reading.codec, variant.trained.bands_m)
-            evaluator.reference_m = tuple(reading.codec.decode(reading.codes(each)) for each in codes.float)
+        batches = variant.run.evaluator(self.images).batches
+        codes = self._codes(variant.prepared, [batch.image for batch in batches])
+        for name, codec in variant.readings.items():
+            evaluator = Evaluator(batches, codec, variant.run.bands_m)
+            evaluator.reference_m = tuple(codec.decode(each) for each in codes.float)
             scores = {
-                way: _score(evaluator, reading, getattr(codes, way)) for way in ("float", "vendor", "output", "head")
+                way: evaluator.of_codes(torch.cat(getattr(codes, way))) for way in ("float", "vendor", "output", "head")
             }
             row = {
-                "head": reading.name,
-                "bytes_per_pixel": variant.network.codec.channels,
+                "head": name,
+                "bytes_per_pixel": codec.channels,
                 "float_abs_rel": scores["float"]["abs_rel"],
                 "int8_abs_rel": scores["vendor"]["abs_rel"],
                 "drift_mm": scores["vendor"]["drift_mm"],
@@ -158,15 +143,12 @@ class Bench:
                 "carry_rate": None,
                 "float_carry_rate": None,
             }
-            yield self._with_carries(row, evaluator, reading, codes)
+            yield self._with_carries(row, evaluator, codes)
 
-    def _codes(self, variant: Variant, images: list[Tensor]) -> Codes:
-        calibration = variant.trained.calibration_images(self.calibration_images)
-        graph_module = fold(trace(variant.network))
-        vendor = vendor_network(graph_module, calibration, self.folder)
-        quantized = quantize_post_training(graph_module, self.target, calibration, progress=False)
+    def _codes(self, prepared: Prepared, images: list[Tensor]) -> Codes:
+        vendor, quantized = vendor_network(prepared.graph, prepared.batches, self.folder), prepared.quantized
         with torch.inference_mode():
-            codes = Codes([graph_module(each) for each in images], [vendor(each) for each in images], [])
+            codes = Codes([prepared.graph(each) for each in images], [vendor(each) for each in images], [])
             set_enabled(quantized, False)
             set_enabled(quantized, True, kinds=["output"])
             codes.output = [quantized(each) for each in images]
@@ -180,29 +162,24 @@ class Bench:
         return codes
 
     def _with_carries(
-        self, row: dict[str, Any], evaluator: Evaluator, reading: Reading, codes: Codes
+        self, row: dict[str, Any], evaluator: Evaluator, codes: Codes
     ) -> tuple[dict[str, Any], Tensor | None]:
         assert evaluator.reference_m is not None
         by_int8, in_float = [], []
-        for batch, said, integer, reference_m in zip(
+        for batch, exact, integer, reference_m in zip(
             evaluator.batches, codes.float, codes.vendor, evaluator.reference_m, strict=True
         ):
-            wrong = carry_errors(reading.codec, reading.codes(integer), reference_m)
-            untrue = carry_errors(reading.codec, reading.codes(said), batch.depth_m)
+            wrong = carry_errors(evaluator.codec, integer, reference_m)
+            untrue = carry_errors(evaluator.codec, exact, batch.depth_m)
             if wrong is None or untrue is None:
                 return row, None
             by_int8.append(wrong)
             in_float.append(untrue[batch.valid])
         carries = torch.cat(by_int8).float()
         row["carry_rate"] = float(carries.mean())
-        if isinstance(reading.codec.host, HostIntegerFractional):  # floor and remainder of one code never disagree
+        if isinstance(evaluator.codec.host, HostIntegerFractional):  # floor and remainder of one code never disagree
             row["float_carry_rate"] = float(torch.cat(in_float).float().mean())
         return row, carries.mean(dim=(0, 1))
-
-
-def _score(evaluator: Evaluator, reading: Reading, codes: list[Tensor]) -> dict[str, float]:
-    rows = [evaluator.measure(position, reading.codes(each)) for position, each in enumerate(codes)]
-    return evaluator.summarize(torch.cat(rows))
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -210,7 +187,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run with a single head")
     parser.add_argument("--trained", type=Path, nargs="*", default=[], help=".ckpt files of runs with other heads")
-    parser.add_argument("--levels", type=int, nargs="*", default=[2, 4, 8, 16], help="of the thermometers")
+    parser.add_argument("--num-codes", type=int, nargs="*", default=[2, 4, 8, 16], help="of the thermometers")
     parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
     parser.add_argument("--images", type=int, help="validate on about this many images; all if not given")
     parser.add_argument("--calibration-images", type=int, default=64)
@@ -224,11 +201,12 @@ def _work(options: argparse.Namespace, overrides: Sequence[str], console: Consol
     rows: list[dict[str, Any]] = []
     maps: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(target, options.images, options.calibration_images, Path(folder))
+        measure = HeadMeasurements(options.images, Path(folder))
         for checkpoint in (options.checkpoint, *options.trained):
             run = checkpoint.absolute().parents[1].name
-            for variant in variants(load_run(checkpoint, overrides=overrides), options.levels):
-                for row, carries in bench.rows(variant):
+            loaded = load_run(checkpoint, overrides=overrides)
+            for variant in variants(loaded, options.num_codes, target, options.calibration_images):
+                for row, carries in measure.rows(variant):
                     rows.append({"run": run, **row})
                     console.print(" | ".join([run, row["head"], *cells(row)]), highlight=False, soft_wrap=True)
                     if carries is not None:

@@ -1,4 +1,4 @@
-"""Procedural scenes with exact depth: the built-in data set."""
+"""The built-in data set: procedural scenes with exact depth."""
 
 from depth_distill.data.synthetic.dataset import SyntheticDepth
 

@@ -1,4 +1,4 @@
-"""The built-in data set: scenes that are made up and ray cast on demand, with exact depth."""
+"""The built-in data set: procedural scenes, ray cast on demand, with exact depth."""
 
 import mmap
 from collections.abc import Callable
@@ -25,22 +25,22 @@ Rendered = tuple[NDArray[np.uint8], NDArray[np.float32]]
 class SyntheticDepth(DepthDataset):
     """Procedural rooms, halls, corridors and yards with exact depth; needs no files.
 
-    Sample ``index`` depends on ``seed``, ``index`` and ``size`` alone, so it is the same in every worker, order and
-    run. Data sets of different seeds share no scene. Depth is taken at the pixel centres; pixels outside of
+    Sample ``index`` depends only on ``seed``, ``index`` and ``size``, so it is the same in every worker, order and
+    run. Data sets with different seeds share no scene. Depth is sampled at the pixel centres; pixels outside
     ``min_depth_m`` to ``max_depth_m``, such as the sky, have depth 0 and are not valid. The scenes are laid out for
     0.5 to 15 m.
 
     Args:
         length: number of samples.
         size: image height and width in pixels.
-        seed: the collection of scenes; use another one for validation.
+        seed: seed of the scenes; use another one for validation.
         min_depth_m: nearest depth in metres that counts as measured.
         max_depth_m: farthest depth in metres that counts as measured.
-        keep: keep samples in memory, 86 kB each at 96 x 128, so that later epochs need not render them again; forked
-            workers fill and read the same memory.
+        keep: keep rendered samples in memory, 86 kB each at 96 x 128, so that later epochs need not render them again;
+            forked workers share this memory.
 
     Raises:
-        ConfigError: the length is not positive, the size below 8 x 8 pixels, the seed negative, or the range not
+        ConfigError: the length is not positive, the size is below 8 x 8 pixels, the seed is negative, or not
             ``0 < min_depth_m < max_depth_m``.
     """
 
@@ -65,7 +65,7 @@ class SyntheticDepth(DepthDataset):
         self.size = (int(size[0]), int(size[1]))
         self.seed = seed
         self.depth_range = DepthRange(min_depth_m, max_depth_m)
-        self._kept = _Kept(length, self.size) if keep else None
+        self._store = _SharedSamples(length, self.size) if keep else None
 
     @override
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ class SyntheticDepth(DepthDataset):
 
     @override
     def load(self, index: int) -> DepthSample:
-        image, rendered_m = self._render(index) if self._kept is None else self._kept.sample(index, self._render)
+        image, rendered_m = self._render(index) if self._store is None else self._store.sample(index, self._render)
         depth_m = torch.from_numpy(rendered_m)[None]
         valid = self.depth_range.contains(depth_m)
         return DepthSample(torch.from_numpy(image), torch.where(valid, depth_m, 0.0), valid)
@@ -94,26 +94,26 @@ class SyntheticDepth(DepthDataset):
         return shade(scene, hits, rng), hits.depth_m
 
 
-class _Kept:
-    """Arrays of all samples, in memory that forked processes share; a spawned one starts with none."""
+class _SharedSamples:
+    """Rendered samples in memory that forked processes share; a spawned process starts with an empty store."""
 
     def __init__(self, length: int, size: tuple[int, int]) -> None:
         self.length, self.size = length, size
         self.images: NDArray[np.uint8] = _shared((length, 3, *size), np.uint8)
         self.depths_m: NDArray[np.float32] = _shared((length, *size), np.float32)
-        self.there: NDArray[np.bool_] = _shared((length,), np.bool_)
+        self.rendered: NDArray[np.bool_] = _shared((length,), np.bool_)
 
     def sample(self, index: int, render: Callable[[int], Rendered]) -> Rendered:
-        """The image as the caller's own, and the depth to read; rendered if nobody has yet."""
-        if not self.there[index]:
+        """A copy of the image and a view of the depth; rendered unless another call already did."""
+        if not self.rendered[index]:
             self.images[index], self.depths_m[index] = render(index)
-            self.there[index] = True  # last: another process may look
+            self.rendered[index] = True  # last, as other processes may read it at any time
         return self.images[index].copy(), self.depths_m[index]
 
-    def __reduce__(self) -> tuple[type["_Kept"], tuple[int, tuple[int, int]]]:
-        return _Kept, (self.length, self.size)
+    def __reduce__(self) -> tuple[type["_SharedSamples"], tuple[int, tuple[int, int]]]:
+        return _SharedSamples, (self.length, self.size)
 
 
 def _shared(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros. Unlike torch's shared tensors they need no room in /dev/shm, which containers keep small."""
+    """Shared zeros. Unlike torch's shared tensors they use no space in /dev/shm, which is small in containers."""
     return np.frombuffer(mmap.mmap(-1, int(np.prod(shape)) * np.dtype(dtype).itemsize), dtype).reshape(shape)

@@ -1,6 +1,6 @@
-"""Objects made of solids, with the sizes they have in the world; each stands on (0, 0, 0) and faces -z.
+"""Objects made of solids, at their real sizes; each stands on (0, 0, 0) and faces -z.
 
-Known sizes (a door is 2.05 m high, a seat 45 cm) are what makes metric depth readable from a single image.
+Known sizes (a door is 2.05 m high, a seat 45 cm) allow metric depth to be inferred from a single image.
 """
 
 from collections.abc import Callable
@@ -76,7 +76,7 @@ def table(rng: np.random.Generator) -> list[Part]:
 
 
 def chair(rng: np.random.Generator) -> list[Part]:
-    """A chair: seat at 45 cm, back to 90 cm, side frames for legs."""
+    """A chair with four legs: seat at 45 cm, back up to 90 cm."""
     cover, frame = m.cloth(rng), m.furniture(rng)
     return [
         block(0.44, 0.05, 0.44, cover, 0.42),
@@ -100,7 +100,7 @@ def sofa(rng: np.random.Generator) -> list[Part]:
 
 
 def shelf(rng: np.random.Generator) -> list[Part]:
-    """An open shelf, 30 cm deep, a board every 36 cm, with books."""
+    """An open bookshelf, 30 cm deep, with a board every 36 cm."""
     w, boards = float(rng.uniform(0.7, 1.0)), int(rng.integers(3, 6))
     h = 0.36 * boards
     frame = m.furniture(rng)
@@ -212,4 +212,4 @@ INDOOR: tuple[Maker, ...] = (carton, table, chair, bin_, toy_ball, lamp, plant, 
 ALONG_WALLS: tuple[Maker, ...] = (cupboard, drawers, sofa, shelf, shelf, table, plant, lamp)
 CORRIDOR: tuple[Maker, ...] = (carton, bin_, plant, chair, toy_ball, crate)
 OUTDOOR: tuple[Maker, ...] = (tree, bush, post, car, crate, bench, bin_, toy_ball, carton)
-"""What may stand where."""
+"""Objects by where they may stand."""

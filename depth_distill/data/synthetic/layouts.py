@@ -1,4 +1,4 @@
-"""Random scenes: rooms, halls, corridors and yards, with the camera of someone who holds it at chest height."""
+"""Random scenes: rooms, halls, corridors and yards, seen by a camera held at chest height."""
 
 import math
 
@@ -8,7 +8,7 @@ from depth_distill.data.synthetic import furniture as f
 from depth_distill.data.synthetic import materials as m
 from depth_distill.data.synthetic.scene import Camera, Light, Material, Part, Scene, Sensor, build_scene, placed
 
-_CLEAR_M = 0.75  # objects keep this far from the camera's upright axis: 0.75 m * cos(38 deg off axis) = 0.59 m deep
+_CLEAR_M = 0.75  # distance of objects from the camera's upright axis: 0.75 m * cos(38 deg off axis) = 0.59 m deep
 _LOWEST_DEPTH_M = 0.55  # the ground is at least this deep at the lower image edge
 _TRIES = 4
 
@@ -27,7 +27,7 @@ class _Layout:
         return low + (high - low) * float(self.rng.random())
 
     def add(self, parts: list[Part], x: float, z: float, yaw: float) -> bool:
-        """Put an object down, unless it would touch another one, the camera or leave the shell."""
+        """Place an object unless it would touch another one or the camera; returns whether it was placed."""
         radius = max(math.hypot(p.center[0], p.center[2]) + 0.8 * max(p.half[0], p.half[2]) for p in parts)
         if any(math.hypot(x - ox, z - oz) < radius + other for ox, oz, other in self.taken):
             return False
@@ -36,7 +36,7 @@ class _Layout:
         return True
 
     def scatter(self, makers: tuple[f.Maker, ...], count: int, near: float, far: float) -> None:
-        """Objects in view, between two distances; as many on each octave of distance as on the next."""
+        """Place objects in view, at log-uniform distances between ``near`` and ``far``."""
         for _ in range(count):
             parts = makers[self.rng.integers(len(makers))](self.rng)
             for _ in range(_TRIES):
@@ -48,7 +48,7 @@ class _Layout:
                     break
 
     def line_walls(self, makers: tuple[f.Maker, ...], count: int) -> None:
-        """Furniture with its back to a wall, facing the room."""
+        """Place furniture with its back to a wall, facing the room."""
         for _ in range(count):
             parts = makers[self.rng.integers(len(makers))](self.rng)
             depth = max(p.center[2] + max(p.half[2], p.half[0] * (p.yaw != 0)) for p in parts) + 0.02
@@ -58,7 +58,7 @@ class _Layout:
                     break
 
     def wall_spot(self, depth: float, margin: float) -> tuple[float, float, float]:
-        """A place on a random wall that is not behind the camera, and the yaw that faces away from that wall."""
+        """A position on a random wall that is not behind the camera, and the yaw that faces away from that wall."""
         side = self.rng.integers(4)
         x = self.between(self.low[0] + margin, self.high[0] - margin)
         z = self.between(max(self.low[1], -1.0) + margin, min(self.high[1], 14.0) - margin)
@@ -69,7 +69,7 @@ class _Layout:
         return x, self.high[1] - depth, 0.0
 
     def decorate(self, count: int) -> None:
-        """Doors, windows and pictures: thin boxes on the walls."""
+        """Add doors, windows and pictures: thin boxes on the walls."""
         hung: list[tuple[float, float]] = []
         for _ in range(count):
             x, z, yaw = self.wall_spot(0.0, 0.7)
@@ -94,11 +94,11 @@ class _Layout:
 
 
 def random_scene(rng: np.random.Generator, aspect: float) -> Scene:
-    """Draw a scene.
+    """Draw a random scene.
 
     Args:
         rng: source of all randomness.
-        aspect: image height over width; the camera is not pitched so far down that the ground comes too close.
+        aspect: image height divided by width; it limits the pitch, so that the ground does not come too close.
     """
     choice = float(rng.random())
     if choice < 0.35:
@@ -178,7 +178,7 @@ def _yard(rng: np.random.Generator, aspect: float) -> Scene:
 
 
 def _lamp_light(room: _Layout, height: float) -> Light:
-    """A lamp under the ceiling, somewhere in the part of the room that is in view."""
+    """A lamp under the ceiling, at a random position in the visible part of the room."""
     x = room.between(room.low[0] + 0.5, room.high[0] - 0.5)
     z = room.between(max(room.low[1], -1.5), min(room.high[1], 8.0) - 0.5)
     strength, warmth = room.between(0.6, 1.8), room.between(0.7, 1.0)
@@ -191,10 +191,10 @@ def _lamp_light(room: _Layout, height: float) -> Light:
 def _finish(
     layout: _Layout, aspect: float, height: float, shell: tuple[Material, Material, Material], light: Light
 ) -> Scene:
-    """Aim the camera, choose the sensor and collect everything."""
+    """Aim the camera, draw the sensor's parameters and build the scene."""
     rng = layout.rng
     tan_half_hfov = math.tan(math.radians(float(rng.uniform(58, 68))) / 2)
-    # Someone's hands or chest, rarely a robot's or a tall tripod: too wide a spread would hide the scale of a scene.
+    # Mostly handheld, rarely on a robot or a tall tripod: too wide a spread would make the scale ambiguous.
     eye = float(np.clip(rng.normal(1.4, 0.18) if rng.random() < 0.9 else rng.uniform(0.5, 2.1), 0.5, 2.1))
     roll = float(rng.normal(0, 0.025))
     # At the lower edge, half a field of view b below the axis, the ground is eye * cos(b) / sin(pitch + b) deep.

@@ -1,4 +1,4 @@
-"""Random surfaces with the sizes that they have in the world: tiles, planks, bricks, cloth, grass and paint."""
+"""Random surfaces with patterns of real sizes: tiles, planks, bricks, cloth, grass and paint."""
 
 import colorsys
 
@@ -136,6 +136,6 @@ def _between(limits: tuple[float, float], fraction: float) -> float:
 
 
 def _linear(hue: float, saturation: float, value: float) -> Color:
-    """HSV as seen, to linear RGB (gamma 2, as in the sensor)."""
+    """Display-referred HSV to linear RGB (gamma 2, as in the sensor)."""
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
     return red * red, green * green, blue * blue

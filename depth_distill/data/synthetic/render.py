@@ -1,10 +1,10 @@
-"""Ray casting: which surface each pixel sees, at which exact depth, and whether the light reaches it.
+"""Ray casting: the surface that each pixel sees, its exact depth, and whether the light reaches it.
 
-Rays are written as ``origin + depth * direction`` with a direction of unit length *along the optical axis*, so that the
-ray parameter is the depth itself. Directions are linear in the pixel coordinates; in the frame of a solid, scaled to
-half extents of 1, each component is therefore the sum of a row term and a column term. Every solid is convex and
-crossed in one interval [near, far] of depths; boxes by the slab method (Kay and Kajiya, "Ray Tracing Complex Scenes",
-1986).
+Rays are ``origin + depth * direction`` with a direction of unit length *along the optical axis*, so that the ray
+parameter is the depth itself. Directions are linear in the pixel coordinates; in the frame of a solid, scaled to half
+extents of 1, each component is therefore the sum of a row term and a column term. Every solid is convex, so a ray
+crosses it in one interval [near, far] of depths; boxes use the slab method (Kay and Kajiya, "Ray Tracing Complex
+Scenes", 1986).
 """
 
 from typing import NamedTuple
@@ -15,20 +15,20 @@ from depth_distill.data.synthetic.scene import Camera, Kind, Scene
 
 CURVED = 3
 """Value of ``Hits.axis`` on the curved side of a cylinder or ellipsoid."""
-_CYLINDER, _ELLIPSOID = int(Kind.CYLINDER), int(Kind.ELLIPSOID)  # enum look-ups are slow in the loops below
-_NOT_ZERO = np.float32(1e-20)  # for rays along an axis: keeps 0 / 0 out, and changes no other float32
+_CYLINDER, _ELLIPSOID = int(Kind.CYLINDER), int(Kind.ELLIPSOID)  # enum lookups are slow in the loops below
+_NOT_ZERO = np.float32(1e-20)  # avoids 0 / 0 for rays along an axis, and changes no other float32
 _CLOSEST_M = 0.05  # a point nearer to the camera plane cannot be projected safely
 
 
 class Hits(NamedTuple):
-    """What each pixel sees; ``(H, W)`` arrays, directions ``(3, H, W)``."""
+    """The surface that each pixel sees; ``(H, W)`` arrays, directions ``(3, H, W)``."""
 
     depth_m: np.ndarray
     """float32 metres along the optical axis, at the pixel centre; ``inf`` for the sky."""
     solid: np.ndarray
     """Index into the solids, -1 for the shell."""
     axis: np.ndarray
-    """0, 1, 2: the face across that axis of the solid (or shell) was hit; 3: a curved side."""
+    """0, 1, 2: the ray hit a face perpendicular to that axis of the solid (or shell); 3: a curved side."""
     directions: np.ndarray
     """float32 ray directions in the world, of length 1 along the optical axis."""
 
@@ -74,13 +74,13 @@ def lit(scene: Scene, hits: Hits, points: np.ndarray, normals: np.ndarray) -> np
 
     Args:
         scene: the scene.
-        hits: what the pixels see.
-        points: ``(3, H, W)`` float32 the points seen.
-        normals: ``(3, H, W)`` float32 unit normals.
+        hits: surfaces seen by the pixels, from ``cast``.
+        points: ``(3, H, W)`` float32, the visible points in metres.
+        normals: ``(3, H, W)`` float32, their unit normals.
     """
     height, width = hits.depth_m.shape
     light, solids = np.array(scene.light.position), scene.solids
-    lifted = points + normals * np.float32(0.01)  # 1 cm clear of the surface that touches the solid
+    lifted = points + normals * np.float32(0.01)  # 1 cm above the surface, so that solids touching it do not shadow it
     shadow = np.zeros((height, width), bool)
     windows = screen_windows(scene.camera, _shadow_hull(scene, light), height, width)
     scaled_axes = solids.scaled_axes()
@@ -106,7 +106,7 @@ def lit(scene: Scene, hits: Hits, points: np.ndarray, normals: np.ndarray) -> np
 def screen_windows(camera: Camera, points: np.ndarray, height: int, width: int) -> np.ndarray:
     """Pixel windows ``(n, 4)`` (top, bottom, left, right; half open) that contain the hulls of ``(n, p, 3)`` points.
 
-    Empty (bottom <= top or right <= left) for what lies behind the camera or outside the image.
+    Empty (bottom <= top or right <= left) for solids behind the camera or outside the image.
     """
     seen = (points - camera.position) @ camera.rotation
     depth = seen[..., 2]
@@ -123,7 +123,7 @@ def screen_windows(camera: Camera, points: np.ndarray, height: int, width: int) 
 
 
 def _shadow_hull(scene: Scene, light: np.ndarray) -> np.ndarray:
-    """The solids' corners and where the light through them leaves the shell (at most 30 m on)."""
+    """Corners of the solids, and where light rays through them leave the shell (at most 30 m further on)."""
     corners = scene.solids.corners()
     away = corners - light
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -153,10 +153,10 @@ def _shell_exit(scene: Scene, directions: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _crossing(kind: int, origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave a unit solid: the intersection of intervals, all of which a ray must be in.
+    """Where rays enter and leave a unit solid, which is an intersection of slabs or round intervals.
 
     Args:
-        kind: the shape, a ``Kind``.
+        kind: shape of the solid, a ``Kind``.
         origin: ``(3, ...)`` in the frame of the solid, scaled to half extents of 1.
         direction: ``(3, ...)`` in the same frame.
 
@@ -176,7 +176,7 @@ def _crossing(kind: int, origin: np.ndarray, direction: np.ndarray) -> tuple[np.
 
 
 def _latest(kind: int, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray | int]:
-    """The last of the entries from ``_crossing``, and the axis of the face it is on."""
+    """The last of the entries from ``_crossing``, and the axis of its face."""
     if kind == _ELLIPSOID:
         return entries[0], CURVED
     near = np.maximum(entries[0], entries[1])
@@ -188,7 +188,7 @@ def _latest(kind: int, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray | in
 
 
 def _slabs(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a ray is between -1 and 1 along each axis."""
+    """Interval in which a ray lies between -1 and 1 along each axis."""
     inverse = 1 / (direction + _NOT_ZERO)
     middle = origin * inverse
     np.abs(inverse, out=inverse)
@@ -198,10 +198,11 @@ def _slabs(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _round_interval(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where a ray is inside the unit circle or sphere.
+    """Interval in which a ray lies inside the unit circle or sphere.
 
-    The distance of the ray from the centre is taken at its closest point, which keeps float32 exact enough for small
-    far solids (Haines et al., "Precision Improvements for Ray/Sphere Intersection", Ray Tracing Gems, 2019, ch. 7).
+    The distance of the ray from the centre is computed at its closest point, which keeps float32 accurate enough for
+    small distant solids (Haines et al., "Precision Improvements for Ray/Sphere Intersection", Ray Tracing Gems, 2019,
+    ch. 7).
     """
     square = (direction * direction).sum(0)
     square += _NOT_ZERO

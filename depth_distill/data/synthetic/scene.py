@@ -1,4 +1,4 @@
-"""What a scene consists of: a camera, a shell (the room or the ground), solids inside it, materials and light.
+"""The parts of a scene: a camera, a shell (the room or the ground), solids inside it, materials and light.
 
 World axes: x right, y up, z ahead, in metres; the ground is ``y = 0``. Camera axes: x right, y up, z along the optical
 axis. A positive pitch looks down.
@@ -15,7 +15,7 @@ Vector = tuple[float, float, float]
 
 
 class Kind(IntEnum):
-    """Shapes of a solid; each fills its box of half extents (cylinders stand upright)."""
+    """Shape of a solid, inscribed in the box given by its half extents (cylinders stand upright)."""
 
     BOX = 0
     CYLINDER = 1
@@ -45,35 +45,36 @@ class Camera:
 
 @dataclass(frozen=True)
 class Material:
-    """A surface: one regular pattern of cells with joints between them, plus value noise, in metres on the surface.
+    """A surface: a regular pattern of cells with joints between them, plus value noise; sizes in metres.
 
-    Tiles, bricks, planks, checkers and stripes are the same pattern with other numbers.
+    Tiles, bricks, planks, checkers and stripes are the same pattern with different parameters.
     """
 
     color: Color
     """Linear RGB albedo."""
     second: Color = (0.5, 0.5, 0.5)
-    """Albedo of every other cell, as far as ``checker`` says."""
+    """Albedo of every other cell, mixed in by ``checker``."""
     cell_u_m: float = 1e3
     cell_v_m: float = 1e3
     row_shift: float = 0.0
-    """By how much of a cell each row is shifted against the one before."""
+    """Shift of each row of cells against the previous one, in cells."""
     joint_m: float = 0.0
     """Width of the joints."""
     joint_shade: float = 1.0
     """Brightness of the joints, relative to the cells."""
     checker: float = 0.0
+    """Share of ``second`` in every other cell, in [0, 1]."""
     tint: float = 0.0
-    """Relative change of brightness from cell to cell."""
+    """Relative variation in brightness between cells."""
     noise: float = 0.0
-    """Relative change of brightness by value noise."""
+    """Relative variation in brightness due to value noise."""
     noise_m: float = 0.2
     """Lattice constant of the noise."""
     glow: float = 0.0
-    """Light emitted, times the albedo."""
+    """Emitted light, multiplied by the albedo."""
 
     def row(self) -> list[float]:
-        """All numbers in a flat list, in the order above."""
+        """All parameters as a flat list, in the order above."""
         return [
             *self.color,
             *self.second,
@@ -92,33 +93,33 @@ class Material:
 
 @dataclass(frozen=True)
 class Light:
-    """One point light (the sun is a far one), ambient light, sky and haze, in linear RGB."""
+    """One point light (a distant one for the sun), ambient light, sky and haze, in linear RGB."""
 
     position: Vector
     color: Color
     falloff_m: float
-    """Distance at which the direct light has dropped to a half; ``inf`` for the sun."""
+    """Distance at which the direct light has dropped to half; ``inf`` for the sun."""
     ambient: Color
     sky: Color
     haze_m: float = np.inf
-    """Distance over which the sky's colour mixes in, by ``1 - exp(-depth / haze_m)``."""
+    """Distance scale of the haze: the sky's colour is mixed in by ``1 - exp(-depth / haze_m)``."""
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """What the camera does to the light."""
+    """Exposure, white balance, vignetting and noise of the camera."""
 
     exposure: float = 0.2
     """Mean of the exposed linear image."""
     white_balance: Color = (1.0, 1.0, 1.0)
     vignette: float = 0.0
-    """Light lost in the image corners, as a fraction."""
+    """Fraction of light lost in the image corners."""
     noise: float = 0.0
-    """Standard deviation of the noise in the finished image, out of 1."""
+    """Standard deviation of the noise in the final image, whose values are in [0, 1]."""
 
 
 class Part(NamedTuple):
-    """One solid, relative to the foot of the object it belongs to."""
+    """One solid of an object, relative to the object's foot."""
 
     kind: Kind
     center: Vector
@@ -126,7 +127,7 @@ class Part(NamedTuple):
     material: Material
     yaw: float = 0.0
     shadow: bool = True
-    """Whether it casts a shadow; not worth the time for what lies flat against something."""
+    """Whether it casts a shadow; not worth the time for solids that lie flat against another one."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class Solids:
     """``(n,)`` bool: casts a shadow."""
 
     def axes(self) -> np.ndarray:
-        """``(n, 3, 3)``: rows are the solids' own axes in the world."""
+        """``(n, 3, 3)``: the solids' own axes in world coordinates, as rows."""
         cos, sin = np.cos(self.yaw), np.sin(self.yaw)
         axes = np.zeros((len(self.yaw), 3, 3))
         axes[:, 0, 0], axes[:, 0, 2] = cos, -sin
@@ -154,11 +155,11 @@ class Solids:
         return axes
 
     def scaled_axes(self) -> np.ndarray:
-        """``(n, 3, 3)``: from world directions to the frame of each solid, scaled to half extents of 1."""
+        """``(n, 3, 3)``: maps world directions to the frame of each solid, scaled to half extents of 1."""
         return self.axes() / self.half[:, :, None]
 
     def corners(self) -> np.ndarray:
-        """``(n, 8, 3)``: the corners of the boxes that the solids fill, in the world."""
+        """``(n, 8, 3)``: the corners of the solids' bounding boxes in world coordinates."""
         signs = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
         return self.center[:, None] + (signs * self.half[:, None]) @ self.axes()
 
@@ -174,7 +175,7 @@ class Scene:
     """``(3,)`` upper bounds of the shell."""
     solids: Solids
     materials: np.ndarray
-    """``(F, 3 + n)`` float32: walls, floor, ceiling, then one column a solid; rows as in ``Material.row``."""
+    """``(F, 3 + n)`` float32: walls, floor, ceiling, then one column per solid; rows as in ``Material.row``."""
     light: Light
     sensor: Sensor
 
@@ -188,7 +189,7 @@ def build_scene(
     light: Light,
     sensor: Sensor,
 ) -> Scene:
-    """Collect parts (already in world coordinates) and the materials of walls, floor and ceiling into arrays."""
+    """Build a scene from parts in world coordinates and the materials of walls, floor and ceiling."""
     solids = Solids(
         np.array([part.kind for part in parts], np.int64),
         np.array([part.center for part in parts], np.float64).reshape(-1, 3),

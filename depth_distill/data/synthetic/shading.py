@@ -1,7 +1,7 @@
-"""From what the pixels see to an image: surface patterns, light, haze and the sensor.
+"""Shade the visible surfaces into an image: surface patterns, light, haze and the sensor.
 
-Each visible point is shaded once. Patterns are filtered by the width a pixel has on the surface (a box filter across
-joints and cell edges; noise fades out), so they neither alias nor lose their mean with distance.
+Each visible point is shaded once. Patterns are filtered by the width of a pixel on the surface (a box filter across
+joints and cell edges; noise fades out), so they neither alias nor change their mean with distance.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from depth_distill.data.synthetic.render import CURVED, Hits, lit, pixel_grid
 from depth_distill.data.synthetic.scene import Kind, Light, Scene, Sensor
 
-_FARTHEST_M = np.float32(400)  # the sky's distance, for haze
+_FARTHEST_M = np.float32(400)  # distance of the sky, for haze
 _CORNER_M = 0.25  # reach of the darkening in corners
 _CORNER_SHADE = 0.4  # ambient light lost in a corner of two faces
 _TABLE_BITS = 6
@@ -22,7 +22,7 @@ def shade(scene: Scene, hits: Hits, noise: np.random.Generator) -> np.ndarray:
 
     Args:
         scene: the scene.
-        hits: what the pixels see, from ``cast``.
+        hits: surfaces seen by the pixels, from ``cast``.
         noise: source of the sensor noise.
 
     Returns:
@@ -46,7 +46,7 @@ def shade(scene: Scene, hits: Hits, noise: np.random.Generator) -> np.ndarray:
     lengths = np.sqrt(np.einsum("khw,khw->hw", hits.directions, hits.directions))
     grazing = np.abs(np.einsum("khw,khw->hw", hits.directions, normals)) / lengths
     pixel_rad = 2 * scene.camera.tan_half_hfov / shape[1]
-    # A pixel is 1 / cos wider along the slope than across it: the geometric mean of both.
+    # A pixel covers 1 / cos more along the slope than across it: use the geometric mean of both.
     pixel_m = depth_m * np.float32(pixel_rad) / np.sqrt(np.maximum(grazing, 0.02))
     color, glow = _albedo(scene, hits, surface_uv, pixel_m)
 
@@ -60,7 +60,7 @@ def shade(scene: Scene, hits: Hits, noise: np.random.Generator) -> np.ndarray:
 
 
 def _surface(scene: Scene, hits: Hits, points: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Surface coordinates in metres and unit normals (world) of the points seen."""
+    """Surface coordinates in metres and unit normals (world) of the visible points."""
     solids = scene.solids
     # Row -1 (the last) is the shell: at the origin, not turned.
     frame = np.zeros((5, len(solids.yaw) + 1), np.float32)
@@ -93,7 +93,7 @@ def _surface(scene: Scene, hits: Hits, points: np.ndarray) -> tuple[tuple[np.nda
 def _albedo(
     scene: Scene, hits: Hits, surface_uv: tuple[np.ndarray, np.ndarray], pixel_m: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Colours ``(3, H, W)`` of the points seen, and how much each glows."""
+    """Colours ``(3, H, W)`` of the visible points, and the light that each emits."""
     material = hits.solid + _FIRST_SOLID
     on_shell = hits.solid < 0
     horizontal = on_shell & (hits.axis == 1)
@@ -160,8 +160,8 @@ def _value_noise(surface_uv: tuple[np.ndarray, np.ndarray], lattice_m: np.ndarra
 
 
 def _open_sky(scene: Scene, hits: Hits, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-    """How much ambient light reaches the points: less in corners and near the ground, more from above."""
-    # Directions get slightly different light, so that the faces of a box differ even in shadow.
+    """Share of the ambient light that reaches each point: less in corners and near the ground, more from above."""
+    # Ambient light varies slightly with direction, so that the faces of a box differ even in shadow.
     ambient = 0.85 + 0.1 * normals[1] + 0.08 * normals[0] + 0.05 * normals[2]
     for k in range(3):
         sides = [side for side in (scene.low[k], scene.high[k]) if np.isfinite(side)]
@@ -179,7 +179,7 @@ def _open_sky(scene: Scene, hits: Hits, points: np.ndarray, normals: np.ndarray)
 
 
 def _add_sky(color: np.ndarray, light: Light, hits: Hits, depth_m: np.ndarray, lengths: np.ndarray) -> None:
-    """Haze, and the sky: bright at the horizon, its own colour overhead."""
+    """Add haze and the sky, which is bright at the horizon and has its own colour overhead; in place."""
     sky = np.array(light.sky, np.float32)[:, None, None]
     if np.isfinite(light.haze_m):
         haze = 1 - np.exp(depth_m * np.float32(-1 / light.haze_m))
@@ -192,7 +192,7 @@ def _add_sky(color: np.ndarray, light: Light, hits: Hits, depth_m: np.ndarray, l
 
 
 def _expose(color: np.ndarray, scene: Scene, noise: np.random.Generator) -> np.ndarray:
-    """Exposure, white balance, vignette, the lens's slight blur, gamma 2, noise and 8 bits."""
+    """Apply exposure, white balance, vignetting, a slight lens blur, gamma 2 and noise; convert to 8 bits."""
     sensor: Sensor = scene.sensor
     height, width = color.shape[1:]
     gain = sensor.exposure / max(float(color.mean()), 1e-3)
@@ -210,7 +210,7 @@ def _expose(color: np.ndarray, scene: Scene, noise: np.random.Generator) -> np.n
 
 
 def _blur(image: np.ndarray) -> None:
-    """A 1-6-1 blur along both sides, in place: softens the edges, which are sampled once a pixel."""
+    """A 1-6-1 blur along both axes, in place: softens edges, which are sampled only once per pixel."""
     for axis in (1, 2):
         rows = np.moveaxis(image, axis, 0)
         blurred = (rows[:-2] + rows[2:]) * np.float32(0.125) + rows[1:-1] * np.float32(0.75)

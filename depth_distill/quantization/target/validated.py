@@ -104,7 +104,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 def _expected(value: Any, annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
-        return nearest(str(value), get_args(annotation))
+        return nearest(str(value), [str(choice) for choice in get_args(annotation)])
     if origin in (Union, types.UnionType):
         return " or ".join(_expected(value, choice) for choice in get_args(annotation))
     if origin is tuple:
