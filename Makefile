@@ -30,7 +30,7 @@ TARGET ?= per-tensor-minmax
 OUT ?= bundle
 .PHONY: export-npu
 export-npu: $(STAMP) ## Bundle for the NPU: CKPT=runs/.../last.ckpt TARGET=per-tensor-minmax OUT=bundle ARGS=...
-	$(BIN)/python depth_distill/commands/export_npu.py --checkpoint "$(CKPT)" --target $(TARGET) --out $(OUT) $(ARGS)
+	$(BIN)/python -m depth_distill export --checkpoint "$(CKPT)" --target "$(TARGET)" --out "$(OUT)" $(ARGS)
 
 # Their pins clash, so each tool chain has an environment of its own; one that cannot be installed does not stop the rest.
 RUNNERS := depth_distill/export/backends/runners

@@ -1,249 +1,83 @@
-"""The command line: ``python -m depth_distill {fit,validate,test,predict,validate-data} --config FILE``."""
+"""The command line: ``depth-distill COMMAND``, or ``python -m depth_distill COMMAND``.
 
-import os
+Words are parsed before anything heavy is imported, so that help and a typo are answered at once.
+"""
+
+import difflib
 import sys
-import warnings
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from rich.console import Console
-from rich.progress import Progress
-from typing_extensions import override
-
-import depth_distill.losses
-import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
-from depth_distill import runs
-from depth_distill.callbacks import (
-    DepthPanels,
-    FakeQuant,
-    FeatureHooks,
-    GracefulInterrupt,
-    PredictionWriter,
-    RunCheckpoint,
-    RunSummary,
-)
-from depth_distill.data import report_table, validate_dataset
-from depth_distill.data.datamodule import DepthDataModule
-from depth_distill.display.tables import metric_table
+import depth_distill
+from depth_distill.commands import COMMANDS
+from depth_distill.commands.options import CommandParser
 from depth_distill.errors import ConfigError
-from depth_distill.exit_codes import exit_code
-from depth_distill.loading.parsing import PARSER, instantiate, parse
-from depth_distill.tasks import DepthTask  # noqa: F401
-
-# Warnings that a person can do nothing about: a resumed run keeps its log and checkpoints, the callbacks that a
-# checkpoint has the state of are not needed to evaluate it, and a teacher does not train; the last is between Lightning
-# and torch.
-IGNORED_WARNINGS = (
-    "Experiment logs directory .* exists",
-    "Checkpoint directory .* exists",
-    "Be aware that when using `ckpt_path`, callbacks",
-    r"Found \d+ module\(s\) in eval mode",  # the teacher
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-)
-EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
-
-
-class DepthCLI(LightningCLI):
-    """LightningCLI with run folders, a CSV log, Weights & Biases by one flag, and a table at the end."""
-
-    run_folder: Path
-    words: Sequence[str]
-
-    @override
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        # Not the method of LightningCLI, which warns of arguments that do not come from sys.argv itself.
-        self.words = args
-        command = getattr(self, "_subcommand_parsers", {}).get(next(iter(args), ""), parser)
-        self.config = parse(parser, args, runs.config_files(args), command)
-
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Folder that new run folders are made in.")
-        parser.add_argument(
-            "--run_dir", type=str | None, default=None, help="Folder of this run; runs/<config name>/<time> if not set."
-        )
-        parser.add_argument("--wandb", type=bool, default=False, help="Log to Weights & Biases; offline without a key.")
-        parser.add_lightning_class_args(RunSummary, "summary")
-        parser.add_lightning_class_args(DepthPanels, "panels")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/abs_rel",
-                "checkpoint.filename": "epoch{epoch:03d}-abs_rel{val/abs_rel:.4f}",
-                "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.save_last": True,
-                "checkpoint.save_on_exception": True,
-            }
-        )
-
-    @override
-    def before_instantiate_classes(self) -> None:
-        checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand in ("validate", "test", "predict"):
-            if checkpoint is None:
-                raise ConfigError(
-                    f"{self.subcommand} needs --ckpt_path: without a checkpoint the network is not trained"
-                )
-            # Which checkpoint was the best so far matters to a run that goes on, and to no other.
-            warnings.filterwarnings("ignore", "The dirpath has changed")
-        runs.require_checkpoint(checkpoint)
-        resumed = runs.resumed_run_folder(checkpoint) if self.subcommand == "fit" else None
-        chosen = self._get(self.config, "run_dir") or resumed
-        name = runs.run_name(runs.config_files(self.words))
-        self.run_folder = Path(chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
-        runs.keep_metrics_log(self.run_folder)
-
-    @override
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.trainer_defaults["callbacks"] = [FeatureHooks(), GracefulInterrupt(), *self._progress_bar()]
-        return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
-
-    def _loggers(self) -> list[Logger] | bool:
-        if self._get(self.config, "trainer").logger is False:
-            return False
-        loggers: list[Logger] = [CSVLogger(self.run_folder, name="", version="")]
-        if self._get(self.config, "wandb"):
-            import wandb
-
-            offline = os.environ.get("WANDB_MODE") == "offline" or not runs.has_wandb_key(wandb.Settings().base_url)
-            self.run_folder.mkdir(parents=True, exist_ok=True)
-            loggers.append(
-                WandbLogger(
-                    name="/".join(self.run_folder.parts[-2:]),
-                    save_dir=self.run_folder,
-                    project="depth-distill",
-                    offline=offline,
-                )
-            )
-        return loggers
-
-    def after_fit(self) -> None:
-        """Evaluate the best checkpoint, and say what was reached, where it lies, and what to do next."""
-        checkpoint: Any = self.trainer.checkpoint_callback
-        best = getattr(checkpoint, "best_model_path", "")
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()  # the first process evaluates alone
-        if not best or not self.trainer.is_global_zero:
-            return
-        console = Console()
-        # A trainer of its own: callbacks that average weights would put theirs in place of the checkpoint's.
-        config = self._get(self.config, "trainer")
-        evaluator = Trainer(
-            logger=False,
-            default_root_dir=self.run_folder,
-            callbacks=[*self._callbacks(FakeQuant), *self._callbacks(DepthPanels), *self._progress_bar()],
-            enable_model_summary=False,
-            **{key: config[key] for key in EVALUATION_KEYS} | {"devices": 1, "strategy": "auto"},
-        )
-        (metrics,) = evaluator.validate(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
-        for summary in self._callbacks(RunSummary):
-            summary.write(self.trainer, metrics)
-        self._print_metrics("val", metrics)
-        console.print(f"best checkpoint  {best}", soft_wrap=True, highlight=False)
-        console.print(f"pictures         {self.run_folder / 'pictures'}", soft_wrap=True, highlight=False)
-        console.print(f"next             {runs.next_command(self.run_folder, best)}", soft_wrap=True, highlight=False)
-
-    def validate(self, **kwargs: Any) -> None:
-        """Evaluate on the validation split and print the metrics."""
-        self._print_metrics("val", self.trainer.validate(**kwargs | {"verbose": False})[0])
-
-    def test(self, **kwargs: Any) -> None:
-        """Evaluate on the test split and print the metrics."""
-        self._print_metrics("test", self.trainer.test(**kwargs | {"verbose": False})[0])
-
-    def predict(self, **kwargs: Any) -> None:
-        """Write predictions; nothing is kept in memory."""
-        self.trainer.predict(**kwargs | {"return_predictions": False})
-        Console().print(f"predictions  {self.run_folder / 'predictions'}", soft_wrap=True, highlight=False)
-
-    def _print_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
-        protocol = self.model.val_metrics.protocol
-        titles = {stage: f"{stage}: {protocol}", "vendor": f"{stage}, after the tool chain's own PTQ: {protocol}"}
-        for prefix, title in titles.items():
-            values = {
-                name.removeprefix(f"{prefix}/"): value
-                for name, value in metrics.items()
-                if name.startswith(f"{prefix}/")
-            }
-            if values:
-                Console().print(metric_table(title, values))
-
-    def _progress_bar(self) -> list[Callback]:
-        return [] if self._get(self.config, "trainer").enable_progress_bar is False else [RichProgressBar()]
-
-    def _callbacks(self, kind: type) -> list[Any]:
-        return [callback for callback in self.trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
-
-
-class DataCLI(DepthCLI):
-    """The same options without a subcommand: data module and task are built, and no trainer."""
-
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_arguments_to_parser(parser)
-        # The resolved config of a run has these options of ``fit``.
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Ignored.")
-        parser.add_argument("--weights_only", type=bool | None, default=None, help="Ignored.")
-
-    @override
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    @override
-    def instantiate_classes(self) -> None:
-        self.config_init = instantiate(self.parser, self.config)
-        self.datamodule, self.model = self.config_init["data"], self.config_init.get("model")
-
-
-def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
-    """Parse the arguments, and run the subcommand they name if ``run``."""
-    return kind(
-        LightningModule,
-        DepthDataModule,
-        subclass_mode_model=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        parser_kwargs=dict(PARSER),
-        save_config_kwargs={"overwrite": True},
-        args=list(args),
-        run=run,
-    )
-
-
-def validate_data(args: Sequence[str]) -> int:
-    """Read every sample of every split of a config; print counts, ranges and the bad files. 1 if fit would fail."""
-    datamodule = build_cli(DataCLI, args, run=False).datamodule
-    splits = {name: getattr(datamodule, name) for name in ("train", "val", "test", "predict", "calibration")}
-    unique = {name: data for i, (name, data) in enumerate(splits.items()) if data not in list(splits.values())[:i]}
-    reports = {}
-    with Progress(console=Console()) as progress:
-        for name, dataset in unique.items():
-            if dataset is not None:
-                step = partial(progress.advance, progress.add_task(name, total=len(dataset)))
-                reports[name] = validate_dataset(dataset, datamodule.depth_range, step)
-    Console().print(report_table(reports))
-    return int(not all(report.usable for report in reports.values()))
+from depth_distill.exit_codes import INTERRUPTED, USAGE, exit_code
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """Run a subcommand; returns the exit code: 0, 1 for a fault or a verdict, 2 for a mistake, 130 for Ctrl-C.
+
+    Args:
+        args: the command line without the program's name; that of the process unless given.
+    """
     words = list(sys.argv[1:] if args is None else args)
-    for message in IGNORED_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    return exit_code(lambda: _run(words))
+    try:
+        return exit_code(lambda: _run(words))
+    except SystemExit as stopped:  # a help page was printed, or Lightning ended the process
+        return stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def command_parser(name: str) -> CommandParser:
+    """The parser of a subcommand."""
+    module = _module(name)
+    parser = CommandParser(name, module.__doc__ or "", module.EXAMPLE)
+    module.add_arguments(parser)
+    return parser
 
 
 def _run(words: Sequence[str]) -> int | None:
-    if words[:1] == ["validate-data"]:
-        return validate_data(words[1:])
-    build_cli(DepthCLI, words, run=True)
-    return None
+    name = words[0] if words else ""
+    if name in ("", "-h", "--help"):
+        print(_overview())
+        return 0 if name else USAGE
+    if name == "--version":
+        print(f"depth-distill {depth_distill.__version__}")
+        return 0
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else "depth-distill --help lists them"
+        raise ConfigError(f"there is no command '{name}'; {hint}")
+    options, overrides = command_parser(name).parse(words[1:])
+    options.words = list(words)
+    code: int | None = _module(name).run(options, overrides)
+    return code
+
+
+def _module(name: str) -> Any:
+    return import_module(f"depth_distill.commands.{name.replace('-', '_')}")
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: depth-distill COMMAND [OPTION ...]",
+            "",
+            depth_distill.__doc__ or "",
+            "",
+            "commands:",
+            *(f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()),
+            "",
+            "options:",
+            "  -h, --help  show this page; depth-distill COMMAND --help has the options of a command, with an example",
+            "  --version   show the version",
+            "",
+            "example:",
+            "  depth-distill fit --config quickstart",
+        ]
+    )

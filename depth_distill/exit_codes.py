@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
-from rich.console import Console
-from rich.text import Text
-
 from depth_distill.errors import UserError
+
+USAGE = 2
+"""Something that the person can mend; 0 is success, 1 a fault or a verdict."""
+INTERRUPTED = 130
+"""As a shell reports a process that Ctrl-C ended."""
 
 
 def exit_code(run: Callable[[], int | None]) -> int:
@@ -16,10 +18,13 @@ def exit_code(run: Callable[[], int | None]) -> int:
         cause = _user_error(error)
         if cause is None:
             raise
+        from rich.console import Console
+        from rich.text import Text
+
         # From a loader worker the message arrives below the worker's traceback.
         message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
         Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
-        return 2
+        return USAGE
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

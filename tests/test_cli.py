@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ import torch
 import yaml
 from PIL import Image
 
-from depth_distill.cli import main
+import depth_distill
+from depth_distill.cli import command_parser, main
+from depth_distill.commands import COMMANDS
+from depth_distill.lightning_cli import DepthCLI, build_cli
 from depth_distill.tasks import DepthTask
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -187,3 +192,155 @@ def test_shipped_configs_without_files_run(name, tmp_path):
         + ["--data.num_workers", "0", "--data.calibration_size", "4"]
     )
     assert code == 0
+
+
+HEAVY = ("torch", "timm", "pytorch_lightning", "jsonargparse", "onnx", "onnxruntime", "matplotlib", "numpy")
+LIGHT = f"""
+import json, sys
+from depth_distill.cli import main
+code = main(json.loads(sys.argv[1]))
+print("\\nimported:", *[name for name in {HEAVY} if name in sys.modules])
+sys.exit(code)
+"""
+
+
+def at_once(*words):
+    """Exit code and output of a command line that must not import anything heavy."""
+    done = subprocess.run([sys.executable, "-c", LIGHT, json.dumps(words)], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "imported:"
+    return done.returncode, "\n".join(done.stdout.splitlines()[:-2]), done.stderr
+
+
+def test_help_lists_every_command():
+    code, printed, _ = at_once("--help")
+    assert code == 0
+    for name, summary in COMMANDS.items():
+        assert f"  {name} " in printed
+        assert summary in printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_page_with_an_example(name):
+    code, printed, _ = at_once(name, "--help")
+    assert code == 0
+    assert printed.startswith(f"usage: depth-distill {name} ")
+    assert f"  depth-distill {name} " in printed[printed.index("\nexample") :]
+    assert "default: None" not in printed
+    assert "``" not in printed
+
+
+def test_examples_are_command_lines_that_are_taken():
+    for name in COMMANDS:
+        lines = [line.strip() for line in command_parser(name).epilog.splitlines()[1:]]
+        assert lines
+        for line in lines:
+            words = line.replace("'", "").split()
+            assert words[:2] == ["depth-distill", name]
+            command_parser(name).parse(words[2:])
+
+
+def test_without_a_command_the_overview_is_shown(capsys):
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_the_version():
+    assert at_once("--version")[:2] == (0, f"depth-distill {depth_distill.__version__}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["exprt"], "there is no command 'exprt'; did you mean 'export'?"),
+        (["npu_info"], "there is no command 'npu_info'; did you mean 'npu-info'?"),
+        (["--config", "quickstart"], "there is no command '--config'; depth-distill --help lists them"),
+        (["export", "--chekpoint", "x"], "there is no option --chekpoint; did you mean --checkpoint?"),
+        (["export", "--image", "3"], "there is no option --image; did you mean --images?"),
+        (["export"], "the following arguments are required: --checkpoint, --out; see depth-distill export --help"),
+        (["fit", "--confg", "quickstart"], "there is no option --confg; did you mean --config?"),
+        (["fit", "--config", "quickstrt"], "no shipped config of that name; did you mean 'quickstart'?"),
+        (["export", "--checkpoint", "x", "--out", "y", "z"], "unexpected argument 'z'"),
+        (["npu-info", "--target", "rkn"], "--target: unknown target 'rkn'; nearest: 'rknn'"),
+        (["sensitivity", "--images", "0"], "--images must be a whole number of 1 or more, received '0'"),
+        (["sensitivity", "--images", "2.5"], "--images must be a whole number of 1 or more, received '2.5'"),
+        (["mixed-precision", "--threshold", "nan"], "--threshold must be a finite number, received 'nan'"),
+        (["mixed-precision", "--target-abs-rel", "inf"], "--target-abs-rel must be a finite number, received 'inf'"),
+        (["error-budget", "--stress", "-1"], "--stress must be 0 or more, received -1.0"),
+        (["list", "encodrs"], "invalid choice: 'encodrs'"),
+    ],
+)
+def test_a_mistake_is_one_line_at_once(words, message):
+    code, printed, error = at_once(*words)
+    assert code == 2
+    assert not printed
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_an_option_is_the_same_in_every_command():
+    """One name has one type, one placeholder and one help text, but for the default at the end of it."""
+    shared = {"checkpoint", "config", "target", "images", "calibration_images", "out", "json", "stress"}
+    found = {}
+    for name in COMMANDS:
+        for action in command_parser(name)._actions:
+            if action.dest in shared and action.help != "==SUPPRESS==":
+                text = action.help.split(" (default:")[0]
+                found.setdefault(action.dest, set()).add((action.option_strings[-1], action.type, action.metavar, text))
+    assert found.keys() == shared
+    assert {dest: len(forms) for dest, forms in found.items()} == dict.fromkeys(shared, 1)
+
+
+def test_what_prints_results_writes_them_as_json_too():
+    training = {"fit", "validate", "test", "predict"}
+    assert {name for name in COMMANDS if "--json" not in command_parser(name).format_help()} == training
+
+
+def test_the_short_help_of_training_knows_the_options_of_lightning():
+    found = {}
+
+    class Asked(DepthCLI):
+        def parse_arguments(self, parser, args):
+            for name, command in self._subcommand_parsers.items():
+                found[name] = {option for option in command._option_string_actions if "." not in option}
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cli(Asked, ["fit"], run=True)
+    for name, options in found.items():
+        known = command_parser(name)._option_string_actions.keys() - {"--help_all"}
+        assert options <= known, name
+    assert known <= set.union(*found.values())
+
+
+def test_help_all_is_that_of_lightning(capsys):
+    assert main(["validate", "--help_all"]) == 0
+    assert "--trainer.max_epochs" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("depth_distill.commands.list.run", interrupt)
+    assert main(["list", "targets"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_shipped_config_by_name_names_the_run_as_its_file_does(tmp_path):
+    words = ["--config", "distill/quickstart", "--runs_dir", str(tmp_path), "--trainer.fast_dev_run", "1"]
+    assert main(["fit", *words, "--data.num_workers", "0", "--data.calibration_size", "4"]) == 0
+    assert (tmp_path / "distill-quickstart").is_dir()
+
+
+def test_the_package_offers_its_names_without_importing_them():
+    program = (
+        "import sys, depth_distill; print('torch' in sys.modules, depth_distill.load_run.__name__, dir(depth_distill))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed.startswith("False load_run")
+    for name in depth_distill.__all__:
+        assert f"'{name}'" in printed
+        assert getattr(depth_distill, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'load_rnu'"):
+        depth_distill.load_rnu  # noqa: B018

@@ -11,7 +11,8 @@ import torch
 import yaml
 from PIL import Image
 
-from depth_distill.cli import DataCLI, build_cli, main
+from depth_distill.cli import main
+from depth_distill.lightning_cli import DataCLI, build_cli
 from depth_distill.models import DepthNet
 from depth_distill.types import DepthRange
 from tests.data.files import write_depth

@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from depth_distill.cli import DataCLI, build_cli, main
+from depth_distill.cli import main
+from depth_distill.lightning_cli import DataCLI, build_cli
 from depth_distill.models import DepthNet
 from depth_distill.tasks import DistillationTask
 from tests.distilled_run import config, fit

@@ -1,1 +1,27 @@
-"""One module per subcommand of ``depth-distill``."""
+"""One module per subcommand of ``depth-distill``, called after it: ``npu-info`` is in ``npu_info.py``.
+
+A module has its help text (the docstring), ``EXAMPLE``, ``add_arguments(parser)`` and ``run(options, overrides)``. It
+imports what is heavy (torch, timm, Lightning, ONNX, matplotlib) inside ``run``, or in a module that ``run`` imports, so
+that help and the refusal of a mistyped option come at once. A new one is a module and a line here.
+"""
+
+from collections.abc import Mapping
+
+COMMANDS: Mapping[str, str] = {
+    "fit": "train; evaluate the best checkpoint; print the table and what to do next",
+    "validate": "metrics of a checkpoint on the validation split",
+    "test": "metrics of a checkpoint on the test split",
+    "predict": "depth maps and panels of a checkpoint",
+    "validate-data": "read every sample; report counts, ranges and bad files",
+    "evaluate": "metrics of a checkpoint, an ONNX file, or a folder of predictions",
+    "ptq-table": "FP32, naive PTQ, and what each pass gains, plain and stressed",
+    "error-budget": "which kinds of tensors, and which stages, the error comes from",
+    "sensitivity": "how much accuracy each layer loses in INT8",
+    "mixed-precision": "the fewest FP16 layers that reach an accuracy",
+    "roadmap": "the whole way from FP32 to INT8 as one table",
+    "export": "a bundle of ONNX files for an NPU, with a report",
+    "npu-info": "what an NPU can do, and whether it takes a network",
+    "npu-compare": "run a bundle on a tool chain, or compare what a device dumped",
+    "list": "names of encoders, targets, backends, recipes, losses, datasets or heads",
+}
+"""The line of each subcommand in ``depth-distill --help``, in the order of the work."""

@@ -1,4 +1,4 @@
-"""What the analysis tools start from: a trained network, quantized for a target, and what to score it on."""
+"""What the analyses start from: a trained network, quantized for a target, and what to score it on."""
 
 import argparse
 from collections.abc import Sequence
@@ -44,19 +44,6 @@ class QuantizedRun:
     title: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of :func:`quantize_run`. Options that the parser does not know override the config, as in ``fit``."""
-    trained.add_arguments(parser)
-    parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
-    parser.add_argument("--equalize", action="store_true", help="equalize before quantizing")
-    parser.add_argument("--stress", type=float, metavar="SIGMA", help="spread channel ranges first, function unchanged")
-    parser.add_argument("--images", type=int, help="validate on about this many images; all if not given")
-    parser.add_argument(
-        "--calibration-images", type=int, default=64, help="of the training split, where the config names no others"
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the JSON file and the picture")
-
-
 def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> QuantizedRun:
     """Load, fold, stress, equalize and quantize as the options say.
 
@@ -82,10 +69,14 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
     return QuantizedRun(graph_module, quantized, target, evaluator, calibration, title)
 
 
-def report(out: Path, name: str, values: dict[str, object], table: Table, figure: Figure) -> None:
-    """Print the table, and write ``<name>.json`` and ``<name>.png`` into the folder."""
+def report(
+    out: Path, name: str, values: dict[str, object], table: Table, figure: Figure, json_file: Path | None = None
+) -> None:
+    """Print the table; write ``<name>.json`` and ``<name>.png`` into the folder, and the JSON to another file too."""
     console = wide_console()
     console.print(table)
-    write_json(out / f"{name}.json", values)
+    for file in (out / f"{name}.json", json_file):
+        if file is not None:
+            write_json(file, values)
     save_figure(figure, out / f"{name}.png")
     console.print(f"written  {out / name}.json, {out / name}.png", soft_wrap=True, highlight=False)

@@ -1,174 +1,73 @@
 """Run a file of a bundle on a tool chain, and compare what comes out with what should.
 
-    depth-distill npu-compare --bundle bundle --backend openvino
-    depth-distill npu-compare --bundle bundle --backend rknn --artifact float --quantize    # its own quantization
-    depth-distill npu-compare --bundle bundle --backend qnn --checkpoint runs/.../last.ckpt  # abs_rel as well
-    depth-distill npu-compare --bundle bundle --dump-reference dumps    # what a device should compute
-    depth-distill npu-compare --bundle bundle --dumps dumps             # layer by layer
+Images are those of the bundle's calibration set, or with ``--checkpoint`` the validation split of its run. The
+reference is the same file on ONNX Runtime without optimization.
 
-Images are those of the bundle's calibration set, or with --checkpoint the validation split of its run. The reference is
-the same file on ONNX Runtime without optimization.
+Dumps are one folder per image, named by its number in the calibration set, with one file per layer,
+``dumps/0000/LAYER.npy`` (or .raw, .bin: see ``--dump-dtype``), as floats or as the integer codes of the layer;
+``--dump-reference`` writes the reference in this form. Layers that a device cannot give may be missing.
 
-Dumps are one folder an image, named by its number in the calibration set, with one file a layer, ``dumps/0000/<layer>
-.npy`` (or .raw, .bin: see --dump-dtype), as floats or as the integer codes of the layer; --dump-reference writes the
-reference in this form. Layers that a device cannot give may be missing.
-
-The exit code is 1 if the mean drift of an output (of a layer: relative to its range) exceeds --max-mean-drift, and 2
-where the comparison cannot be made.
+The exit code is 1 if the mean drift of an output (of a layer: relative to its range) exceeds ``--max-mean-drift``, and
+2 where the comparison cannot be made.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
+from depth_distill.commands.options import (
+    CommandParser,
+    add_checkpoint,
+    add_config,
+    add_images,
+    add_json,
+    add_out,
+    number_from_zero,
+)
 
-from depth_distill.atomic import atomic_path, write_json
-from depth_distill.display.charts import drift_bars
-from depth_distill.display.pictures import save_figure
-from depth_distill.display.tables import wide_console
-from depth_distill.errors import ConfigError, DataError
-from depth_distill.exit_codes import exit_code
-from depth_distill.export.backends.backends import find_backend
-from depth_distill.export.bundle.bundle import Bundle, load_bundle
-from depth_distill.export.compare.drift import Drift, DriftStatistics, output_drift
-from depth_distill.export.compare.dumps import DumpDtype, DumpFolder, DumpLayout
-from depth_distill.export.interface.calibration_set import read_calibration_set
-from depth_distill.export.onnx_io.layers import LayerRunner, layers_of, load
-from depth_distill.loading.trained import load_run
+# As export.compare.dumps has them, which is not light enough to be imported for a help page.
+DUMP_DTYPES = ("float32", "float16", "int8", "uint8", "int16", "uint16")
+DUMP_LAYOUTS = ("nchw", "nhwc")
+
+EXAMPLE = """
+depth-distill npu-compare --bundle bundle --backend openvino
+depth-distill npu-compare --bundle bundle --backend rknn --artifact float --quantize
+depth-distill npu-compare --bundle bundle --backend qnn --checkpoint runs/NAME/TIME/checkpoints/last.ckpt
+depth-distill npu-compare --bundle bundle --dump-reference dumps
+depth-distill npu-compare --bundle bundle --dumps dumps
+"""
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run, compare and print; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, required=True, help="from depth-distill export")
-    parser.add_argument("--artifact", default="int8", help="float, int8, fp16, mixed")
+def add_arguments(parser: CommandParser) -> None:
+    """The options."""
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="a bundle of depth-distill export")
+    parser.add_argument("--artifact", default="int8", metavar="KIND", help="file to run: float, int8, fp16 or mixed")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--backend", help="run it on this tool chain")
-    what.add_argument("--dumps", type=Path, help="compare tensors that were dumped on a device")
+    what.add_argument("--backend", metavar="NAME", help="run it on this tool chain of `depth-distill list backends`")
+    what.add_argument("--dumps", type=Path, metavar="DIR", help="compare tensors that were dumped on a device")
     what.add_argument("--dump-reference", type=Path, metavar="DIR", help="write the reference's tensors")
-    parser.add_argument(
-        "--dump-dtype",
-        choices=get_args(DumpDtype),
-        default="float32",
-        help="of .raw and .bin files; float32 unless given",
-    )
-    parser.add_argument("--dump-layout", choices=get_args(DumpLayout), default="nchw", help="of feature maps")
+    parser.add_argument("--dump-dtype", choices=DUMP_DTYPES, default="float32", help="type of .raw and .bin files")
+    parser.add_argument("--dump-layout", choices=DUMP_LAYOUTS, default="nchw", help="layout of feature maps")
     parser.add_argument("--quantize", action="store_true", help="let the tool chain quantize the float file itself")
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of the backend's recipe")
-    parser.add_argument("--images", type=int, default=8, help="how many images")
-    parser.add_argument("--checkpoint", type=Path, help="score on the validation split of its run")
-    parser.add_argument("--config", type=Path, help="config of the checkpoint")
     parser.add_argument(
-        "--max-mean-drift", type=float, default=0.005, help="of an output in [0, 1]; 0.005 unless given"
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the backend's recipe; repeatable"
     )
-    parser.add_argument("--out", type=Path, help="folder for test_npu.json and, with --dumps, test_npu.png")
-    options, overrides = parser.parse_known_args(args)
-    console = wide_console()
-
-    def work() -> int:
-        bundle = load_bundle(options.bundle)
-        if options.backend is not None:
-            return _on_backend(options, overrides, bundle, console)
-        if overrides:
-            raise ConfigError(f"unknown options {' '.join(overrides)}; see --help")
-        model = bundle.artifact(options.artifact)
-        layers = [each for each in layers_of(load(model)) if each.activation is None]
-        runner = LayerRunner(model, layers)
-        images = read_calibration_set(bundle.calibration)[: options.images]
-        if options.dump_reference is not None:
-            for index, image in enumerate(images):
-                for name, values in runner.layer_outputs(image[None]).items():
-                    with atomic_path(options.dump_reference / f"{index:04d}" / f"{name}.npy") as temporary:
-                        np.save(temporary, values, allow_pickle=False)
-            console.print(f"{len(layers)} layers of {len(images)} images written to {options.dump_reference}")
-            return 0
-        dumps = DumpFolder(options.dumps, layers, options.dump_dtype, options.dump_layout)
-        drifts = _of_dumps(dumps, runner, images)
-        title = f"{options.dumps} against {options.artifact} of {options.bundle}"
-        beyond = [name for name, drift in drifts.items() if drift.relative > options.max_mean_drift]
-        console.print(_table(title, drifts))
-        verdict = f"drift begins at {beyond[0]}" if beyond else "every layer is within tolerance"
-        console.print(f"{verdict} (mean drift {options.max_mean_drift:g} of the layer's range)", soft_wrap=True)
-        if options.out is not None:
-            rows = [(name, drift.relative, drift.sqnr_db) for name, drift in drifts.items()]
-            save_figure(drift_bars(rows, title), options.out / "test_npu.png")
-            layers_found = {name: drift.to_dict() for name, drift in drifts.items()}
-            write_json(options.out / "test_npu.json", {"layers": layers_found, "beyond": beyond})
-        return int(bool(beyond))
-
-    return exit_code(work)
+    add_images(parser, default=8)
+    add_checkpoint(parser, required=False)
+    add_config(parser)
+    parser.add_argument(
+        "--max-mean-drift",
+        type=number_from_zero,
+        default=0.005,
+        metavar="X",
+        help="largest mean drift of an output in [0, 1]",
+    )
+    add_out(parser, required=False)
+    add_json(parser)
 
 
-def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: Bundle, console: Console) -> int:
-    backend = find_backend(options.backend)
-    if options.quantize and options.artifact != "float":
-        raise ConfigError("--quantize goes with --artifact float: the other files have their scales already")
-    model = bundle.artifact(options.artifact)
-    evaluator = None
-    if options.checkpoint is not None:
-        evaluator = load_run(options.checkpoint, options.config, overrides).evaluator(options.images)
-        images = bundle.input.prepare(torch.cat(evaluator.images)).numpy()
-    elif overrides:
-        raise ConfigError(f"unknown options {' '.join(overrides)}: data options go with --checkpoint")
-    else:
-        images = read_calibration_set(bundle.calibration)[: options.images]
-    of_recipe = dict(each.partition("=")[::2] for each in options.option)
-    ran = backend.run(model, images, bundle.calibration if options.quantize else None, of_recipe)
-    reference = find_backend("onnxruntime").run(model, images, options={"optimize": "0"}, repeats=0)
-    drifts = output_drift(reference.outputs, ran.outputs)
-    title = f"{options.artifact} on {backend.title} {ran.version}, {len(images)} images"
-    console.print(_table(title, drifts))
-    for note in ran.notes:
-        console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
-    if ran.milliseconds is not None:
-        console.print(f"{ran.milliseconds:.2f} ms an image", highlight=False)
-    values: dict[str, object] = {"title": title, "outputs": {name: drift.to_dict() for name, drift in drifts.items()}}
-    if evaluator is not None:
-        outputs = {name: torch.from_numpy(each) for name, each in ran.outputs.items()}
-        abs_rel = evaluator.of_codes(bundle.layout.codes(outputs))["abs_rel"]
-        console.print(f"abs_rel {abs_rel:.4f}, {evaluator.protocol}", highlight=False)
-        values["abs_rel"] = abs_rel
-    if options.out is not None:
-        write_json(options.out / "test_npu.json", values)
-    beyond = [name for name, drift in drifts.items() if drift.mean > options.max_mean_drift]
-    verdict = f"too far off: {', '.join(beyond)}" if beyond else "within tolerance"
-    console.print(f"{verdict} (mean drift {options.max_mean_drift:g})", highlight=False)
-    return int(bool(beyond))
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Run, compare, print and write."""
+    from depth_distill.commands.comparison import compare
 
-
-def _of_dumps(dumps: DumpFolder, runner: LayerRunner, images: NDArray[np.generic]) -> dict[str, Drift]:
-    """Drift of each dumped layer, in the order of the graph."""
-    numbers = [index for index in dumps.images if index < len(images)]
-    if not numbers:
-        raise DataError(f"there are dumps of images {dumps.images}, but --images is {len(images)}")
-    gathered: dict[str, DriftStatistics] = {}
-    for index in numbers:
-        expected = runner.layer_outputs(images[index][None])
-        for layer in runner.layers:
-            found = dumps.read(index, layer, expected[layer.name].shape)
-            if found is not None:
-                statistics = gathered.setdefault(layer.name, DriftStatistics(f"layer {layer.name}"))
-                statistics.add(expected[layer.name], found)
-    return {layer.name: gathered[layer.name].drift() for layer in runner.layers if layer.name in gathered}
-
-
-def _table(title: str, drifts: dict[str, Drift]) -> Table:
-    table = Table(title=title)
-    table.add_column("tensor")
-    for heading in ("mean", "median", "p99", "p99.9", "max", "SQNR [dB]", "mean / range"):
-        table.add_column(heading, justify="right")
-    for name, drift in drifts.items():
-        cells = (drift.mean, drift.p50, drift.p99, drift.p999, drift.max)
-        table.add_row(name, *(f"{cell:.5f}" for cell in cells), f"{drift.sqnr_db:.1f}", f"{drift.relative:.5f}")
-    return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return compare(options, overrides)

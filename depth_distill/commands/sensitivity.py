@@ -1,66 +1,77 @@
 """Which layers of a trained network lose accuracy in INT8: each alone, and all but each, ranked.
 
-    depth-distill sensitivity --checkpoint runs/teacher-resnet18/<time>/checkpoints/last.ckpt --out sensitivity
-
 Writes ``sensitivity.json`` and ``sensitivity.png``. Interrupted, it goes on where it stopped. ``--fast`` ranks layers
 by the noise in their own output, in one pass, and says how well that agrees with the exact ranking on the first batch.
-Options that are not listed override the config of the run.
+Without ``--config``, the config in the checkpoint's run folder is used; any key of it can be overridden, as in ``fit``.
 """
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.table import Table
+from depth_distill.commands.options import CommandParser, add_analysis
 
-from depth_distill.commands import analysis
-from depth_distill.display.charts import paired_bars
-from depth_distill.exit_codes import exit_code
-from depth_distill.quantization.analysis.sensitivity import FastSensitivity, fast_sensitivity, sensitivity
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from depth_distill.commands.analysis import QuantizedRun
+    from depth_distill.quantization.analysis.sensitivity import FastSensitivity
+
+EXAMPLE = "depth-distill sensitivity --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --out sensitivity"
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Measure, print and write; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    analysis.add_arguments(parser)
+def add_arguments(parser: CommandParser) -> None:
+    """The options."""
+    add_analysis(parser)
     parser.add_argument("--fast", action="store_true", help="rank by SQNR of each layer's output, in one pass")
-    options, overrides = parser.parse_known_args(args)
-
-    def work() -> None:
-        run = analysis.quantize_run(options, overrides)
-        (_fast if options.fast else _exact)(run, options.out)
-
-    return exit_code(work)
 
 
-def _exact(run: analysis.QuantizedRun, out: Path) -> None:
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Measure, print and write."""
+    from depth_distill.commands import analysis
+
+    prepared = analysis.quantize_run(options, overrides)
+    (_fast if options.fast else _exact)(prepared, options.out, options.json)
+
+
+def _exact(prepared: "QuantizedRun", out: Path, json_file: Path | None) -> None:
+    from depth_distill.commands import analysis
+    from depth_distill.display.charts import paired_bars
+    from depth_distill.quantization.analysis.sensitivity import sensitivity
+
     unfinished = out / "unfinished"
-    found = sensitivity(run.quantized, run.evaluator, resume=unfinished)
-    title = f"Sensitivity: {run.title}"
+    found = sensitivity(prepared.quantized, prepared.evaluator, resume=unfinished)
+    title = f"Sensitivity: {prepared.title}"
     figure = paired_bars(
         [each.name for each in found.layers],
         ("increase of abs_rel with only it in INT8", [each.degradation for each in found.layers]),
         ("decrease of abs_rel with only it in float", [each.recovery for each in found.layers]),
         title,
     )
-    bands = [f"{near:g}-{far:g}m" for near, far in run.evaluator.metrics.bands_m]
-    values = {"title": run.title, "protocol": run.evaluator.protocol, **found.to_dict()}
-    analysis.report(out, "sensitivity", values, found.table(title, bands), figure)
+    bands = [f"{near:g}-{far:g}m" for near, far in prepared.evaluator.metrics.bands_m]
+    values = {"title": prepared.title, "protocol": prepared.evaluator.protocol, **found.to_dict()}
+    analysis.report(out, "sensitivity", values, found.table(title, bands), figure, json_file)
     shutil.rmtree(unfinished)
 
 
-def _fast(run: analysis.QuantizedRun, out: Path) -> None:
-    found = fast_sensitivity(run.quantized, run.evaluator)
-    title = f"SQNR of each layer's own output: {run.title}"
+def _fast(prepared: "QuantizedRun", out: Path, json_file: Path | None) -> None:
+    from depth_distill.commands import analysis
+    from depth_distill.display.charts import paired_bars
+    from depth_distill.quantization.analysis.sensitivity import fast_sensitivity
+
+    found = fast_sensitivity(prepared.quantized, prepared.evaluator)
+    title = f"SQNR of each layer's own output: {prepared.title}"
     names, values = list(found.sqnr_db), list(found.sqnr_db.values())
     figure = paired_bars(names, ("SQNR [dB]", values), ("rank", list(range(1, len(names) + 1))), title)
-    record = {"title": run.title, **vars(found)}
-    analysis.report(out, "sensitivity_fast", record, _fast_table(title, found), figure)
+    record = {"title": prepared.title, **vars(found)}
+    analysis.report(out, "sensitivity_fast", record, _fast_table(title, found), figure, json_file)
 
 
-def _fast_table(title: str, found: FastSensitivity) -> Table:
+def _fast_table(title: str, found: "FastSensitivity") -> "Table":
+    from rich.table import Table
+
     table = Table(title=title, min_width=78)
     table.add_column("layer")
     table.add_column("SQNR [dB]", justify="right")
@@ -71,7 +82,3 @@ def _fast_table(title: str, found: FastSensitivity) -> Table:
         f"{found.top} of the 5 most sensitive layers are among the first 5 here"
     )
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

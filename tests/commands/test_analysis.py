@@ -1,6 +1,5 @@
 """quantize_run prepares what its options say, report writes what it is given."""
 
-import argparse
 import json
 
 import pytest
@@ -11,6 +10,7 @@ from rich.table import Table
 from torch import nn
 
 from depth_distill.commands import analysis
+from depth_distill.commands.options import CommandParser, add_analysis
 from depth_distill.errors import ConfigError
 from depth_distill.exit_codes import exit_code
 from depth_distill.quantization.simulate.fake_quantize import quantizers
@@ -21,10 +21,10 @@ ENCODER = "--model.init_args.network.init_args.encoder"
 @pytest.fixture(scope="module")
 def prepare(trained_checkpoint):
     def run(*words):
-        parser = argparse.ArgumentParser()
-        analysis.add_arguments(parser)
+        parser = CommandParser("analysis", "")
+        add_analysis(parser)
         words = ["--checkpoint", str(trained_checkpoint), "--calibration-images", "4", "--out", "unused", *words]
-        return analysis.quantize_run(*parser.parse_known_args(words))
+        return analysis.quantize_run(*parser.parse(words))
 
     return run
 
@@ -72,11 +72,10 @@ def test_target_images_and_config_may_be_chosen(prepare):
 
 
 def test_an_unknown_target_is_found_before_anything_is_read(tmp_path):
-    parser = argparse.ArgumentParser()
-    analysis.add_arguments(parser)
-    options = parser.parse_args(["--checkpoint", "none.ckpt", "--out", str(tmp_path), "--target", "per-tensor"])
+    parser = CommandParser("analysis", "")
+    add_analysis(parser)
     with pytest.raises(ConfigError, match="unknown target 'per-tensor'; nearest: 'per-tensor-minmax'"):
-        analysis.quantize_run(options, [])
+        parser.parse(["--checkpoint", "none.ckpt", "--out", str(tmp_path), "--target", "per-tensor"])
 
 
 def test_a_report_is_printed_and_written(tmp_path, capsys):

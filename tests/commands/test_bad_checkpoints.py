@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from depth_distill.commands import error_budget, mixed_precision, sensitivity
+from depth_distill.cli import main
 
-TOOLS = {"error_budget": error_budget.main, "sensitivity": sensitivity.main, "mixed_precision": mixed_precision.main}
+TOOLS = ("error-budget", "sensitivity", "mixed-precision")
 ENCODER = "--model.init_args.network.init_args.encoder"
 
 
@@ -16,12 +16,12 @@ def checkpoint(trained_checkpoint, tmp_path):
     return tmp_path / "run" / "checkpoints" / "last.ckpt"
 
 
-@pytest.mark.parametrize("main", TOOLS.values(), ids=TOOLS)
-def test_it_says_what_is_wrong(main, checkpoint, tmp_path, capsys):
+@pytest.mark.parametrize("tool", TOOLS)
+def test_it_says_what_is_wrong(tool, checkpoint, tmp_path, capsys):
     out = tmp_path / "out"
 
     def error(path=checkpoint, *words):
-        assert main(["--checkpoint", str(path), "--out", str(out), *words]) == 2
+        assert main([tool, "--checkpoint", str(path), "--out", str(out), *words]) == 2
         printed = capsys.readouterr().err
         assert "Traceback" not in printed
         (line,) = (line for line in printed.splitlines() if line.startswith("error: "))

@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depth_distill.commands.evaluate import main
-from depth_distill.commands.export_npu import main as export
+from depth_distill.cli import main
 from depth_distill.display.pictures import save_depth_png
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
@@ -23,7 +22,9 @@ def run(trained_checkpoint):
 
 
 def score(checkpoint, tmp_path, *words):
-    assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / "m.json"), *map(str, words)]) == 0
+    assert (
+        main(["evaluate", "--checkpoint", str(checkpoint), "--json", str(tmp_path / "m.json"), *map(str, words)]) == 0
+    )
     return json.loads((tmp_path / "m.json").read_text())["metrics"]
 
 
@@ -36,7 +37,7 @@ def test_a_checkpoint_and_its_files_score_alike(run, trained_checkpoint, tmp_pat
         expected["abs_rel"], rel=1e-4
     )
     words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path / "b"), "--calibration-images", "4"]
-    assert export([*words, "--backends", "--uint8-input", "--logits"]) == 0
+    assert main(["export", *words, "--backends", "--uint8-input", "--logits"]) == 0
     for kind, tolerance in (("float", 1e-3), ("metric", 1e-3), ("int8", 0.2)):
         found = score(trained_checkpoint, tmp_path, "--onnx", tmp_path / "b" / f"model.{kind}.onnx")
         assert found["abs_rel"] == pytest.approx(expected["abs_rel"], rel=tolerance)
@@ -69,24 +70,24 @@ def test_a_folder_of_predictions(run, trained_checkpoint, tmp_path, capsys):
 
 
 def refusal(capsys, checkpoint, folder):
-    assert main(["--checkpoint", str(checkpoint), "--predictions", str(folder)]) == 2
+    assert main(["evaluate", "--checkpoint", str(checkpoint), "--predictions", str(folder)]) == 2
     return " ".join(capsys.readouterr().err.split())
 
 
 def test_a_config_is_enough_for_files_and_predictions(run, trained_checkpoint, tmp_path, capsys):
     words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path / "b"), "--calibration-images", "4"]
-    assert export([*words, "--backends"]) == 0
+    assert main(["export", *words, "--backends"]) == 0
     config = trained_checkpoint.parents[1] / "config.yaml"
     file = tmp_path / "b/model.float.onnx"
     panel = tmp_path / "panel.png"
-    words = ["--config", str(config), "--onnx", str(file), "--out", str(tmp_path / "m.json"), "--panel", str(panel)]
-    assert main(words) == 0
+    words = ["--config", str(config), "--onnx", str(file), "--json", str(tmp_path / "m.json"), "--panel", str(panel)]
+    assert main(["evaluate", *words]) == 0
     found = json.loads((tmp_path / "m.json").read_text())["metrics"]
     assert found["abs_rel"] == pytest.approx(run.evaluator()(run.network)["abs_rel"], rel=1e-3)
     with Image.open(panel) as picture:
         assert picture.width > 1000  # image, truth, depth and error side by side
     capsys.readouterr()
-    assert main(["--onnx", str(file)]) == 2
+    assert main(["evaluate", "--onnx", str(file)]) == 2
     assert "give --config" in " ".join(capsys.readouterr().err.split())
-    assert main(["--config", str(config)]) == 2
+    assert main(["evaluate", "--config", str(config)]) == 2
     assert "nothing to score" in " ".join(capsys.readouterr().err.split())

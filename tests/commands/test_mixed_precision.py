@@ -5,14 +5,23 @@ import json
 import pytest
 from PIL import Image
 
-from depth_distill.commands.mixed_precision import main
+from depth_distill.cli import main
 from depth_distill.quantization.target.target import load_target
 
 
 @pytest.fixture
 def run(trained_checkpoint, tmp_path):
     def with_options(*words):
-        words = ["--checkpoint", str(trained_checkpoint), "--calibration-images", "2", "--images", "2", *words]
+        words = [
+            "mixed-precision",
+            "--checkpoint",
+            str(trained_checkpoint),
+            "--calibration-images",
+            "2",
+            "--images",
+            "2",
+            *words,
+        ]
         return main([*words, "--out", str(tmp_path / "out")])
 
     return with_options

@@ -6,7 +6,8 @@ import datetime
 import onnx
 import pytest
 
-from depth_distill.commands.npu_info import capability_table, main
+from depth_distill.cli import main
+from depth_distill.commands.capabilities import capability_table
 from depth_distill.export.backends import backends
 from depth_distill.quantization.target.target import load_target
 from tests.export.probe.test_probes import Fake, one_weight_scale, refusing
@@ -35,7 +36,7 @@ def fake(monkeypatch):
 
 
 def run(target, *words):
-    return main(["--target", str(target), "--probe", "onnxruntime", *map(str, words)])
+    return main(["npu-info", "--target", str(target), "--probe", "onnxruntime", *map(str, words)])
 
 
 def test_a_tool_chain_that_keeps_the_profiles_promises(fake, network, tmp_path, capsys):
@@ -104,7 +105,7 @@ def test_onnx_runtime_itself(capsys):
     ],
 )
 def test_mistakes_are_one_line(words, message, capsys):
-    assert main(["--target", "per-channel", *words]) == 2
+    assert main(["npu-info", "--target", "per-channel", *words]) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert error.startswith("error: ")
     assert message in error
@@ -120,7 +121,7 @@ def test_a_built_in_profile_is_not_overwritten(capsys):
 
 def test_a_missing_tool_chain_names_the_cure(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("DEPTH_DISTILL_BACKENDS", str(tmp_path))
-    assert main(["--target", "per-channel", "--probe", "rknn"]) == 2
+    assert main(["npu-info", "--target", "per-channel", "--probe", "rknn"]) == 2
     assert "run `make backends`" in " ".join(capsys.readouterr().err.split())
 
 

@@ -3,7 +3,9 @@ from functools import partial
 
 import pytest
 
-from depth_distill.commands import ptq_table
+from depth_distill.cli import main
+from depth_distill.commands import ptq_steps, ptq_table
+from depth_distill.quantization.passes import stress
 from depth_distill.quantization.passes.adaround import adaround
 
 STEPS = ["FP32", "naive PTQ", "+ equalize", "+ bias correction", "+ rounding reconstruction", "per-channel PTQ"]
@@ -31,14 +33,14 @@ def test_markdown_has_a_table_a_network_and_a_row_a_step():
 
 
 def test_rows_are_measured_plain_and_stressed_and_none_twice(trained_checkpoint, tmp_path, monkeypatch):
-    every = ptq_table.Steps.measurements
+    every = ptq_steps.Steps.measurements
     two = ("FP32", "+ rounding reconstruction")
-    monkeypatch.setattr(ptq_table.Steps, "measurements", lambda self: {step: every(self)[step] for step in two})
-    monkeypatch.setattr(ptq_table, "adaround", partial(adaround, iterations=2))
-    monkeypatch.setattr(ptq_table, "find_sigma", lambda *_: 0.5)  # one epoch teaches too little to lose it again
+    monkeypatch.setattr(ptq_steps.Steps, "measurements", lambda self: {step: every(self)[step] for step in two})
+    monkeypatch.setattr(ptq_steps, "adaround", partial(adaround, iterations=2))
+    monkeypatch.setattr(stress, "find_sigma", lambda *_: 0.5)  # one epoch teaches too little to lose it again
     words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path)]
     words += ["--calibration-images", "4", "--reconstruction-images", "4"]
-    assert ptq_table.main(words) == 0
+    assert main(["ptq-table", *words]) == 0
     found = json.loads((tmp_path / "ptq_table.json").read_text())
     assert [title.rsplit(", ")[1] for title in found] == ["plain", "stressed"]
     plain, stressed = (network["rows"] for network in found.values())
@@ -47,6 +49,6 @@ def test_rows_are_measured_plain_and_stressed_and_none_twice(trained_checkpoint,
     assert stressed["FP32"]["abs_rel"] == pytest.approx(plain["FP32"]["abs_rel"], rel=1e-4)
     assert all(row["vendor"] > 0 and row["parity"] > 0.9 for row in (plain[two[1]], stressed[two[1]]))
     assert (tmp_path / "ptq_table.png").stat().st_size > 0
-    monkeypatch.setattr(ptq_table, "vendor_network", None)  # would be called if anything were measured again
-    assert ptq_table.main(words) == 0
+    monkeypatch.setattr(ptq_steps, "vendor_network", None)  # would be called if anything were measured again
+    assert main(["ptq-table", *words]) == 0
     assert json.loads((tmp_path / "ptq_table.json").read_text()) == found

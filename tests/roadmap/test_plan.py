@@ -6,6 +6,7 @@ import pytest
 
 from depth_distill.errors import ConfigError
 from depth_distill.roadmap import load_plan
+from depth_distill.shipped_configs import find_config
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "roadmap"
 SMALL = """
@@ -19,8 +20,8 @@ rows:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_what_is_shipped_is_a_plan_of_files_that_exist(path):
     plan = load_plan(path)
-    assert Path(plan.teacher_config).is_file()
-    assert Path(plan.distill_config).is_file()
+    assert find_config(plan.teacher_config).is_file()
+    assert find_config(plan.distill_config).is_file()
     assert plan.rows[0].kind == "float"
     assert {"float", "ptq", "distill"} <= {row.kind for row in plan.rows}
     assert list(plan.networks) == ["plain", "stressed"]

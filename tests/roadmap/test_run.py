@@ -46,10 +46,10 @@ def finished(tmp_path_factory, trained_checkpoint):
     (folder / "distill.yaml").write_text(yaml.safe_dump(DISTILL))
     plan = {"teacher_config": "unused", "distill_config": str(folder / "distill.yaml"), "rows": ROWS}
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 4}))
-    from depth_distill.commands.roadmap import main
+    from depth_distill.cli import main
 
     words = ["--config", str(folder / "plan.yaml"), "--out", str(folder / "out"), "--teacher", str(trained_checkpoint)]
-    assert main(words) == 0
+    assert main(["roadmap", *words]) == 0
     return folder / "out", words
 
 
@@ -97,24 +97,22 @@ def test_what_is_there_is_not_done_again(finished, monkeypatch):
             }
         )
     )
-    from depth_distill.commands.roadmap import main
+    from depth_distill.cli import main
 
-    assert main(["--config", str(folder.parent / "fewer.yaml"), *words[2:]]) == 0
+    assert main(["roadmap", "--config", str(folder.parent / "fewer.yaml"), *words[2:]]) == 0
     after = rows(folder)
     assert after == {name: before[name] for name in after}
 
 
 def test_results_of_other_settings_are_not_mixed_in(finished, capsys):
     folder, words = finished
-    from depth_distill.commands.roadmap import main
+    from depth_distill.cli import main
 
     plan = yaml.safe_load((folder.parent / "plan.yaml").read_text())
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 6}))
-    assert main(["--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
+    assert main(["roadmap", "--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
     assert "calibration_images 4, and now it is 6" in capsys.readouterr().err.replace("\n", " ")
     changed = [row | {"recipe": "equalize"} if row["name"] == "INT8 PTQ" else row for row in ROWS]
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"rows": changed}))
-    assert main(["--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
-    assert "INT8 PTQ was made with recipe 'naive', and now it is 'equalize'" in capsys.readouterr().err.replace(
-        "\n", " "
-    )
+    assert main(["roadmap", "--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
+    assert "INT8 PTQ was made with recipe 'naive', and now it is 'equalize'" in capsys.readouterr().err.replace("\n", " ")

@@ -32,8 +32,8 @@ from typing_extensions import override
 
 from depth_distill.atomic import write_json
 from depth_distill.callbacks import FakeQuant, TeacherCache
-from depth_distill.cli import DepthCLI, build_cli
 from depth_distill.exit_codes import exit_code
+from depth_distill.lightning_cli import DepthCLI, build_cli
 
 SUPERVISED = "supervised"
 VARIANTS = (SUPERVISED, "distillation", "with teacher cache", "without fake quantization")

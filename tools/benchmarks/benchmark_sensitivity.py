@@ -18,6 +18,7 @@ from rich.table import Table
 
 from depth_distill.atomic import write_json
 from depth_distill.commands import analysis
+from depth_distill.commands.options import add_analysis
 from depth_distill.evaluation import Evaluator
 from depth_distill.exit_codes import exit_code
 from depth_distill.loading.trained import load_run
@@ -29,7 +30,7 @@ from depth_distill.quantization.simulate.npu_operators import npu_operators
 def main(args: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    analysis.add_arguments(parser)
+    add_analysis(parser)
     options, overrides = parser.parse_known_args(args)
     return exit_code(lambda: _work(options, overrides))
 

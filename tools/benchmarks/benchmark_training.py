@@ -20,7 +20,7 @@ from rich.table import Table
 
 from depth_distill.atomic import write_json
 from depth_distill.callbacks import RunSummary
-from depth_distill.cli import DepthCLI, build_cli
+from depth_distill.lightning_cli import DepthCLI, build_cli
 
 
 def time_loader(cli: DepthCLI, epochs: int) -> float:

@@ -10,6 +10,7 @@ import yaml  # type: ignore[import-untyped]
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.validated import FieldError, ValidatedDataclass, nearest, validated_from_mapping
+from depth_distill.shipped_configs import shipped_folder
 
 Dtype = Literal["int8", "uint8", "int16", "uint16"]
 Granularity = Literal["per_tensor", "per_channel"]
@@ -186,7 +187,7 @@ def load_target(name_or_path: str | Path) -> NpuTarget:
         if str(name_or_path) not in target_names():
             hint = nearest(str(name_or_path), target_names())
             raise ConfigError(f"unknown target {str(name_or_path)!r}; {hint}, or the path of a .yaml file")
-        path = _profile_folder() / f"{name_or_path}.yaml"
+        path = shipped_folder() / "target" / f"{name_or_path}.yaml"
     if not path.is_file():
         raise ConfigError(f"target profile {path} does not exist; built in are {', '.join(target_names())}")
     try:
@@ -214,13 +215,7 @@ def load_target(name_or_path: str | Path) -> NpuTarget:
 @lru_cache
 def target_names() -> tuple[str, ...]:
     """Names of the built-in profiles."""
-    return tuple(sorted(path.stem for path in _profile_folder().glob("*.yaml")))
-
-
-def _profile_folder() -> Path:
-    """Inside an installed wheel, ``targets`` beside this file; in a checkout, ``configs/target``."""
-    installed = Path(__file__).with_name("targets")
-    return installed if installed.is_dir() else Path(__file__).parents[3] / "configs" / "target"
+    return tuple(sorted(path.stem for path in (shipped_folder() / "target").glob("*.yaml")))
 
 
 def _line(path: Path, key: str) -> int:

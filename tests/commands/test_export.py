@@ -1,22 +1,23 @@
-"""depth-distill export, test_npu.py and npu_info.py on a small trained network."""
+"""depth-distill export, npu-compare and npu-info on a small trained network."""
 
 import json
 import re
 import shutil
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from depth_distill.commands.export_npu import main
-from depth_distill.commands.npu_compare import main as compare
-from depth_distill.commands.npu_info import main as npu_info
+from depth_distill.cli import main
+from depth_distill.commands.npu_compare import DUMP_DTYPES, DUMP_LAYOUTS
 from depth_distill.export.backends.backends import BACKENDS
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.bundle.bundle import load_bundle
+from depth_distill.export.compare.dumps import DumpDtype, DumpLayout
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.target.target import load_target
 
@@ -24,7 +25,7 @@ SMALL = ["--calibration-images", "4", "--backends", "onnxruntime"]
 
 
 def export(checkpoint, out, *words):
-    return main(["--checkpoint", str(checkpoint), "--out", str(out), *SMALL, *words])
+    return main(["export", "--checkpoint", str(checkpoint), "--out", str(out), *SMALL, *words])
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_what_depends_on_what_changed_is_done_again(
         patch.setattr("depth_distill.export.bundle.pipeline.write_manifest", interrupt)
         assert export(trained_checkpoint, out) == 130
     capsys.readouterr()
-    assert main(["--checkpoint", str(trained_checkpoint), "--out", str(out), *SMALL, *words]) == 0
+    assert main(["export", "--checkpoint", str(trained_checkpoint), "--out", str(out), *SMALL, *words]) == 0
     text = capsys.readouterr().out
     assert f"{again}  kept" not in text
     assert kept == "nothing" or f"{kept}  kept" in text
@@ -146,7 +147,7 @@ def test_what_depends_on_what_changed_is_done_again(
     ("words", "message"),
     [
         (["--target", "per-tensor-minmx"], "unknown target 'per-tensor-minmx'.*per-tensor-minmax"),
-        (["--calibration-images", "0"], "step 'read calibration images': the calibration set is empty"),
+        (["--calibration-images", "0"], "--calibration-images must be a whole number of 1 or more, received '0'"),
         (["--data.image_std", "[0, 0, 0]"], "data.image_std: received .* expected positive numbers"),
         (["--data.image_mean", "[.nan, 0.4, 0.4]"], "step 'read calibration images': calibration image 0 has NaN"),
         (["--max-opset", "13"], "step 'write model.float.onnx': opset: received 13, expected 17 or newer"),
@@ -198,50 +199,55 @@ def test_a_folder_of_something_else_is_not_touched(trained_checkpoint, tmp_path,
 
 
 def test_npu_runs_and_compares(bundle, tmp_path, capsys):
-    words = ["--bundle", str(bundle.folder), "--out", str(tmp_path)]
-    assert compare([*words, "--backend", "onnxruntime", "--images", "2"]) == 0
+    words = ["npu-compare", "--bundle", str(bundle.folder), "--out", str(tmp_path)]
+    assert main([*words, "--backend", "onnxruntime", "--images", "2"]) == 0
     assert "within tolerance" in capsys.readouterr().out
     assert json.loads((tmp_path / "test_npu.json").read_text())["outputs"]["codes"]["mean"] < 0.005
     quantize = ["--backend", "onnxruntime", "--artifact", "float", "--quantize", "--max-mean-drift", "1e-9"]
-    assert compare([*words, *quantize]) == 1
+    assert main([*words, *quantize]) == 1
     assert "too far off: codes" in capsys.readouterr().out
-    assert compare([*words, "--backend", "onnxruntime", "--quantize"]) == 2
+    assert main([*words, "--backend", "onnxruntime", "--quantize"]) == 2
 
 
 def test_a_device_that_drifts_is_told_where(bundle, tmp_path, capsys):
-    words = ["--bundle", str(bundle.folder), "--images", "2"]
-    assert compare([*words, "--dump-reference", str(tmp_path / "dumps")]) == 0
-    assert compare([*words, "--dumps", str(tmp_path / "dumps")]) == 0
+    words = ["npu-compare", "--bundle", str(bundle.folder), "--images", "2"]
+    assert main([*words, "--dump-reference", str(tmp_path / "dumps")]) == 0
+    assert main([*words, "--dumps", str(tmp_path / "dumps")]) == 0
     names = sorted(path.stem for path in (tmp_path / "dumps/0000").iterdir())
     first = next(name for name in names if name.startswith("decoder.blocks.1"))
     for index in range(2):
         path = tmp_path / f"dumps/000{index}/{first}.npy"
         np.save(path, np.load(path) + np.float32(10))
     capsys.readouterr()
-    assert compare([*words, "--dumps", str(tmp_path / "dumps"), "--out", str(tmp_path)]) == 1
+    assert main([*words, "--dumps", str(tmp_path / "dumps"), "--out", str(tmp_path)]) == 1
     assert f"drift begins at {first}" in capsys.readouterr().out
     assert (tmp_path / "test_npu.png").is_file()
     (tmp_path / "dumps/0000/nothing.npy").write_bytes(b"")
-    assert compare([*words, "--dumps", str(tmp_path / "dumps")]) == 2
+    assert main([*words, "--dumps", str(tmp_path / "dumps")]) == 2
     assert "is of no layer of the file" in " ".join(capsys.readouterr().err.split())
 
 
 def test_npu_info(bundle, trained_checkpoint, tmp_path, capsys):
-    assert npu_info(["--target", "aiware-apache6", "--supported-dtypes"]) == 0
+    assert main(["npu-info", "--target", "aiware-apache6", "--supported-dtypes"]) == 0
     text = capsys.readouterr().out
     assert "unconfirmed" in text
     assert "operators" not in text
-    assert npu_info(["--target", "aiware-apache6"]) == 0
+    assert main(["npu-info", "--target", "aiware-apache6"]) == 0
     assert "max_window: 17" in capsys.readouterr().out
     check = ["--check", str(bundle.artifact("float"))]
-    assert npu_info(["--target", "onnxruntime-cpu", *check]) == 0
-    assert npu_info(["--target", "aiware-apache6", *check, "--strict"]) == 1
+    assert main(["npu-info", "--target", "onnxruntime-cpu", *check]) == 0
+    assert main(["npu-info", "--target", "aiware-apache6", *check, "--strict"]) == 1
     config = trained_checkpoint.parents[1] / "config.yaml"
-    assert npu_info(["--target", "onnxruntime-cpu", "--config", str(config)]) == 0
-    assert npu_info(["--target", "onnxruntime-cpu", "--check", str(tmp_path / "a.onnx")]) == 2
+    assert main(["npu-info", "--target", "onnxruntime-cpu", "--config", str(config)]) == 0
+    assert main(["npu-info", "--target", "onnxruntime-cpu", "--check", str(tmp_path / "a.onnx")]) == 2
 
 
 def test_recipes_are_those_that_were_run(bundle):
     recipes = {path.name: path for path in (bundle.folder / "recipes").iterdir()}
     for backend in BACKENDS.values():
         assert recipes[backend.recipe.name].read_bytes() == backend.recipe.read_bytes()
+
+
+def test_dump_formats_of_the_help_are_those_that_are_read():
+    assert get_args(DumpDtype) == DUMP_DTYPES
+    assert get_args(DumpLayout) == DUMP_LAYOUTS

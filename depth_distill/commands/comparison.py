@@ -1,0 +1,125 @@
+"""A file of a bundle against its reference: run on a tool chain, or layer by layer as a device dumped it."""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from depth_distill.atomic import atomic_path, write_json
+from depth_distill.display.charts import drift_bars
+from depth_distill.display.pictures import save_figure
+from depth_distill.display.tables import wide_console
+from depth_distill.errors import ConfigError, DataError
+from depth_distill.export.backends.backends import find_backend
+from depth_distill.export.bundle.bundle import Bundle, load_bundle
+from depth_distill.export.compare.drift import Drift, DriftStatistics, output_drift
+from depth_distill.export.compare.dumps import DumpFolder
+from depth_distill.export.interface.calibration_set import read_calibration_set
+from depth_distill.export.onnx_io.layers import LayerRunner, layers_of, load
+from depth_distill.loading.trained import load_run
+
+
+def compare(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Run, compare, print and write; 1 if the drift is too large."""
+    console = wide_console()
+    bundle = load_bundle(options.bundle)
+    if options.backend is not None:
+        return _on_backend(options, overrides, bundle, console)
+    if overrides:
+        raise ConfigError(f"unknown options {' '.join(overrides)}; see --help")
+    model = bundle.artifact(options.artifact)
+    layers = [each for each in layers_of(load(model)) if each.activation is None]
+    runner = LayerRunner(model, layers)
+    images = read_calibration_set(bundle.calibration)[: options.images]
+    if options.dump_reference is not None:
+        for index, image in enumerate(images):
+            for name, values in runner.layer_outputs(image[None]).items():
+                with atomic_path(options.dump_reference / f"{index:04d}" / f"{name}.npy") as temporary:
+                    np.save(temporary, values, allow_pickle=False)
+        console.print(f"{len(layers)} layers of {len(images)} images written to {options.dump_reference}")
+        return 0
+    dumps = DumpFolder(options.dumps, layers, options.dump_dtype, options.dump_layout)
+    drifts = _of_dumps(dumps, runner, images)
+    title = f"{options.dumps} against {options.artifact} of {options.bundle}"
+    beyond = [name for name, drift in drifts.items() if drift.relative > options.max_mean_drift]
+    console.print(_table(title, drifts))
+    verdict = f"drift begins at {beyond[0]}" if beyond else "every layer is within tolerance"
+    console.print(f"{verdict} (mean drift {options.max_mean_drift:g} of the layer's range)", soft_wrap=True)
+    if options.out is not None:
+        rows = [(name, drift.relative, drift.sqnr_db) for name, drift in drifts.items()]
+        save_figure(drift_bars(rows, title), options.out / "test_npu.png")
+    _write(options, {"layers": {name: drift.to_dict() for name, drift in drifts.items()}, "beyond": beyond})
+    return int(bool(beyond))
+
+
+def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: Bundle, console: Console) -> int:
+    backend = find_backend(options.backend)
+    if options.quantize and options.artifact != "float":
+        raise ConfigError("--quantize goes with --artifact float: the other files have their scales already")
+    model = bundle.artifact(options.artifact)
+    evaluator = None
+    if options.checkpoint is not None:
+        evaluator = load_run(options.checkpoint, options.config, overrides).evaluator(options.images)
+        images = bundle.input.prepare(torch.cat(evaluator.images)).numpy()
+    elif overrides:
+        raise ConfigError(f"unknown options {' '.join(overrides)}: data options go with --checkpoint")
+    else:
+        images = read_calibration_set(bundle.calibration)[: options.images]
+    of_recipe = dict(each.partition("=")[::2] for each in options.option)
+    ran = backend.run(model, images, bundle.calibration if options.quantize else None, of_recipe)
+    reference = find_backend("onnxruntime").run(model, images, options={"optimize": "0"}, repeats=0)
+    drifts = output_drift(reference.outputs, ran.outputs)
+    title = f"{options.artifact} on {backend.title} {ran.version}, {len(images)} images"
+    console.print(_table(title, drifts))
+    for note in ran.notes:
+        console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
+    if ran.milliseconds is not None:
+        console.print(f"{ran.milliseconds:.2f} ms per image", highlight=False)
+    values: dict[str, object] = {"title": title, "outputs": {name: drift.to_dict() for name, drift in drifts.items()}}
+    if evaluator is not None:
+        outputs = {name: torch.from_numpy(each) for name, each in ran.outputs.items()}
+        abs_rel = evaluator.of_codes(bundle.layout.codes(outputs))["abs_rel"]
+        console.print(f"abs_rel {abs_rel:.4f}, {evaluator.protocol}", highlight=False)
+        values["abs_rel"] = abs_rel
+    _write(options, values)
+    beyond = [name for name, drift in drifts.items() if drift.mean > options.max_mean_drift]
+    verdict = f"too far off: {', '.join(beyond)}" if beyond else "within tolerance"
+    console.print(f"{verdict} (mean drift {options.max_mean_drift:g})", highlight=False)
+    return int(bool(beyond))
+
+
+def _write(options: argparse.Namespace, values: dict[str, object]) -> None:
+    for file in (options.out and options.out / "test_npu.json", options.json):
+        if file is not None:
+            write_json(file, values)
+
+
+def _of_dumps(dumps: DumpFolder, runner: LayerRunner, images: NDArray[np.generic]) -> dict[str, Drift]:
+    """Drift of each dumped layer, in the order of the graph."""
+    numbers = [index for index in dumps.images if index < len(images)]
+    if not numbers:
+        raise DataError(f"there are dumps of images {dumps.images}, but --images is {len(images)}")
+    gathered: dict[str, DriftStatistics] = {}
+    for index in numbers:
+        expected = runner.layer_outputs(images[index][None])
+        for layer in runner.layers:
+            found = dumps.read(index, layer, expected[layer.name].shape)
+            if found is not None:
+                statistics = gathered.setdefault(layer.name, DriftStatistics(f"layer {layer.name}"))
+                statistics.add(expected[layer.name], found)
+    return {layer.name: gathered[layer.name].drift() for layer in runner.layers if layer.name in gathered}
+
+
+def _table(title: str, drifts: dict[str, Drift]) -> Table:
+    table = Table(title=title)
+    table.add_column("tensor")
+    for heading in ("mean", "median", "p99", "p99.9", "max", "SQNR [dB]", "mean / range"):
+        table.add_column(heading, justify="right")
+    for name, drift in drifts.items():
+        cells = (drift.mean, drift.p50, drift.p99, drift.p999, drift.max)
+        table.add_row(name, *(f"{cell:.5f}" for cell in cells), f"{drift.sqnr_db:.1f}", f"{drift.relative:.5f}")
+    return table

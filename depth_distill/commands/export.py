@@ -1,0 +1,173 @@
+"""From a checkpoint to a bundle for an NPU, proven on the tool chains that are installed.
+
+The bundle has the network as float, INT8, FP16 and mixed ONNX files, decoders for the host, calibration images,
+recipes for tool chains, and a report of what each file scores on each runtime. It takes the place of an old one when
+all of it is done; an interrupted export goes on where it stopped. Without ``--config``, the config in the checkpoint's
+run folder is used; any key of it can be overridden, as in ``fit``.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from depth_distill.commands.options import (
+    CommandParser,
+    add_calibration_images,
+    add_checkpoint,
+    add_config,
+    add_images,
+    add_json,
+    add_out,
+    add_target,
+    number_from_zero,
+    positive_number,
+    whole_number,
+)
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.target import CalibratorName
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from depth_distill.export.backends.backends import Backend
+
+EXAMPLE = """
+depth-distill export --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --target per-tensor-minmax --out bundle
+"""
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The options."""
+    add_checkpoint(parser)
+    add_config(parser)
+    add_target(parser)
+    add_out(parser)
+    add_json(parser)
+    network = parser.add_argument_group("the network")
+    network.add_argument(
+        "--equalize", action=argparse.BooleanOptionalAction, default=True, help="equalize the whole graph"
+    )
+    network.add_argument(
+        "--stress",
+        type=number_from_zero,
+        metavar="SIGMA",
+        help="spread channel ranges first, without changing the function: for trials",
+    )
+    network.add_argument(
+        "--calibrator", choices=get_args(CalibratorName), help="how ranges are chosen (default: the target's own)"
+    )
+    add_calibration_images(network)
+    network.add_argument("--bake-ranges", action="store_true", help="turn learned activation ranges into Clip nodes")
+    files = parser.add_argument_group("the files")
+    files.add_argument("--uint8-input", action="store_true", help="take pixels; the first convolution normalizes them")
+    files.add_argument("--logits", action="store_true", help="end before the sigmoid, which is then the host's")
+    files.add_argument(
+        "--separate-outputs",
+        action=argparse.BooleanOptionalAction,
+        help="one output per code (default: for integer and fraction)",
+    )
+    files.add_argument(
+        "--max-opset",
+        type=whole_number,
+        metavar="N",
+        help="newest ONNX opset to use (default: 19, or an older one if the target says so)",
+    )
+    files.add_argument(
+        "--high-precision-layers",
+        nargs="+",
+        metavar="LAYER",
+        help="FP16 layers of model.mixed.onnx, or mixed_precision.json (default: the fewest are searched)",
+    )
+    files.add_argument(
+        "--target-abs-rel",
+        type=positive_number,
+        metavar="X",
+        help="abs_rel that FP16 layers are searched for (default: 1.02 times that of FP32)",
+    )
+    files.add_argument(
+        "--search-images", type=whole_number, default=100, metavar="N", help="search on about this many images"
+    )
+    proof = parser.add_argument_group("verification")
+    proof.add_argument(
+        "--backends",
+        nargs="*",
+        metavar="NAME",
+        help="verify on these of `depth-distill list backends` (default: all that are installed)",
+    )
+    add_images(proof)
+    proof.add_argument(
+        "--allow-violations", action="store_true", help="export even what the target's profile does not allow"
+    )
+
+
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Export, verify and report."""
+    from rich.console import Console
+
+    from depth_distill.atomic import write_json
+    from depth_distill.export.bundle.pipeline import ExportOptions, export_bundle
+    from depth_distill.export.bundle.preparation import Preparation
+    from depth_distill.quantization.target.target import load_target
+
+    console = Console()
+    try:
+        bundle = export_bundle(
+            ExportOptions(
+                checkpoint=options.checkpoint,
+                out=options.out,
+                config=options.config,
+                overrides=overrides,
+                preparation=Preparation(
+                    equalize=options.equalize,
+                    stress=options.stress,
+                    calibration_images=options.calibration_images,
+                    calibrator=options.calibrator,
+                    uint8_input=options.uint8_input,
+                    logits=options.logits,
+                    separate=options.separate_outputs,
+                    bake_ranges=options.bake_ranges,
+                ),
+                opset=options.max_opset,
+                high_precision_layers=_high_precision_layers(options.high_precision_layers),
+                target_abs_rel=options.target_abs_rel,
+                search_images=options.search_images,
+                images=options.images,
+                backends=_backends(options.backends, console),
+                refuse=not options.allow_violations,
+                command=shlex.join(["depth-distill", *options.words]),
+            ),
+            load_target(options.target),
+            console,
+        )
+        console.print(f"bundle  {bundle.folder}", soft_wrap=True, highlight=False)
+        console.print(f"report  {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False)
+        if options.json is not None:
+            write_json(options.json, dict(bundle.manifest))
+    except KeyboardInterrupt:
+        print(f"{options.out} is as it was; the same command goes on where it stopped", file=sys.stderr)
+        raise
+
+
+def _high_precision_layers(words: Sequence[str] | None) -> Path | tuple[str, ...] | None:
+    if words is None:
+        return None
+    return Path(words[0]) if len(words) == 1 and words[0].endswith(".json") else tuple(words)
+
+
+def _backends(names: Sequence[str] | None, console: "Console") -> "tuple[Backend, ...]":
+    """Those that are named, which must be there; or all that are there, and a line about each that is not."""
+    from depth_distill.export.backends.backends import BACKENDS, find_backend
+
+    if names is None:
+        for backend in BACKENDS.values():
+            if (why := backend.missing()) is not None:
+                console.print(f"[dim]not verified on {backend.name}: {why}[/dim]", soft_wrap=True, highlight=False)
+        return tuple(backend for backend in BACKENDS.values() if backend.missing() is None)
+    chosen = tuple(find_backend(name) for name in names)
+    for backend in chosen:
+        if (why := backend.missing()) is not None:
+            raise ConfigError(f"--backends: {why}")
+    return chosen

@@ -1,0 +1,212 @@
+"""How subcommands are parsed: options that several of them share, checked numbers, and errors of one line."""
+
+import argparse
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.target import load_target
+from depth_distill.shipped_configs import find_config, with_config_files
+
+# Keys of a config that an override may name as a whole; every other one has a dot.
+_WHOLE_KEYS = ("--seed_everything", "--data", "--model", "--trainer")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Paragraphs as they are written, and the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.required or action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a subcommand.
+
+    Args:
+        name: of the subcommand.
+        description: what it does; marks of reStructuredText are taken out.
+        example: command lines for the end of the help.
+    """
+
+    def __init__(self, name: str, description: str, example: str = "") -> None:
+        lines = [f"  {line}" for line in example.strip().splitlines()]
+        super().__init__(
+            prog=f"depth-distill {name}",
+            description=description.replace("``", "").strip(),
+            epilog="\n".join(["example:" if len(lines) == 1 else "examples:", *lines]) if lines else None,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def parse(self, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options of the subcommand, and the words that override keys of the config, such as ``--data.root DIR``.
+
+        Raises:
+            ConfigError: a value that does not fit, or an option that is neither.
+        """
+        for word in words:
+            self._require_option(word)
+        options, overrides = self.parse_known_args(list(words))
+        for before, word in zip(["", *overrides], overrides, strict=False):
+            if not word.startswith("--") and (not before.startswith("--") or "=" in before):
+                raise ConfigError(f"unexpected argument '{word}'; see {self.prog} --help")
+        return options, with_config_files(overrides)
+
+    def error(self, message: str) -> NoReturn:
+        """One line in place of the usage."""
+        message = re.sub(r"^argument (-\w/)?", "", message).replace(": must be ", " must be ", 1)
+        raise ConfigError(f"{message}; see {self.prog} --help" if "required" in message else message)
+
+    def _require_option(self, word: str) -> None:
+        """Refuse an option that is neither the command's nor a key of a config."""
+        option = word.partition("=")[0].rstrip("+")
+        known = (*self._option_string_actions, *_WHOLE_KEYS)
+        if re.match(r"--\w", word) and "." not in option and option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"{self.prog} --help lists all"
+            raise ConfigError(f"there is no option {option}; {hint}")
+
+
+def whole_number(text: str) -> int:
+    """A count: 1 or more."""
+    if not re.fullmatch(r"\+?\d+", text.strip()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, received '{text}'")
+    return int(text)
+
+
+def finite_number(text: str) -> float:
+    """Any number but NaN and the infinities."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, received '{text}'")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    value = finite_number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be positive, received {value}")
+    return value
+
+
+def number_from_zero(text: str) -> float:
+    """A finite number that is not negative."""
+    value = finite_number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, received {value}")
+    return value
+
+
+def target_name(text: str) -> str:
+    """Name or file of an NPU profile that can be read."""
+    try:
+        load_target(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def config_file(text: str) -> Path:
+    """A file, also by the name of a shipped config."""
+    try:
+        return find_config(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_checkpoint(parser: argparse._ActionsContainer, required: bool = True, several: bool = False) -> None:
+    """``--checkpoint``."""
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        required=required,
+        nargs="+" if several else None,
+        metavar="CKPT",
+        help="a .ckpt file of a run",
+    )
+
+
+def add_config(parser: argparse._ActionsContainer, required: bool = False, several: bool = False) -> None:
+    """``--config``."""
+    parser.add_argument(
+        *(["-c"] if several else []),
+        "--config",
+        type=config_file,
+        required=required,
+        action="append" if several else "store",
+        default=[] if several else None,
+        metavar="FILE",
+        help="a config file, or the name of a shipped one, such as teacher/resnet18",
+    )
+
+
+def add_target(parser: argparse._ActionsContainer, required: bool = False) -> None:
+    """``--target``."""
+    parser.add_argument(
+        "--target",
+        type=target_name,
+        required=required,
+        default=None if required else "per-tensor-minmax",
+        metavar="NAME",
+        help="an NPU profile: a name of `depth-distill list targets`, or a .yaml file",
+    )
+
+
+def add_images(parser: argparse._ActionsContainer, default: int | None = None) -> None:
+    """``--images``."""
+    parser.add_argument(
+        "--images",
+        type=whole_number,
+        default=default,
+        metavar="N",
+        help="score on about this many images" + (" (default: all)" if default is None else ""),
+    )
+
+
+def add_calibration_images(parser: argparse._ActionsContainer) -> None:
+    """``--calibration-images``."""
+    parser.add_argument(
+        "--calibration-images",
+        type=whole_number,
+        default=64,
+        metavar="N",
+        help="calibrate on this many images of the training split, unless the config names a calibration set",
+    )
+
+
+def add_out(parser: argparse._ActionsContainer, required: bool = True) -> None:
+    """``--out``, which is always a folder."""
+    parser.add_argument("--out", type=Path, required=required, metavar="DIR", help="folder that results go to")
+
+
+def add_json(parser: argparse._ActionsContainer) -> None:
+    """``--json``."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file, as JSON")
+
+
+def add_analysis(parser: argparse.ArgumentParser) -> None:
+    """The options of :func:`depth_distill.commands.analysis.quantize_run`."""
+    add_checkpoint(parser)
+    add_config(parser)
+    add_target(parser)
+    parser.add_argument("--equalize", action="store_true", help="equalize before quantizing")
+    parser.add_argument(
+        "--stress",
+        type=number_from_zero,
+        metavar="SIGMA",
+        help="spread channel ranges first, without changing the function: for trials",
+    )
+    add_images(parser)
+    add_calibration_images(parser)
+    add_out(parser)
+    add_json(parser)

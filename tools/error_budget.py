@@ -1,0 +1,8 @@
+"""``depth-distill error-budget``, for whoever calls it as a script."""
+
+import sys
+
+from depth_distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["error-budget", *sys.argv[1:]]))

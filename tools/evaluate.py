@@ -1,0 +1,8 @@
+"""``depth-distill evaluate``, for whoever calls it as a script."""
+
+import sys
+
+from depth_distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""``depth-distill npu-info``, for whoever calls it as a script."""
+
+import sys
+
+from depth_distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["npu-info", *sys.argv[1:]]))

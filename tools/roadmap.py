@@ -1,0 +1,8 @@
+"""``depth-distill roadmap``, for whoever calls it as a script."""
+
+import sys
+
+from depth_distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["roadmap", *sys.argv[1:]]))

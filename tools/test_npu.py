@@ -1,0 +1,8 @@
+"""``depth-distill npu-compare``, for whoever calls it as a script."""
+
+import sys
+
+from depth_distill.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["npu-compare", *sys.argv[1:]]))
