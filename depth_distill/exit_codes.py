@@ -8,10 +8,15 @@ USAGE = 2
 """Something that the person can mend; 0 is success, 1 a fault or a verdict."""
 INTERRUPTED = 130
 """As a shell reports a process that Ctrl-C ended."""
+TERMINATED = 143
+"""As a shell reports a process that SIGTERM ended."""
 
 
 def exit_code(run: Callable[[], int | None]) -> int:
-    """What ``run`` returns, 0 for None; or 2, with a message, where it fails by something that a person can mend."""
+    """What ``run`` returns, 0 for None; 2, with a message, where it fails by something that a person can mend.
+
+    Where Ctrl-C ended it, 130, also inside of Lightning's trainer, which would exit with 1.
+    """
     try:
         return run() or 0
     except ValueError as error:
@@ -25,6 +30,12 @@ def exit_code(run: Callable[[], int | None]) -> int:
         message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
         Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
         return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return INTERRUPTED
+        raise
 
 
 def _user_error(error: BaseException | None) -> UserError | None:

@@ -1,5 +1,7 @@
-"""Where a run lands on disk, and what to do with it next."""
+"""Run folders: how they are named, made and found again, and what comes next."""
 
+import atexit
+import contextlib
 import netrc
 import os
 import shlex
@@ -13,12 +15,15 @@ from depth_distill.errors import ConfigError
 CONFIG_FILE = "config.yaml"
 METRICS_LOG = "metrics.csv"
 
+_RUN_FOLDER = "DEPTH_DISTILL_RUN_FOLDER"
+_LOCAL_RANK = "LOCAL_RANK"
+
 
 def run_name(files: Sequence[Path]) -> str:
     """Name of a run, from its first config file.
 
     ``configs/quickstart.yaml`` is ``quickstart``, ``configs/teacher/resnet18.yaml`` is ``teacher-resnet18``, and the
-    resolved config of an earlier run keeps that run's name.
+    resolved config of an earlier run keeps the name of that run.
     """
     if not files:
         return "unnamed"
@@ -29,28 +34,52 @@ def run_name(files: Sequence[Path]) -> str:
     return f"{folder}-{path.stem}" if path.parent.parent.name == "configs" else path.stem
 
 
-def config_files(words: Sequence[str]) -> list[Path]:
+def config_files(argv: Sequence[str]) -> list[Path]:
     """The files that a command line names with ``--config`` or ``-c``."""
-    files = []
-    for word, following in zip(words, [*words, ""][1:], strict=True):
-        if word in ("-c", "--config"):
-            files.append(Path(following))
-        elif word.startswith("--config="):
-            files.append(Path(word.removeprefix("--config=")))
-    return files
+    return [Path(value) for value in _values(argv, "--config", "-c")]
+
+
+def chosen_run_folder(argv: Sequence[str], checkpoint: str | None, configured: str | None) -> Path | None:
+    """The existing or named folder that a run goes into; None if it gets a new one.
+
+    Args:
+        argv: the command line, whose ``--run_dir`` comes first.
+        checkpoint: the checkpoint that the run resumes from, whose run folder comes second, so that a copied run goes
+            on in the copy; None if it does not resume.
+        configured: the ``run_dir`` of a config file.
+    """
+    given = [*_values(argv, "--run_dir")]
+    if given:
+        return Path(given[-1])
+    return resumed_run_folder(checkpoint) or (Path(configured) if configured else None)
 
 
 def new_run_folder(base: Path, name: str) -> Path:
-    """``base/name/<date-time>``, not yet taken by another run."""
+    """Make ``base/name/<date-time>``, which no other run has, also one that starts in the same second.
+
+    Processes that Lightning starts for more devices get the folder of the first one. A folder in which nothing was
+    written is removed when the process ends: not every run gets so far.
+
+    Raises:
+        ConfigError: ``base`` cannot hold folders.
+    """
+    if os.environ.get(_LOCAL_RANK, "0") != "0" and _RUN_FOLDER in os.environ:
+        return Path(os.environ[_RUN_FOLDER])
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, copy = base / name / stamp, 1
-    while folder.exists():
-        folder, copy = base / name / f"{stamp}-{copy}", copy + 1
+    folder, copy = (base / name / stamp).absolute(), 1
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while not _make(folder):
+            folder, copy = folder.with_name(f"{stamp}-{copy}"), copy + 1
+    except OSError as error:
+        raise ConfigError(f"no run folder can be made in {base} ({error.strerror}): give another --runs_dir") from error
+    os.environ[_RUN_FOLDER] = str(folder)
+    atexit.register(_remove_if_empty, folder)
     return folder
 
 
 def resumed_run_folder(checkpoint: str | None) -> Path | None:
-    """The run folder that a checkpoint belongs to; None if it does not lie in one."""
+    """The run folder in which a checkpoint lies; None if it does not lie in one."""
     if checkpoint is None:
         return None
     folder = Path(checkpoint).absolute().parent
@@ -58,20 +87,20 @@ def resumed_run_folder(checkpoint: str | None) -> Path | None:
 
 
 def require_checkpoint(checkpoint: str | None) -> None:
-    """Check that a checkpoint is there, if one is given.
+    """Check that a checkpoint exists, if one is given.
 
     Raises:
-        ConfigError: it is not; the message lists those that are.
+        ConfigError: it does not exist; the message lists those that do.
     """
     if checkpoint is None or not checkpoint.endswith(".ckpt") or Path(checkpoint).exists():
         return
     folder = Path(checkpoint).parent
-    present = ", ".join(sorted(path.name for path in folder.glob("*.ckpt"))) or "none"
-    raise ConfigError(f"{checkpoint}: no such checkpoint; in {folder} there is {present}")
+    names = sorted(path.name for path in folder.glob("*.ckpt") if not path.name.startswith("."))
+    raise ConfigError(f"{checkpoint}: no such checkpoint; in {folder} there is {', '.join(names) or 'none'}")
 
 
 def keep_metrics_log(folder: Path) -> None:
-    """Put the log of the interrupted run aside as ``metrics.1.csv``, ...: the logger would delete it."""
+    """Rename the log of an interrupted run to ``metrics.1.csv``, ...: the logger would delete it."""
     log = folder / METRICS_LOG
     if log.is_file():
         part = 1
@@ -81,7 +110,7 @@ def keep_metrics_log(folder: Path) -> None:
 
 
 def has_wandb_key(base_url: str) -> bool:
-    """Whether Weights & Biases could log in without asking."""
+    """Whether Weights & Biases could log in without asking for a key."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -91,7 +120,32 @@ def has_wandb_key(base_url: str) -> bool:
 
 
 def next_command(run_folder: Path, checkpoint: str) -> str:
-    """The command that writes predictions with the checkpoint of a run."""
+    """The command that writes predictions with a checkpoint of a run."""
     config = run_folder / CONFIG_FILE
-    words = ["python", "-m", "depth_distill", "predict", "--config", str(config), "--ckpt_path", checkpoint]
-    return shlex.join(words)
+    return shlex.join(["python", "-m", "depth_distill", "predict", "--config", str(config), "--ckpt_path", checkpoint])
+
+
+def _values(argv: Sequence[str], *options: str) -> list[str]:
+    """The values that a command line gives to an option, as ``--option VALUE`` or ``--option=VALUE``."""
+    values = []
+    for argument, following in zip(argv, [*argv, ""][1:], strict=True):
+        name, equals, value = argument.partition("=")
+        if argument in options:
+            values.append(following)
+        elif equals and name.startswith("--") and name in options:
+            values.append(value)
+    return values
+
+
+def _make(folder: Path) -> bool:
+    """Whether the folder is new; of several processes that try, only one is told so."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

@@ -2,10 +2,11 @@
 
 import json
 import math
+import os
 
 import pytest
 
-from depth_distill.atomic import atomic_path, write_json
+from depth_distill.atomic import atomic_path, remove_partial_files, write_json
 
 
 def test_a_finished_file_replaces_the_old_one(tmp_path):
@@ -30,6 +31,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    path, done = tmp_path / "file.txt", []
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append((os.fstat(descriptor).st_size, path.read_text())))
+    with atomic_path(path) as temporary:
+        temporary.write_text("newer")
+    assert done[0] == (5, "old")  # all of the file, while the previous one is still in its place
+    assert done[1][1] == "newer"  # then the folder
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".last.123-partial.ckpt", ".readme.9-partial", ".my-partial.ckpt", "a-partial.ckpt", "last.ckpt"):
+        (tmp_path / name).touch()
+    remove_partial_files(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".my-partial.ckpt", "a-partial.ckpt", "last.ckpt"}
 
 
 def test_json_round_trip(tmp_path):

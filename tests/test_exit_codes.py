@@ -1,5 +1,7 @@
 """exit_code: what a person can mend is a message and 2; the rest is raised."""
 
+import sys
+
 import pytest
 
 from depth_distill.errors import ConfigError, DataError
@@ -39,6 +41,26 @@ def test_a_message_from_a_loader_worker_comes_without_its_traceback(capsys):
 
     assert exit_code(work) == 2
     assert capsys.readouterr().err == "error: rgb/0001.png is missing\n"
+
+
+def test_ctrl_c_is_130_also_inside_of_a_trainer_that_exits_with_1():
+    def work():
+        raise KeyboardInterrupt
+
+    def train():
+        try:
+            work()
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    assert exit_code(work) == exit_code(train) == 130
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+def test_other_exits_keep_their_code(code):
+    with pytest.raises(SystemExit) as caught:
+        exit_code(lambda: sys.exit(code))
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize("error", [ValueError("ours"), RuntimeError("torch's")])

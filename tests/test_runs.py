@@ -1,5 +1,9 @@
 """Run folders: named after the config, never overwritten, found again by a checkpoint."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,8 +26,8 @@ def test_a_run_is_named_after_its_config(config, name):
 
 
 def test_config_files_are_found_on_the_command_line():
-    words = ["fit", "--config", "a.yaml", "--data.root", "x", "-c", "b.yaml", "--config=c.yaml"]
-    assert runs.config_files(words) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
+    argv = ["fit", "--config", "a.yaml", "--data.root", "x", "-c", "b.yaml", "--config=c.yaml"]
+    assert runs.config_files(argv) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
     assert runs.config_files([]) == []
     assert runs.run_name([]) == "unnamed"
 
@@ -31,10 +35,64 @@ def test_config_files_are_found_on_the_command_line():
 def test_two_runs_in_one_second_get_two_folders(tmp_path):
     folders = []
     for _ in range(3):
-        folder = runs.new_run_folder(tmp_path, "quickstart")
-        folder.mkdir(parents=True)
-        folders.append(folder)
+        folders.append(runs.new_run_folder(tmp_path, "quickstart"))
     assert len(set(folders)) == 3
+
+
+START_AT = """
+import sys, time
+from pathlib import Path
+from depth_distill import runs
+
+class Clock:
+    @staticmethod
+    def now():
+        return runs_datetime(2026, 1, 1)
+
+runs_datetime, runs.datetime = runs.datetime, Clock
+time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+folder = runs.new_run_folder(Path(sys.argv[1]), "sweep")
+(folder / "config.yaml").touch()
+print(folder.name)
+"""
+
+
+def test_runs_that_start_at_the_same_moment_get_a_folder_each(tmp_path):
+    command = [sys.executable, "-c", START_AT, str(tmp_path), str(time.time() + 5)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    names = [each.communicate(timeout=60)[0].strip() for each in started]
+    assert sorted(names) == ["2026-01-01_00-00-00", *(f"2026-01-01_00-00-00-{copy}" for copy in (1, 2, 3))]
+
+
+def test_a_run_that_writes_nothing_leaves_no_folder(tmp_path):
+    command = "from pathlib import Path; from depth_distill import runs; print(runs.new_run_folder(Path('runs'), 'a'))"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", command], cwd=tmp_path, env=environment, check=True)
+    assert list((tmp_path / "runs" / "a").iterdir()) == []
+
+
+def test_processes_for_more_devices_share_the_folder_of_the_first(tmp_path, monkeypatch):
+    first = runs.new_run_folder(tmp_path, "quickstart")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert runs.new_run_folder(tmp_path, "quickstart") == first
+
+
+def test_where_no_folder_can_be_made_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="--runs_dir"):
+        runs.new_run_folder(tmp_path / "file", "quickstart")
+
+
+def test_the_command_line_then_the_checkpoint_then_the_config_choose_the_folder(tmp_path):
+    checkpoint = tmp_path / "copy" / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    (tmp_path / "copy" / "config.yaml").touch()
+    argv = ["fit", "--config", "a.yaml", "--run_dir=given"]
+    assert runs.chosen_run_folder(argv, str(checkpoint), "old") == Path("given")
+    assert runs.chosen_run_folder(argv[:3], str(checkpoint), "old") == tmp_path / "copy"
+    assert runs.chosen_run_folder(argv[:3], None, "old") == Path("old")
+    assert runs.chosen_run_folder(argv[:3], None, None) is None
 
 
 def test_a_checkpoint_leads_back_to_its_run(tmp_path):
@@ -47,7 +105,8 @@ def test_a_checkpoint_leads_back_to_its_run(tmp_path):
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path):
-    (tmp_path / "last.ckpt").touch()
+    for name in ("last.ckpt", ".last.12-partial.ckpt"):
+        (tmp_path / name).touch()
     for good in (None, "last", str(tmp_path / "last.ckpt")):  # "last" is looked up by Lightning
         runs.require_checkpoint(good)
     with pytest.raises(ConfigError, match=r"best\.ckpt: no such checkpoint; in .* there is last\.ckpt"):
