@@ -1,4 +1,4 @@
-"""What the analyses start from: a trained network, quantized for a target, and what to score it on."""
+"""What the analyses start from: a trained network behind a recipe, quantized for a target, and what to score it on."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,65 +8,62 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx
+from torch import fx
 
 from depth_distill.atomic import write_json
 from depth_distill.display.pictures import save_figure
 from depth_distill.display.tables import wide_console
-from depth_distill.evaluation import Evaluator
-from depth_distill.loading import trained
-from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.passes.equalize import channel_ranges, equalize
-from depth_distill.quantization.passes.fold import fold
-from depth_distill.quantization.passes.stress import perturb_channel_scales
-from depth_distill.quantization.simulate.ptq import quantize_post_training
-from depth_distill.quantization.target.target import NpuTarget, load_target
+from depth_distill.evaluation import InterfaceScorer
+from depth_distill.loading.trained import load_run
+from depth_distill.quantization.passes.base import Pass, PassReport
+from depth_distill.quantization.recipe import Prepared, load_recipe
+from depth_distill.quantization.target.target import load_target
 
 
 @dataclass(frozen=True)
 class QuantizedRun:
-    """A trained network before and after quantization.
+    """A trained network behind its recipe, and what it is scored by.
 
     Attributes:
-        graph_module: the float network, folded, stressed and equalized as asked.
-        quantized: the same for the target, calibrated.
-        target: the target.
-        evaluator: the validation split; drift is from ``graph_module``.
-        calibration: batches of calibration images.
-        title: checkpoint, target and preparation, for tables and pictures.
+        prepared: the network in float and as the target computes it.
+        scorer: scorer on the validation split; drift is measured from the trained network.
+        title: checkpoint, target and recipe, for tables and pictures.
     """
 
-    graph_module: fx.GraphModule
-    quantized: fx.GraphModule
-    target: NpuTarget
-    evaluator: Evaluator
-    calibration: list[Tensor]
+    prepared: Prepared
+    scorer: InterfaceScorer
     title: str
+
+    @property
+    def quantized(self) -> fx.GraphModule:
+        """The network as the target computes it."""
+        return self.prepared.quantized
+
+    @property
+    def protocol(self) -> str:
+        """How the numbers were made."""
+        return self.scorer.evaluator.protocol
 
 
 def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> QuantizedRun:
-    """Load, fold, stress, equalize and quantize as the options say.
+    """Load, run the recipe and quantize as the options say.
 
     Raises:
         ConfigError: see the steps.
         DataError: see the steps.
     """
-    target = load_target(options.target)
-    run = trained.load_run(options.checkpoint, options.config, overrides)
-    graph_module = fold(trace(run.network))
-    title = f"{options.checkpoint.absolute().parent.parent.name}, {target.name}"
-    calibration = run.calibration_images(options.calibration_images)
-    if options.stress is not None:
-        graph_module = perturb_channel_scales(graph_module, options.stress).graph_module
-        title += f", stressed by {options.stress:g}"
-    if options.equalize:
-        equalization = equalize(graph_module, channel_ranges(graph_module, calibration))
-        Console().print(equalization.report.table())
-        graph_module = equalization.graph_module
-        title += ", equalized"
-    quantized = quantize_post_training(graph_module, target, calibration)
-    evaluator = run.evaluator(options.images, reference=graph_module)
-    return QuantizedRun(graph_module, quantized, target, evaluator, calibration, title)
+    target, recipe = load_target(options.target), load_recipe(options.recipe)
+    run = load_run(options.checkpoint, options.config, overrides)
+    images = run.calibration_images(options.calibration_images)
+    prepared = run.preparer(target, images, on_report=show, progress=True)(recipe)
+    scorer = InterfaceScorer(run.evaluator(options.images, reference=prepared.reference), prepared.interface)
+    name = options.checkpoint.absolute().parent.parent.name
+    return QuantizedRun(prepared, scorer, f"{name}, {target.name}, recipe {recipe}")
+
+
+def show(pass_: Pass, report: PassReport) -> None:
+    """Print what a pass did."""
+    Console().print(f"{pass_.name}: {report.summary}" if report.table is None else report.table, highlight=False)
 
 
 def report(

@@ -5,23 +5,22 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from depth_distill.atomic import write_json
 from depth_distill.export.backends.backends import find_backend
-from depth_distill.quantization.interface import output_layout, separate_outputs
-from depth_distill.export.onnx_io.float_onnx import export_float, opset_for
+from depth_distill.export.bundle.pipeline import with_outputs
+from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
+from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.probe.models import capability_probes
 from depth_distill.export.probe.operators import operator_probes
 from depth_distill.export.probe.probes import Prober, run_probes
 from depth_distill.export.probe.profile_writing import check_destination, write_profile
 from depth_distill.export.probe.report import ProbeReport
 from depth_distill.loading.trained import build_untrained
-from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.recipe import NAIVE
 from depth_distill.quantization.target.target import NpuTarget
 
 _WORDS = {"yes": "confirmed", "no": "unsupported", "unconfirmed": "unconfirmed"}
@@ -74,11 +73,8 @@ def capability_table(target: NpuTarget) -> Table:
 def export_untrained(config: Path, overrides: Sequence[str], target: NpuTarget, path: Path) -> Path:
     """Write the network of a config, before training, as a float ONNX file."""
     run = build_untrained(config, overrides)
-    layout = output_layout(run.network.codec.host)
-    graph = fold(trace(run.network))
-    if len(layout.names) > 1:
-        graph = separate_outputs(graph, layout)
-    return export_float(graph, torch.zeros(1, 3, *run.data.image_size), path, opset_for(target), layout.names)
+    prepared = run.preparer(target, ())(with_outputs(NAIVE, run.network.codec.host))
+    return export_float(prepared.graph, path, FileSpec.of(prepared.interface, opset_for(target)))
 
 
 def plain(value: object) -> object:

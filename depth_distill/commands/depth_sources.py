@@ -12,10 +12,10 @@ from depth_distill.errors import ConfigError, DataError
 from depth_distill.evaluation import Evaluator
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.bundle.bundle import bundle_of
-from depth_distill.quantization.interface import named_layout
 from depth_distill.export.onnx_io.metric_onnx import METRES
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.models import DepthCodec
+from depth_distill.quantization.interface import named_layout
 
 _SCALES = {".npy": 1.0, ".png": 1000.0}  # units a metre
 _PANEL_ROWS = 4

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.quantization.analysis.error_budget import error_budget
 
     quantized = analysis.quantize_run(options, overrides)
-    budget = error_budget(quantized.quantized, quantized.evaluator)
+    budget = error_budget(quantized.quantized, quantized.scorer)
     title = f"Error budget: {quantized.title}"
     figure = paired_bars(
         [item.name for item in budget.items],
@@ -33,5 +33,5 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         title,
         [("FP32", budget.float_metrics["abs_rel"]), ("INT8", budget.integer_metrics["abs_rel"])],
     )
-    values = {"title": quantized.title, "protocol": quantized.evaluator.protocol, **budget.to_dict()}
+    values = {"title": quantized.title, "protocol": quantized.protocol, **budget.to_dict()}
     analysis.report(options.out, "error_budget", values, budget.table(title), figure, options.json)

@@ -21,8 +21,8 @@ from depth_distill.commands.options import (
     add_images,
     add_json,
     add_out,
+    add_recipe,
     add_target,
-    number_from_zero,
     positive_number,
     whole_number,
 )
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from depth_distill.export.backends.backends import Backend
+    from depth_distill.quantization.recipe import Recipe
 
 EXAMPLE = """
 depth-distill export --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --target per-tensor-minmax --out bundle
@@ -47,27 +48,27 @@ def add_arguments(parser: CommandParser) -> None:
     add_out(parser)
     add_json(parser)
     network = parser.add_argument_group("the network")
-    network.add_argument(
-        "--equalize", action=argparse.BooleanOptionalAction, default=True, help="equalize the whole graph"
-    )
-    network.add_argument(
-        "--stress",
-        type=number_from_zero,
-        metavar="SIGMA",
-        help="spread channel ranges first, without changing the function: for trials",
-    )
+    add_recipe(network)
     network.add_argument(
         "--calibrator", choices=get_args(CalibratorName), help="how ranges are chosen (default: the target's own)"
     )
     add_calibration_images(network)
-    network.add_argument("--bake-ranges", action="store_true", help="turn learned activation ranges into Clip nodes")
+    network.add_argument(
+        "--bake-ranges", action="store_true", help="pass bake_ranges: turn learned activation ranges into Clip nodes"
+    )
     files = parser.add_argument_group("the files")
-    files.add_argument("--uint8-input", action="store_true", help="take pixels; the first convolution normalizes them")
-    files.add_argument("--logits", action="store_true", help="end before the sigmoid, which is then the host's")
+    files.add_argument(
+        "--uint8-input",
+        action="store_true",
+        help="pass uint8_input: take pixels; the first convolution normalizes them",
+    )
+    files.add_argument(
+        "--logits", action="store_true", help="pass logits: end before the sigmoid, which is then the host's"
+    )
     files.add_argument(
         "--separate-outputs",
         action=argparse.BooleanOptionalAction,
-        help="one output per code (default: for integer and fraction)",
+        help="pass separate_outputs: one output per code (default: for integer and fraction)",
     )
     files.add_argument(
         "--max-opset",
@@ -109,7 +110,6 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     from depth_distill.atomic import write_json
     from depth_distill.export.bundle.pipeline import ExportOptions, export_bundle
-    from depth_distill.export.bundle.preparation import Preparation
     from depth_distill.quantization.target.target import load_target
 
     console = Console()
@@ -120,16 +120,10 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
                 out=options.out,
                 config=options.config,
                 overrides=overrides,
-                preparation=Preparation(
-                    equalize=options.equalize,
-                    stress=options.stress,
-                    calibration_images=options.calibration_images,
-                    calibrator=options.calibrator,
-                    uint8_input=options.uint8_input,
-                    logits=options.logits,
-                    separate=options.separate_outputs,
-                    bake_ranges=options.bake_ranges,
-                ),
+                recipe=_recipe(options),
+                separate_outputs=options.separate_outputs,
+                calibration_images=options.calibration_images,
+                calibrator=options.calibrator,
                 opset=options.max_opset,
                 high_precision_layers=_high_precision_layers(options.high_precision_layers),
                 target_abs_rel=options.target_abs_rel,
@@ -149,6 +143,15 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print(f"{options.out} is as it was; the same command goes on where it stopped", file=sys.stderr)
         raise
+
+
+def _recipe(options: argparse.Namespace) -> "Recipe":
+    """The recipe, and the passes that options stand for."""
+    from depth_distill.quantization.passes.registry import PASSES
+    from depth_distill.quantization.recipe import load_recipe
+
+    names = ("bake_ranges", "logits", "uint8_input")
+    return load_recipe(options.recipe).with_passes(*(PASSES[name]() for name in names if getattr(options, name)))
 
 
 def _high_precision_layers(words: Sequence[str] | None) -> Path | tuple[str, ...] | None:

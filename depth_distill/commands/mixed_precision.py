@@ -54,14 +54,14 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     console = Console()
     check_high_precision_format(load_target(options.target), options.high_precision)  # before any work
-    prepared = analysis.quantize_run(options, overrides)
+    quantized = analysis.quantize_run(options, overrides)
     unfinished = options.out / "unfinished"
-    ranking = sensitivity(prepared.quantized, prepared.evaluator, resume=unfinished)
+    ranking = sensitivity(quantized.quantized, quantized.scorer, resume=unfinished)
     above = layers_above(ranking, options.threshold)
     by_threshold = MixedNetwork(
         above,
-        prepared.evaluator(set_precision(prepared.quantized, above, options.high_precision))["abs_rel"],
-        megabytes(npu_operators(prepared.quantized), above, options.high_precision),
+        quantized.scorer(set_precision(quantized.quantized, above, options.high_precision))["abs_rel"],
+        megabytes(npu_operators(quantized.quantized), above, options.high_precision),
     )
     console.print(
         f"layers that cost more than {options.threshold:g} alone: {len(above)}; "
@@ -71,16 +71,16 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     )
     with console.status("searching") as status:
         found = search_mixed_precision(
-            prepared.quantized,
-            prepared.evaluator,
+            quantized.quantized,
+            quantized.scorer,
             ranking,
-            prepared.calibration,
+            quantized.prepared.batches,
             options.target_abs_rel,
             options.high_precision,
             lambda step: status.update(f"{len(step.layers)} layers: abs_rel {step.abs_rel:.4f}"),
-            prepared.target.calibrator,
+            quantized.prepared.context.chosen_calibrator,
         )
-    title = f"Mixed precision: {prepared.title}"
+    title = f"Mixed precision: {quantized.title}"
     figure = size_curve(
         [(each.megabytes, each.abs_rel) for each in found.curve],
         (found.chosen.megabytes, found.chosen.abs_rel),
@@ -89,8 +89,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         found.target_abs_rel,
     )
     values = {
-        "title": prepared.title,
-        "protocol": prepared.evaluator.protocol,
+        "title": quantized.title,
+        "protocol": quantized.protocol,
         "threshold": options.threshold,
         "by_threshold": vars(by_threshold),
         **found.to_dict(),

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import load_target
-from depth_distill.shipped_configs import find_config, with_config_files
+from depth_distill.shipped_configs import find_config, shipped_names, with_config_files
 
 # Keys of a config that an override may name as a whole; every other one has a dot.
 _WHOLE_KEYS = ("--seed_everything", "--data", "--model", "--trainer")
@@ -116,6 +116,22 @@ def target_name(text: str) -> str:
     return text
 
 
+def recipe_word(text: str) -> str:
+    """Name of a recipe, its file, or a list of passes; what is in it is checked where it is run."""
+    if text.lstrip().startswith("["):
+        return text
+    if text.endswith((".yaml", ".yml")):
+        if not Path(text).is_file():
+            raise argparse.ArgumentTypeError(f"there is no file '{text}'")
+        return text
+    names = shipped_names("recipe")
+    if text not in names:
+        close = difflib.get_close_matches(text, names, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"expected one of {', '.join(names)}"
+        raise argparse.ArgumentTypeError(f"there is no recipe '{text}'; {hint}")
+    return text
+
+
 def config_file(text: str) -> Path:
     """A file, also by the name of a shipped config."""
     try:
@@ -162,6 +178,18 @@ def add_target(parser: argparse._ActionsContainer, required: bool = False) -> No
     )
 
 
+def add_recipe(parser: argparse._ActionsContainer, default: str = "equalize") -> None:
+    """``--recipe``."""
+    parser.add_argument(
+        "--recipe",
+        type=recipe_word,
+        default=default,
+        metavar="NAME",
+        help="passes that prepare the network: a name of `depth-distill list recipes`, a .yaml file, or a list such as "
+        "'[fold, equalize]'",
+    )
+
+
 def add_images(parser: argparse._ActionsContainer, default: int | None = None) -> None:
     """``--images``."""
     parser.add_argument(
@@ -199,13 +227,7 @@ def add_analysis(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     add_config(parser)
     add_target(parser)
-    parser.add_argument("--equalize", action="store_true", help="equalize before quantizing")
-    parser.add_argument(
-        "--stress",
-        type=number_from_zero,
-        metavar="SIGMA",
-        help="spread channel ranges first, without changing the function: for trials",
-    )
+    add_recipe(parser)
     add_images(parser)
     add_calibration_images(parser)
     add_out(parser)

@@ -1,12 +1,11 @@
-"""Post-training quantization step by step: what each pass gains, plain and stressed, by us and by ONNX Runtime.
+"""Post-training quantization step by step: what each pass of a recipe gains, by us and by ONNX Runtime.
 
-For each network, as trained and with channel ranges spread until naive PTQ is ``--stress-ratio`` times worse than FP32:
-FP32, naive PTQ, equalization, bias correction behind it, rounding reconstruction between the two, and per-channel PTQ
-for reference; seconds are those of the pass, without calibration. Each row has abs_rel of this package's fake
-quantization and the vendor number: ONNX Runtime's own ``quantize_static`` on the float ONNX file of that row. Writes
-``ptq_table.json``, ``ptq_table.md`` and ``ptq_table.png``; a row that is in the JSON already is not measured again.
-Without ``--config``, the config in each checkpoint's run folder is used; any key of it can be overridden, as in
-``fit``.
+The rows are FP32; naive PTQ; equalization; bias correction behind it; rounding reconstruction between the two; and
+per-channel PTQ for reference. ``--recipe`` names the passes that every row starts with; seconds are those of all passes
+of a row, without calibration. Each row has abs_rel of this package's fake quantization and abs_rel after vendor PTQ:
+ONNX Runtime's own ``quantize_static`` on the float ONNX file of that row. Writes ``ptq_table.json``, ``ptq_table.md``
+and ``ptq_table.png``; a row that was measured with the same settings is kept. Without ``--config``, the config in each
+checkpoint's run folder is used; any key of it can be overridden, as in ``fit``.
 """
 
 import argparse
@@ -24,8 +23,8 @@ from depth_distill.commands.options import (
     add_images,
     add_json,
     add_out,
+    add_recipe,
     add_target,
-    positive_number,
     whole_number,
 )
 
@@ -41,13 +40,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_checkpoint(parser, several=True)
     add_config(parser)
     add_target(parser)
-    parser.add_argument(
-        "--stress-ratio",
-        type=positive_number,
-        default=3.7,
-        metavar="X",
-        help="how many times worse naive PTQ of the stressed network is than FP32",
-    )
+    add_recipe(parser, default="naive")
     add_images(parser)
     add_calibration_images(parser)
     parser.add_argument(
@@ -66,37 +59,40 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from rich.console import Console
 
     from depth_distill.atomic import atomic_path, write_json
-    from depth_distill.commands import ptq_steps
+    from depth_distill.commands.ptq_rows import PtqRows
     from depth_distill.display.pictures import save_figure
+    from depth_distill.export.bundle.bundle import sha256
     from depth_distill.loading.trained import load_run
-    from depth_distill.quantization.passes import stress
+    from depth_distill.quantization.recipe import NAIVE, load_recipe
 
     console = Console()
+    base = load_recipe(options.recipe)
     file = options.out / "ptq_table.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     for checkpoint in options.checkpoint:
-        name = checkpoint.absolute().parents[1].name
+        title = checkpoint.absolute().parents[1].name + ("" if base == NAIVE else f", {base}")
+        made_with = {
+            "checkpoint": sha256(checkpoint),
+            "target": options.target,
+            "images": options.images,
+            "calibration_images": options.calibration_images,
+            "overrides": list(overrides),
+        }
         with tempfile.TemporaryDirectory() as folder:
-            bench = ptq_steps.Bench(load_run(checkpoint, options.config, overrides), options, Path(folder))
-            for variant, ratio in (("plain", None), ("stressed", options.stress_ratio)):
-                network = found.setdefault(f"{name}, {variant}", {"sigma": None, "rows": {}})
-                if ratio is not None and network["sigma"] is None:
-                    network["sigma"] = stress.find_sigma(bench.graph_module, bench.loss_ratio, ratio)
-                network["protocol"] = bench.evaluator.protocol
-                console.print(f"{name}, {variant}: sigma {network['sigma']}", highlight=False)
-                graph_module = bench.graph_module
-                if network["sigma"] is not None:
-                    graph_module = stress.perturb_channel_scales(graph_module, network["sigma"]).graph_module
-                steps = ptq_steps.Steps(bench, graph_module).measurements()
-                for step, measure in steps.items():
-                    if step not in network["rows"]:
-                        network["rows"][step] = measure()
-                    cells = _cells(network["rows"][step], network["rows"])
-                    line = f"  {step:26s}" + "".join(f"{cell:>10s}" for cell in cells)
-                    console.print(line, highlight=False, soft_wrap=True)
-                    write_json(file, found)
-                network["rows"] = {step: network["rows"][step] for step in steps}
+            rows = PtqRows(load_run(checkpoint, options.config, overrides), base, options, Path(folder))
+            network = found.setdefault(title, {"rows": {}})
+            network["protocol"] = rows.evaluator.protocol
+            console.print(title, highlight=False)
+            for row, recipe in rows.recipes.items():
+                key = {**made_with, "recipe": recipe.sha256}
+                if network["rows"].get(row, {}).get("made_with") != key:
+                    network["rows"][row] = rows.measure(row) | {"made_with": key}
+                cells = _cells(network["rows"][row], network["rows"])
+                line = f"  {row:26s}" + "".join(f"{cell:>10s}" for cell in cells)
+                console.print(line, highlight=False, soft_wrap=True)
                 write_json(file, found)
+            network["rows"] = {row: network["rows"][row] for row in rows.recipes}
+            write_json(file, found)
     with atomic_path(options.out / "ptq_table.md") as temporary:
         temporary.write_text(_markdown(found))
     save_figure(_picture(found), options.out / "ptq_table.png")
@@ -117,8 +113,7 @@ def _cells(row: dict[str, Any], measured: dict[str, dict[str, Any]]) -> list[str
 def _markdown(found: dict[str, Any]) -> str:
     lines = []
     for title, network in found.items():
-        note = f" (sigma {network['sigma']:.3f})" if network["sigma"] else ""
-        lines += [f"### {title}{note}", "", f"| step | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]
+        lines += [f"### {title}", "", f"| step | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]
         measured = network["rows"]
         lines += [f"| {step} | {' | '.join(_cells(row, measured))} |" for step, row in measured.items()]
         lines.append("")

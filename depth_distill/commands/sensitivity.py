@@ -32,40 +32,40 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure, print and write."""
     from depth_distill.commands import analysis
 
-    prepared = analysis.quantize_run(options, overrides)
-    (_fast if options.fast else _exact)(prepared, options.out, options.json)
+    quantized = analysis.quantize_run(options, overrides)
+    (_fast if options.fast else _exact)(quantized, options.out, options.json)
 
 
-def _exact(prepared: "QuantizedRun", out: Path, json_file: Path | None) -> None:
+def _exact(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> None:
     from depth_distill.commands import analysis
     from depth_distill.display.charts import paired_bars
     from depth_distill.quantization.analysis.sensitivity import sensitivity
 
     unfinished = out / "unfinished"
-    found = sensitivity(prepared.quantized, prepared.evaluator, resume=unfinished)
-    title = f"Sensitivity: {prepared.title}"
+    found = sensitivity(quantized.quantized, quantized.scorer, resume=unfinished)
+    title = f"Sensitivity: {quantized.title}"
     figure = paired_bars(
         [each.name for each in found.layers],
         ("increase of abs_rel with only it in INT8", [each.degradation for each in found.layers]),
         ("decrease of abs_rel with only it in float", [each.recovery for each in found.layers]),
         title,
     )
-    bands = [f"{near:g}-{far:g}m" for near, far in prepared.evaluator.metrics.bands_m]
-    values = {"title": prepared.title, "protocol": prepared.evaluator.protocol, **found.to_dict()}
+    bands = [f"{near:g}-{far:g}m" for near, far in quantized.scorer.evaluator.metrics.bands_m]
+    values = {"title": quantized.title, "protocol": quantized.protocol, **found.to_dict()}
     analysis.report(out, "sensitivity", values, found.table(title, bands), figure, json_file)
     shutil.rmtree(unfinished)
 
 
-def _fast(prepared: "QuantizedRun", out: Path, json_file: Path | None) -> None:
+def _fast(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> None:
     from depth_distill.commands import analysis
     from depth_distill.display.charts import paired_bars
     from depth_distill.quantization.analysis.sensitivity import fast_sensitivity
 
-    found = fast_sensitivity(prepared.quantized, prepared.evaluator)
-    title = f"SQNR of each layer's own output: {prepared.title}"
+    found = fast_sensitivity(quantized.quantized, quantized.scorer)
+    title = f"SQNR of each layer's own output: {quantized.title}"
     names, values = list(found.sqnr_db), list(found.sqnr_db.values())
     figure = paired_bars(names, ("SQNR [dB]", values), ("rank", list(range(1, len(names) + 1))), title)
-    record = {"title": prepared.title, **vars(found)}
+    record = {"title": quantized.title, **vars(found)}
     analysis.report(out, "sensitivity_fast", record, _fast_table(title, found), figure, json_file)
 
 

@@ -1,1 +1,1 @@
-"""What people look at: tables for the terminal, charts and pictures."""
+"""Tables for the terminal, charts and pictures."""

@@ -1,11 +1,11 @@
-"""Pictures of analyses: bars and curves of numbers that the tables hold too."""
+"""Charts of analyses: bars and curves of numbers that are also in the tables."""
 
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-_ALONE, _OTHER, _FLOAT, _INTEGER = "#2f6f9f", "#d08c2f", "#3a923a", "#b03a3a"
+_BLUE, _ORANGE, _GREEN, _RED = "#2f6f9f", "#d08c2f", "#3a923a", "#b03a3a"
 
 
 def paired_bars(
@@ -15,25 +15,25 @@ def paired_bars(
     title: str,
     lines: Sequence[tuple[str, float]] = (),
 ) -> Figure:
-    """Two panels of horizontal bars side by side, one row a name, the first name on top.
+    """Two panels of horizontal bars side by side, one row per name, the first name on top.
 
     Args:
-        names: of the rows.
+        names: names of the rows.
         left: axis label and values of the left panel.
         right: axis label and values of the right panel.
-        title: of the figure.
-        lines: labelled vertical lines in both panels: float first, then integer.
+        title: title of the figure.
+        lines: labels and positions of vertical lines in both panels: float first, then integer.
     """
     figure = Figure(figsize=(11, 1.6 + 0.22 * len(names)), layout="constrained")
     figure.suptitle(title)
     one, two = figure.subplots(1, 2, sharey=True)
-    for ax, (label, values), color in ((one, left, _ALONE), (two, right, _OTHER)):
+    for ax, (label, values), color in ((one, left, _BLUE), (two, right, _ORANGE)):
         ax.barh(range(len(names)), values, color=color)
         ax.axvline(0, color="black", linewidth=0.6)
         ax.set_xlabel(label)
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)
-        for (name, value), shade in zip(lines, (_FLOAT, _INTEGER), strict=False):
+        for (name, value), shade in zip(lines, (_GREEN, _RED), strict=False):
             ax.axvline(value, color=shade, linestyle="--", linewidth=1.2, label=f"{name} {value:.4f}")
     one.set_yticks(range(len(names)), names, fontsize=7)
     one.set_ylim(len(names) - 0.5, -0.5)
@@ -52,10 +52,10 @@ def size_curve(
     """abs_rel against megabytes, with the float network and the target as lines and the chosen point marked."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     ax: Axes = figure.subplots()
-    ax.step(*zip(*points, strict=True), where="post", color=_ALONE, marker="o", markersize=4, label="best of its size")
-    ax.plot(*chosen, marker="*", markersize=15, color=_INTEGER, linestyle="", label="chosen")
-    ax.axhline(float_abs_rel, color=_FLOAT, linestyle="--", label=f"FP32 {float_abs_rel:.4f}")
-    ax.axhline(target_abs_rel, color=_OTHER, linestyle=":", label=f"target {target_abs_rel:.4f}")
+    ax.step(*zip(*points, strict=True), where="post", color=_BLUE, marker="o", markersize=4, label="best of its size")
+    ax.plot(*chosen, marker="*", markersize=15, color=_RED, linestyle="", label="chosen")
+    ax.axhline(float_abs_rel, color=_GREEN, linestyle="--", label=f"FP32 {float_abs_rel:.4f}")
+    ax.axhline(target_abs_rel, color=_ORANGE, linestyle=":", label=f"target {target_abs_rel:.4f}")
     ax.set_xlabel("weights and biases [MB]")
     ax.set_ylabel("abs_rel")
     ax.set_title(title)
@@ -65,15 +65,15 @@ def size_curve(
 
 
 def drift_bars(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
-    """One horizontal bar a layer, in graph order from the top: mean drift in percent of the layer's range.
+    """One horizontal bar per layer, in graph order from the top: mean drift in percent of the layer's range.
 
     Args:
-        rows: name, mean drift relative to the range in [0, 1], SQNR in dB.
-        title: of the figure.
+        rows: name, mean drift as a share of the range in [0, 1], and SQNR in dB of each layer.
+        title: title of the figure.
     """
     figure = Figure(figsize=(8.5, 1.4 + 0.2 * len(rows)), layout="constrained")
     ax: Axes = figure.subplots()
-    ax.barh(range(len(rows)), [100 * drift for _, drift, _ in rows], color=_ALONE)
+    ax.barh(range(len(rows)), [100 * drift for _, drift, _ in rows], color=_BLUE)
     for position, (_, drift, sqnr_db) in enumerate(rows):
         ax.text(100 * drift, position, f" {sqnr_db:.0f} dB", va="center", fontsize=6)
     ax.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=7)

@@ -1,4 +1,4 @@
-"""Pictures of depth: panels that put image, ground truth, prediction and error side by side, in metres."""
+"""Pictures of depth: panels with image, ground truth, prediction and error side by side, in metres."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -23,7 +23,7 @@ _SPARSE_SHARE = 0.25  # a depth map with fewer valid pixels than this is drawn w
 
 
 class PanelRow(NamedTuple):
-    """What one row of a panel shows."""
+    """Content of one row of a panel."""
 
     title: str
     image: Tensor
@@ -37,10 +37,10 @@ class PanelRow(NamedTuple):
 
 
 def depth_panel(rows: Sequence[PanelRow]) -> Figure:
-    """A figure with one row an image: image, ground truth, prediction, absolute error, each with a bar in metres.
+    """A figure with one row per image: image, ground truth, prediction, absolute error, with colour bars in metres.
 
-    Ground truth and prediction of a row share one colour scale, in steps of equal ratio. Pixels without ground truth
-    are grey; points of a sparse map, such as a LiDAR scan, are drawn up to 5 pixels wide.
+    Ground truth and prediction of a row share one logarithmic colour scale. Pixels without ground truth are grey;
+    points of a sparse map, such as a LiDAR scan, are drawn up to 5 pixels wide.
     """
     columns = 4 if any(row.depth_m is not None for row in rows) else 2
     height, width = rows[0].image.shape[-2:]
@@ -53,10 +53,10 @@ def depth_panel(rows: Sequence[PanelRow]) -> Figure:
 
 
 def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """A figure with one row an image: image, depth of the float network, depth of the other, and what they differ by.
+    """A figure with one row per image: image, depth of the FP32 and the INT8 network, and their absolute difference.
 
     Args:
-        rows: image ``(3, H, W)`` RGB in [0, 1], depth of both ``(1, H, W)`` in metres.
+        rows: image ``(3, H, W)`` RGB in [0, 1], and FP32 and INT8 depth ``(1, H, W)`` in metres.
     """
     height, width = rows[0][0].shape[-2:]
     figure = Figure(figsize=(4 * 3.55, len(rows) * (3.0 * height / width + 0.35)), layout="constrained")
@@ -81,13 +81,13 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_depth_png(depth_m: Tensor, path: Path, depth_scale: float = 1000.0) -> None:
-    """Write ``(1, H, W)`` metres as 16-bit PNG of ``depth_scale`` units a metre; 0 means "no depth".
+    """Write ``(1, H, W)`` metres as a 16-bit PNG with ``depth_scale`` units per metre; 0 means "no depth".
 
-    Depths beyond the largest code (65.535 m at 1000 units a metre) are clamped to it.
+    Depths beyond the largest value (65.535 m at 1000 units per metre) are clamped to it.
     """
-    codes = np.round(depth_m.squeeze(0).float().cpu().numpy() * depth_scale)
+    units = np.round(depth_m.squeeze(0).float().cpu().numpy() * depth_scale)
     with atomic_path(path) as temporary:
-        Image.fromarray(np.clip(codes, 0, np.iinfo(np.uint16).max).astype(np.uint16)).save(temporary)
+        Image.fromarray(np.clip(units, 0, np.iinfo(np.uint16).max).astype(np.uint16)).save(temporary)
 
 
 def _draw_row(row: PanelRow, axes: list[Axes]) -> None:
@@ -110,7 +110,7 @@ def _draw_row(row: PanelRow, axes: list[Axes]) -> None:
 
 def _depth_scale(depth_m: np.ndarray) -> LogNorm:
     near, far = np.nanpercentile(depth_m, (1, 99))
-    return LogNorm(near, max(far, 1.05 * near))  # one depth everywhere still gets a bar
+    return LogNorm(near, max(far, 1.05 * near))  # a constant depth still needs a nonempty colour scale
 
 
 def _draw_map(ax: Axes, values: np.ndarray, scale: Normalize, title: str) -> None:
@@ -119,7 +119,7 @@ def _draw_map(ax: Axes, values: np.ndarray, scale: Normalize, title: str) -> Non
     drawn = ax.imshow(values, cmap=colormap, norm=scale, interpolation="nearest")
     ax.set_title(title, fontsize=9)
     if ax.figure is not None:
-        # A logarithmic axis would label powers of ten only, of which there may be none between 2 m and 8 m.
+        # A logarithmic axis would only label powers of ten; between 2 m and 8 m there are none.
         ticks = scale.inverse(np.linspace(0, 1, 5)) if is_depth else None
         bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.035, pad=0.02, ticks=ticks, format="%.3g")
         bar.ax.tick_params(labelsize=7)
@@ -127,7 +127,7 @@ def _draw_map(ax: Axes, values: np.ndarray, scale: Normalize, title: str) -> Non
 
 
 def _thickened(values: np.ndarray) -> np.ndarray:
-    """Spread what is not NaN to NaN neighbours, at most twice, while little of the map is covered."""
+    """Spread values to NaN neighbours, at most twice, while the map is sparse."""
     height, width = values.shape
     for _ in range(2):
         if np.isfinite(values).mean() >= _SPARSE_SHARE:

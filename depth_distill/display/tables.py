@@ -8,11 +8,11 @@ from rich.table import Table
 
 from depth_distill.metrics import METRIC_NAMES
 
-_PAGE_WIDTH = 160  # characters: a file or a pipe has no width, and 80 would cut the names of layers
+_PAGE_WIDTH = 160  # characters: files and pipes have no width, and the default of 80 would cut layer names
 
 
 def wide_console() -> Console:
-    """A console that is wide enough for tables of layers where it is no terminal."""
+    """A console that is wide enough for tables of layers even if the output is not a terminal."""
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, _PAGE_WIDTH)
@@ -20,11 +20,11 @@ def wide_console() -> Console:
 
 
 def metric_table(title: str, metrics: Mapping[str, float]) -> Table:
-    """One row a metric, one column for all depths and one for each band; a dash where no image has such pixels.
+    """One row per metric, one column for all depths and one per band; a dash if no image has such pixels.
 
     Args:
-        title: what was evaluated, and the protocol.
-        metrics: values by name: ``abs_rel`` over all pixels, ``abs_rel_<band>`` in a band.
+        title: title with the evaluated split and the protocol.
+        metrics: values by name: ``abs_rel`` over all pixels, ``abs_rel_<band>`` within a band.
     """
     bands = [name.removeprefix("abs_rel_") for name in metrics if name.startswith("abs_rel_")]
     table = Table(title=title)

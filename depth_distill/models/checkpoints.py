@@ -1,4 +1,4 @@
-"""Weights of a network out of a checkpoint of a run."""
+"""Load a network's weights from a checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from depth_distill.errors import ConfigError
 
-_PREFIX = "network."  # what a task calls its network
+_PREFIX = "network."  # attribute of a task that holds its network
 
 
 def network_state(checkpoint: Path) -> dict[str, Tensor]:
-    """The state dict of the network that a run trained, or a plain one; read with ``weights_only=True``.
+    """The network's state dict from a run's checkpoint or a plain state dict; loaded with ``weights_only=True``.
 
     Raises:
-        ConfigError: no such file, or one that cannot be read or holds no weights.
+        ConfigError: the file does not exist, cannot be read, or holds no weights.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -52,12 +52,12 @@ def load_weights(network: nn.Module, checkpoint: Path, described_by: str = "the 
     """Load all weights of a network from a checkpoint, in place.
 
     Args:
-        network: of the same architecture.
-        checkpoint: of a ``fit``, or a plain state dict.
-        described_by: where the architecture comes from, for the error message.
+        network: network with the architecture of the checkpoint.
+        checkpoint: checkpoint from ``fit``, or a plain state dict.
+        described_by: source of the architecture, for the error message.
 
     Raises:
-        ConfigError: see :func:`network_state`, or a checkpoint of another network.
+        ConfigError: see :func:`network_state`, or the checkpoint belongs to another network.
     """
     state = network_state(checkpoint)
     try:
@@ -68,16 +68,16 @@ def load_weights(network: nn.Module, checkpoint: Path, described_by: str = "the 
 
 
 def load_encoder_decoder(network: nn.Module, checkpoint: Path) -> None:
-    """Give a network the encoder and decoder of a checkpoint, in place; its head stays as it is.
+    """Load a network's encoder and decoder from a checkpoint, in place; the head is unchanged.
 
-    So a network with a new head starts from one that was trained with another.
+    This initializes a network with a new head from one that was trained with another.
 
     Args:
-        network: a :class:`~depth_distill.models.DepthNet` with the encoder and decoder of the checkpoint's.
-        checkpoint: of a ``fit``.
+        network: a :class:`~depth_distill.models.DepthNet` with the same encoder and decoder as the checkpoint.
+        checkpoint: checkpoint from ``fit``.
 
     Raises:
-        ConfigError: no such file, one that cannot be read, or one of another encoder or decoder.
+        ConfigError: the file does not exist, cannot be read, or has another encoder or decoder.
     """
     state = network_state(checkpoint)
     for part in ("encoder", "decoder"):
@@ -91,6 +91,6 @@ def load_encoder_decoder(network: nn.Module, checkpoint: Path) -> None:
 
 
 def first_difference(error: RuntimeError) -> str:
-    """The first line of what ``load_state_dict`` complains about."""
+    """The first mismatch in an error of ``load_state_dict``."""
     lines = str(error).splitlines()
     return lines[1].strip() if len(lines) > 1 else str(error)

@@ -1,4 +1,4 @@
-"""What every network is, whatever it is made of: an image in, codes out, and a codec that reads them."""
+"""Base class of all networks: an image in, codes out, and a codec that decodes them."""
 
 from abc import ABC, abstractmethod
 
@@ -10,11 +10,11 @@ from depth_distill.types import DepthRange
 
 
 class CodeNetwork(nn.Module, ABC):
-    """Monocular metric depth: an image in, codes out. What leaves ``forward`` is what leaves the NPU.
+    """A network for monocular metric depth. The output of ``forward`` is the output of the NPU.
 
     Attributes:
         depth_range: nearest and farthest depth, spanned by the codes.
-        stride: what image height and width must be a multiple of.
+        stride: image height and width must be multiples of this.
     """
 
     depth_range: DepthRange
@@ -23,14 +23,14 @@ class CodeNetwork(nn.Module, ABC):
     @property
     @abstractmethod
     def codec(self) -> DepthCodec:
-        """What turns this network's codes into metres."""
+        """Decodes this network's codes to metres."""
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
         """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
 
     def extra_repr(self) -> str:
-        """Codec and depth range: what makes two networks of the same layers say different things."""
+        """Codec and depth range, which give the same codes a different meaning."""
         return f"{self.codec}, {self.depth_range}"
 
     def predict_depth(self, image: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class CodeNetwork(nn.Module, ABC):
         return self.codec.decode(self(image).float())
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Refuse a size that the pyramid cannot be rebuilt from.
+        """Check that the decoder can restore this size from the encoder's pyramid.
 
         Raises:
             ConfigError: height or width is not a multiple of the stride.
@@ -57,10 +57,10 @@ class CodeNetwork(nn.Module, ABC):
 
 
 class GraphNetwork(CodeNetwork):
-    """A network as a graph, which the passes of ``quantization`` have edited.
+    """A network as a traced graph, after the passes of ``quantization``.
 
     Args:
-        graph: image to codes.
+        graph: maps images to codes.
         source: the network that the graph was traced from; its depth range and stride are taken over.
         codec: what turns the codes of the graph into metres; that of ``source`` unless given.
     """
@@ -74,7 +74,7 @@ class GraphNetwork(CodeNetwork):
 
     @property
     def codec(self) -> DepthCodec:
-        """What turns this network's codes into metres."""
+        """Decodes this network's codes to metres."""
         return self._codec
 
     def forward(self, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The U-Net decoder: nearest upsampling, concatenated skips, two 3 x 3 convolutions a stage."""
+"""The U-Net decoder: nearest upsampling, concatenated skips, two 3 x 3 convolutions per stage."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -15,7 +15,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.Le
 
 
 class ConvBlock(nn.Sequential):
-    """3 x 3 convolution, batch norm (or none), activation; ``(B, in, H, W)`` to ``(B, out, H, W)``."""
+    """3 x 3 convolution, optional batch norm, activation; ``(B, in, H, W)`` to ``(B, out, H, W)``."""
 
     def __init__(self, in_channels: int, out_channels: int, activation: Activation, norm: Norm) -> None:
         layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=norm == "none")]
@@ -45,20 +45,20 @@ class UpBlock(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """From an encoder's pyramid back to full resolution (Ronneberger et al. 2015, with nearest upsampling).
+    """Upsamples an encoder's pyramid to full resolution (Ronneberger et al. 2015, with nearest upsampling).
 
     ``activation="elu", norm="none"`` is the decoder of monodepth2 (Godard et al. 2019) with zero padding. The ReLU
     family quantizes better and can be equalized exactly, because it is positively homogeneous.
 
     Args:
-        encoder_channels: channels of the pyramid, shallow to deep.
-        encoder_strides: strides of the pyramid, shallow to deep.
-        channels: output channels of each stage, deep to shallow; one stage a pyramid level.
+        encoder_channels: channels per pyramid level, shallow to deep.
+        encoder_strides: stride per pyramid level, shallow to deep.
+        channels: output channels per stage, deep to shallow; one stage per pyramid level.
         activation: ``relu``, ``leaky_relu`` or ``elu``.
         norm: ``batch`` or ``none``.
 
     Raises:
-        ConfigError: ``channels`` does not have one entry a pyramid level, or an unknown activation or norm.
+        ConfigError: ``channels`` does not have one entry per pyramid level, or activation or norm is unknown.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class UNetDecoder(nn.Module):
         super().__init__()
         if len(channels) != len(encoder_channels):
             raise ConfigError(
-                f"the decoder needs one entry of channels a pyramid level: the encoder has {len(encoder_channels)} "
+                f"the decoder needs one entry of channels per pyramid level: the encoder has {len(encoder_channels)} "
                 f"levels (strides {list(encoder_strides)}), channels has {len(channels)}"
             )
         for value, choices, key in ((activation, get_args(Activation), "activation"), (norm, get_args(Norm), "norm")):
@@ -90,7 +90,7 @@ class UNetDecoder(nn.Module):
         )
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
-        """Maps of the pyramid, shallow to deep, to ``(B, channels[-1], H, W)`` at full resolution."""
+        """Pyramid of feature maps, shallow to deep, to ``(B, channels[-1], H, W)`` at full resolution."""
         features = pyramid[-1]
         for level, block in enumerate(self.blocks, start=2):
             features = block(features, pyramid[-level] if level <= len(pyramid) else None)

@@ -18,22 +18,22 @@ from depth_distill.types import DepthRange
 class DepthNet(CodeNetwork):
     """A :class:`~depth_distill.models.code_network.CodeNetwork` built from a timm encoder.
 
-    ``torch.fx`` can trace it: there is no control flow on tensors between the image and the codes.
+    It can be traced by ``torch.fx``: no control flow between image and codes depends on tensors.
 
     Args:
         encoder: name of a timm architecture, see :func:`~depth_distill.models.encoder.build_encoder`.
-        pretrained: start the encoder from timm's published weights.
-        weights: start the encoder from this local .pth or .safetensors file.
+        pretrained: initialize the encoder with timm's published weights.
+        weights: initialize the encoder from this local .pth or .safetensors file.
         decoder_channels: output channels of the decoder's stages, deep to shallow.
         activation: activation of the decoder.
         norm: normalization of the decoder.
         depth_range: nearest and farthest depth, spanned by the codes.
-        head: builds the head; ``SingleHead`` unless configured.
-        start_from: start encoder and decoder from this checkpoint of a run, whatever head that had; the head is fresh.
+        head: factory of the head; by default ``SingleHead``.
+        start_from: initialize encoder and decoder from this checkpoint of a run with any head; the head is not loaded.
 
     Raises:
         ConfigError: see the encoder, the decoder, the head and
-            :func:`~depth_distill.models.checkpoints.load_encoder_decoder`; or two sources of weights.
+            :func:`~depth_distill.models.checkpoints.load_encoder_decoder`; or two sources of weights are given.
     """
 
     def __init__(

@@ -15,12 +15,12 @@ def build_encoder(name: str, pretrained: bool = False, weights: Path | str | Non
 
     Args:
         name: any timm architecture with feature extraction (``resnet18``, ``mobilenetv2_100``, ...).
-        pretrained: fetch timm's published weights (needs network access the first time).
+        pretrained: download timm's published weights (needs network access the first time).
         weights: a local .pth or .safetensors file of the same architecture, with or without its classifier.
 
     Raises:
-        ConfigError: unknown name, an architecture without a feature pyramid, both sources of weights asked for, or
-            weights that do not exist, do not fit the architecture or cannot be fetched.
+        ConfigError: the name is unknown, the architecture has no feature pyramid, both sources of weights are given, or
+            the weights do not exist, do not fit the architecture or cannot be downloaded.
     """
     if name.split(".")[0] not in timm.list_models():
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -43,8 +43,8 @@ def build_encoder(name: str, pretrained: bool = False, weights: Path | str | Non
             raise ConfigError(f"{weights} does not hold weights of {name}: {error}") from error
         if pretrained:
             raise ConfigError(
-                f"could not fetch timm's weights of {name} ({error}); without network access, download the file "
-                "elsewhere and name it with weights: FILE, or train from scratch with pretrained: false"
+                f"could not download timm's weights of {name} ({error}); without network access, download the file "
+                "elsewhere and give it as weights: FILE, or train from scratch with pretrained: false"
             ) from error
         raise
     strides = feature_strides(encoder)
@@ -54,10 +54,10 @@ def build_encoder(name: str, pretrained: bool = False, weights: Path | str | Non
 
 
 def feature_channels(encoder: nn.Module) -> list[int]:
-    """Channels of each map that the encoder returns, shallow to deep."""
+    """Channels of each feature map of the encoder, shallow to deep."""
     return list(encoder.feature_info.channels())  # type: ignore[operator, union-attr]
 
 
 def feature_strides(encoder: nn.Module) -> list[int]:
-    """Stride of each map that the encoder returns, shallow to deep."""
+    """Stride of each feature map of the encoder, shallow to deep."""
     return list(encoder.feature_info.reduction())  # type: ignore[operator, union-attr]

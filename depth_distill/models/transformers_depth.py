@@ -9,18 +9,18 @@ from depth_distill.errors import ConfigError
 
 
 class TransformersDepth(nn.Module):
-    """A ``transformers`` depth network from a local folder; returns metres, so it must be one of metric depth.
+    """A ``transformers`` network for metric depth, loaded from a local folder; returns metres.
 
-    Relative-depth networks (plain Depth Anything, MiDaS, DPT) are no teachers of metric depth; their ``metric``
-    variants and ZoeDepth are.
+    Relative-depth networks (plain Depth Anything, MiDaS, DPT) cannot teach metric depth; their ``metric`` variants and
+    ZoeDepth can.
 
     Args:
-        folder: what ``save_pretrained`` wrote: ``config.json`` and ``model.safetensors``. Nothing is downloaded, and
-            pickled weights are refused.
-        metres_per_unit: what one unit of the network's output is in metres.
+        folder: folder written by ``save_pretrained``, with ``config.json`` and ``model.safetensors``. Nothing is
+            downloaded, and pickled weights are refused.
+        metres_per_unit: length of one unit of the network's output, in metres.
 
     Raises:
-        ConfigError: transformers is not installed, or the folder holds no such network.
+        ConfigError: transformers is not installed, or the folder holds no depth network.
     """
 
     def __init__(self, folder: Path, metres_per_unit: float = 1.0) -> None:
@@ -40,10 +40,10 @@ class TransformersDepth(nn.Module):
         self.metres_per_unit = metres_per_unit
 
     def extra_repr(self) -> str:
-        """The unit."""
+        """Metres per unit."""
         return f"metres_per_unit={self.metres_per_unit}"
 
     def forward(self, image: Tensor) -> Tensor:
-        """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``, resized to it bilinearly."""
+        """Depth ``(B, 1, H, W)`` in metres of a normalized image ``(B, 3, H, W)``, resized bilinearly to its size."""
         depth = self.network(pixel_values=image).predicted_depth[:, None].float() * self.metres_per_unit
         return F.interpolate(depth, size=image.shape[-2:], mode="bilinear", align_corners=False)

@@ -13,10 +13,10 @@ from rich.console import Console
 from torch import Tensor, fx
 
 from depth_distill.atomic import write_json
-from depth_distill.lightning_cli import DepthCLI, build_cli
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.vendor_ptq import vendor_network
+from depth_distill.lightning_cli import DepthCLI, build_cli
 from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.quantization.analysis.mixed_precision import megabytes, mixed_network, search_mixed_precision
 from depth_distill.quantization.analysis.sensitivity import sensitivity

@@ -1,4 +1,4 @@
-"""Charts: what is drawn are the numbers that they are given, in their order."""
+"""Charts: the given numbers are drawn, in order."""
 
 import numpy as np
 import pytest

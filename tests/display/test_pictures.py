@@ -1,4 +1,4 @@
-"""Pictures: the depth PNG is exact, panels have the parts they promise."""
+"""Pictures: the depth PNG is exact, and panels have all of their parts."""
 
 import numpy as np
 import torch

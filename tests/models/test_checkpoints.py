@@ -1,4 +1,4 @@
-"""Weights out of checkpoints: all of a network, or encoder and decoder for one with a new head."""
+"""Weights from checkpoints: all of a network, or encoder and decoder for a network with a new head."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""What holds for every network, and for one that is a graph."""
+"""CodeNetwork, and networks as graphs."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def network():
     return DepthNet("mobilenetv3_small_050", decoder_channels=(16, 16, 8, 8, 8)).eval()
 
 
-def test_a_graph_network_says_what_its_source_says(network):
+def test_a_graph_network_predicts_the_depth_of_its_source(network):
     traced = GraphNetwork(trace(network), network).eval()
     image = torch.randn(1, 3, 32, 64)
     assert torch.equal(traced.predict_depth(image), network.predict_depth(image))
@@ -36,6 +36,6 @@ def test_a_graph_network_refuses_the_sizes_that_its_source_refuses(network):
         GraphNetwork(trace(network), network).predict_depth(torch.zeros(1, 3, 40, 64))
 
 
-def test_what_is_printed_says_what_codes_mean(network):
+def test_the_representation_has_codec_and_depth_range(network):
     assert "log, 0.5-15 m" in str(network)
     assert "log, 0.5-15 m" in str(GraphNetwork(trace(network), network))

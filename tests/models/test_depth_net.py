@@ -1,4 +1,4 @@
-"""DepthNet: every supported encoder runs, traces and rebuilds full resolution; bad arguments say what would fit."""
+"""DepthNet: every supported encoder runs, traces and restores full resolution; errors name valid arguments."""
 
 import pytest
 import safetensors.torch

@@ -1,4 +1,4 @@
-"""TransformersDepth: a folder of transformers as a teacher in metres, and what is said where there is none."""
+"""TransformersDepth: a transformers folder as a metric-depth teacher, and the errors without one."""
 
 import builtins
 import sys
@@ -10,7 +10,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.models.transformers_depth import TransformersDepth
 
 
-def test_without_transformers_it_says_what_to_install(tmp_path, monkeypatch):
+def test_without_transformers_the_error_names_the_package_to_install(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments, **kwargs):

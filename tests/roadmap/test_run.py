@@ -115,4 +115,6 @@ def test_results_of_other_settings_are_not_mixed_in(finished, capsys):
     changed = [row | {"recipe": "equalize"} if row["name"] == "INT8 PTQ" else row for row in ROWS]
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"rows": changed}))
     assert main(["roadmap", "--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
-    assert "INT8 PTQ was made with recipe 'naive', and now it is 'equalize'" in capsys.readouterr().err.replace("\n", " ")
+    assert "INT8 PTQ was made with recipe 'naive', and now it is 'equalize'" in capsys.readouterr().err.replace(
+        "\n", " "
+    )

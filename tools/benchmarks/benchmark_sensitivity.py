@@ -19,7 +19,7 @@ from rich.table import Table
 from depth_distill.atomic import write_json
 from depth_distill.commands import analysis
 from depth_distill.commands.options import add_analysis
-from depth_distill.evaluation import Evaluator
+from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.exit_codes import exit_code
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.analysis.sensitivity import sensitivity, sensitivity_settings
@@ -40,9 +40,9 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     trained = load_run(options.checkpoint, options.config, overrides)
 
     started = time.perf_counter()
-    found = sensitivity(run.quantized, run.evaluator)
+    found = sensitivity(run.quantized, run.scorer)
     seconds = {"sensitivity()": time.perf_counter() - started}
-    in_memory, seconds["plain loop, images in memory"] = _plain_loop(run, lambda: run.evaluator)
+    in_memory, seconds["plain loop, images in memory"] = _plain_loop(run, lambda: run.scorer)
     _, seconds["plain loop, images read each time"] = _plain_loop(run, lambda: trained.evaluator(options.images))
 
     largest = max(
@@ -60,7 +60,9 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     write_json(options.out / "benchmark_sensitivity.json", {"seconds": seconds, "largest_difference": largest})
 
 
-def _plain_loop(run: analysis.QuantizedRun, split: Callable[[], Evaluator]) -> tuple[dict[str, float], float]:
+def _plain_loop(
+    run: analysis.QuantizedRun, split: Callable[[], Evaluator | InterfaceScorer]
+) -> tuple[dict[str, float], float]:
     started, scores = time.perf_counter(), {}
     settings = sensitivity_settings(npu_operators(run.quantized))
     for name, setting in track(settings.items(), "plain loop", transient=True):

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import Tensor
 
 import depth_distill
-from depth_distill.codecs import describe_codec, formula
+from depth_distill.codecs import HostCodec, TwoPartCodec, describe_codec, formula
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import Backend
 from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts
@@ -38,6 +38,7 @@ from depth_distill.export.onnx_io.encodings import scales
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
 from depth_distill.quantization.passes.base import Pass, PassReport
+from depth_distill.quantization.passes.outputs import SeparateOutputs
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Prepared, Recipe, load_recipe
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget
 
@@ -55,6 +56,7 @@ class ExportOptions:
         config: of the checkpoint; the one in its run folder unless given.
         overrides: options that change data or network, such as ``--data.root DIR``.
         recipe: passes that prepare the network: name, file or list.
+        separate_outputs: whether there is one output per code; for integer and fraction unless given.
         calibration_images: number of calibration images, of the training split unless the config names others.
         calibrator: how activation ranges are measured; the target's own calibrator unless given.
         opset: of the files; the newest that this package writes and the target reads unless given.
@@ -73,6 +75,7 @@ class ExportOptions:
     config: Path | None = None
     overrides: Sequence[str] = ()
     recipe: Recipe = field(default_factory=lambda: load_recipe(DEFAULT_RECIPE))
+    separate_outputs: bool | None = None
     calibration_images: int = 64
     calibrator: CalibratorName | None = None
     opset: int | None = None
@@ -114,14 +117,7 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         "read validation images", None, lambda: run.evaluator(options.images, reference=prepared.reference), value=False
     )
     high_precision = _choose(options, target, run, prepared, split_hash(evaluator), steps)
-    interface = prepared.interface
-    spec = FileSpec(
-        interface.inputs.height,
-        interface.inputs.width,
-        opset_for(target) if options.opset is None else options.opset,
-        interface.outputs.names,
-        interface.inputs.uint8,
-    )
+    spec = FileSpec.of(prepared.interface, opset_for(target) if options.opset is None else options.opset)
     written = write_artifacts(prepared, high_precision.layers, spec, steps)
     folder = work / BUNDLE
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
@@ -163,10 +159,16 @@ def _prepare(options: ExportOptions, target: NpuTarget, run: LoadedRun, steps: S
             console.print(f"       [dim]{report.summary}[/dim]", highlight=False, soft_wrap=True)
 
     preparer = run.preparer(target, images, options.calibrator, resumable_passes(steps), show)
-    prepared = preparer(options.recipe)
+    prepared = preparer(with_outputs(options.recipe, run.network.codec.host, options.separate_outputs))
     depends_on = [prepared.fingerprint, [tensor_hash(each) for each in images], prepared.context.chosen_calibrator]
     ranges = steps.run("calibrate", depends_on, prepared.calibrate)
     return dataclasses.replace(prepared, ranges={site: (low, high) for site, (low, high) in ranges.items()})
+
+
+def with_outputs(recipe: Recipe, codec: HostCodec, separate: bool | None = None) -> Recipe:
+    """A recipe whose network has one output per code if ``separate``, which integer and fraction have unless given."""
+    separate = isinstance(codec, TwoPartCodec) if separate is None else separate
+    return recipe.with_passes(SeparateOutputs()) if separate and not recipe.has(SeparateOutputs.name) else recipe
 
 
 def _calibration_images(run: LoadedRun, count: int) -> list[Tensor]:

@@ -131,7 +131,7 @@ def resumable_passes(steps: Steps) -> Callable[[Pass, fx.GraphModule, Context], 
         report = steps.run(title, depends_on, make, [name])
         restored = pass_.shaped(copy.deepcopy(graph))
         restored.load_state_dict(torch.load(steps.folder / name, weights_only=True))
-        return PassResult(restored, PassReport(report["summary"], report["values"], *tables))
+        return PassResult(restored, PassReport(report["summary"], report["values"], tables[0] if tables else None))
 
     return execute
 

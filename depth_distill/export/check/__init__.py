@@ -1,1 +1,1 @@
-"""Operators and shapes of an ONNX file against the profile of an NPU."""
+"""Check the operators and shapes of an ONNX file against an NPU's profile."""

@@ -1,4 +1,4 @@
-"""Whether an NPU's tool chain takes a file: every operator and shape against the target's profile."""
+"""Check whether an NPU's tool chain accepts a file: every operator and shape against the target's profile."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,24 +20,24 @@ from depth_distill.quantization.target.target import NpuTarget
 
 @dataclass(frozen=True)
 class OpCheck:
-    """The result of a check; ``ok`` if there is no violation."""
+    """Result of checking a file: its findings, and the number of operators checked."""
 
     findings: tuple[Finding, ...]
     operators: int
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is refused."""
+        """Whether there is no violation."""
         return not any(each.severity == "violation" for each in self.findings)
 
     def table(self, title: str) -> Table:
-        """One row a finding."""
+        """One row per finding."""
         table = Table(title=title)
         for heading in ("severity", "node", "rule", "found", "way out"):
             table.add_column(heading)
         for each in self.findings:
             cells = (each.severity, each.place, each.rule, each.message, each.remedy)
-            table.add_row(*map(Text, cells))  # names of nodes may have brackets, which are markup to rich
+            table.add_row(*map(Text, cells))  # node names may contain brackets, which rich would parse as markup
         violations = sum(each.severity == "violation" for each in self.findings)
         table.caption = (
             f"{self.operators} operators, {violations} violations, {len(self.findings) - violations} warnings"
@@ -46,21 +46,21 @@ class OpCheck:
 
 
 def check_onnx(model: Path | onnx.ModelProto, target: NpuTarget) -> OpCheck:
-    """Check every operator of a file; Q/DQ pairs are read as what they round, not as operators.
+    """Check every operator of a file; Q/DQ pairs are treated as formats of tensors, not as operators.
 
     Args:
         model: an ONNX file with static shapes.
         target: the profile.
 
     Raises:
-        ConfigError: no such file, or no valid ONNX model.
+        ConfigError: the file does not exist or is not a valid ONNX model.
     """
     if isinstance(model, Path):
         path, model = model, load(model)
         try:
             onnx.checker.check_model(model)
         except onnx.checker.ValidationError as error:
-            raise ConfigError(f"{path} is no valid ONNX model: {error}") from error
+            raise ConfigError(f"{path} is not a valid ONNX model: {error}") from error
     graph, findings = OnnxGraph(model), Findings(target)
     operators = list(graph.operators())
     found = [

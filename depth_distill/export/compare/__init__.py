@@ -1,1 +1,1 @@
-"""How far two runs of a network deviate from each other."""
+"""Deviation between two runs of a network."""

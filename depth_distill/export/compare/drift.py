@@ -1,4 +1,8 @@
-"""Drift: how far what ran is from what should have run, of outputs and layer by layer."""
+"""Drift of outputs and layers between two runs of a network.
+
+*Drift* is the deviation of a run from its reference on the same inputs: ``|other - reference|``, in codes or in the
+unit of a layer. The reference is the FP32 network, unless said otherwise; drift needs no ground truth.
+"""
 
 import math
 from collections.abc import Mapping
@@ -10,25 +14,25 @@ import numpy as np
 
 from depth_distill.data.reading import did_you_mean
 from depth_distill.errors import ConfigError, DataError
-from depth_distill.export.onnx_io.layers import INPUT, LayerRunner, layers_of, load, matched
+from depth_distill.export.onnx_io.layers import INPUT, LayerRunner, layers_of, load, match_layers
 
 _SAME_STEP = 1.01  # 1 % for float rounding, as in parity
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Statistics of ``|a - b|`` over all elements of all inputs.
+    """Statistics of ``|other - reference|`` over all elements of all inputs.
 
     Attributes:
-        mean: of ``|a - b|``.
-        p50: its median; percentiles are right within 0.4 %.
-        p99: its 99th percentile.
-        p999: its 99.9th percentile.
-        max: its largest value.
-        sqnr_db: power of the reference over power of the difference, in dB; infinite where there is none.
-        reference_range: largest less smallest value of the reference.
-        step: of the quantizer, if one was given.
-        beyond_step: share of elements, in [0, 1], that are off by more than a step; None without one.
+        mean: mean.
+        p50: median; all percentiles are accurate to 0.4 %.
+        p99: 99th percentile.
+        p999: 99.9th percentile.
+        max: maximum.
+        sqnr_db: power of the reference divided by the power of the difference, in dB; infinite without a difference.
+        reference_range: maximum minus minimum of the reference.
+        step: step of the quantizer, if given.
+        beyond_step: share of elements, in [0, 1], that differ by more than a step; None without a step.
     """
 
     mean: float
@@ -43,11 +47,11 @@ class Drift:
 
     @property
     def relative(self) -> float:
-        """Mean as a share of the reference's range, to compare layers by; the mean itself where that is 0."""
+        """Mean as a share of the reference's range, comparable between layers; the mean itself if the range is 0."""
         return self.mean / self.reference_range if self.reference_range > 0 else self.mean
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain data for JSON."""
         return {**asdict(self), "relative": self.relative}
 
 
@@ -56,9 +60,9 @@ class LayerDrift:
     """Drift of one layer's output.
 
     Attributes:
-        name: of the layer.
-        op: its ONNX operator.
-        drift: of its output.
+        name: name of the layer.
+        op: ONNX operator of the layer.
+        drift: drift of its output.
     """
 
     name: str
@@ -66,19 +70,20 @@ class LayerDrift:
     drift: Drift
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Plain data for JSON."""
         return {"name": self.name, "op": self.op, **self.drift.to_dict()}
 
 
 class DriftStatistics:
-    """Gathers :class:`Drift` piece by piece, in constant memory.
+    """Accumulates :class:`Drift` over batches, in constant memory.
 
-    Percentiles come from one histogram over all pieces, whose bins are the upper 16 bits of a float32: sign, exponent
-    and 7 bits of the fraction, so a bin is at most 1/128 wide, and its middle within 0.4 % of all in it.
+    Percentiles come from one histogram over all batches, whose bins are the upper 16 bits of a float32: sign, exponent
+    and 7 bits of the fraction. The relative width of a bin is at most 1/128, so its middle is within 0.4 % of any value
+    in it.
 
     Args:
-        name: of what is compared, for errors.
-        step: of the quantizer.
+        name: name of the compared tensor, for error messages.
+        step: step of the quantizer.
     """
 
     def __init__(self, name: str, step: float | None = None) -> None:
@@ -89,14 +94,14 @@ class DriftStatistics:
         self._low, self._high = math.inf, -math.inf
 
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
-        """Take in a piece of both.
+        """Add a batch of both runs.
 
         Raises:
-            DataError: shapes that differ, no elements, or a value that is not finite.
+            DataError: the shapes differ, there are no elements, or a value is not finite.
         """
         if reference.shape != other.shape or not reference.size:
             raise DataError(f"{self.name}: the shape is {other.shape}, expected {reference.shape}")
-        for side, values in (("the reference", reference), ("what is compared with it", other)):
+        for side, values in (("the reference", reference), ("the other run", other)):
             wrong = values.size - int(np.isfinite(values).sum())
             if wrong:
                 raise DataError(f"{self.name}: {wrong} of {values.size} values of {side} are NaN or infinite")
@@ -113,10 +118,10 @@ class DriftStatistics:
             self._beyond += int((distance > _SAME_STEP * self.step).sum())
 
     def drift(self) -> Drift:
-        """Of all pieces so far.
+        """Drift over all batches added so far.
 
         Raises:
-            DataError: there were none.
+            DataError: nothing was added.
         """
         count = int(self._histogram.sum())
         if not count:
@@ -137,7 +142,7 @@ class DriftStatistics:
         counts = np.cumsum(self._histogram)
         position = int(np.searchsorted(counts, share * counts[-1]))
         if position == 0:
-            return 0.0  # exactly, or less than any number of full precision
+            return 0.0  # zero, or a subnormal
         lower, upper = (np.uint32(each << 16).view(np.float32) for each in (position, position + 1))
         return min(float(lower + upper) / 2, self._max)
 
@@ -150,13 +155,13 @@ def output_drift(
     """Drift of each output.
 
     Args:
-        reference: outputs by name, any shape.
-        other: the same from elsewhere; further ones are left alone.
-        step: of the output quantizers: one for all, or by name.
+        reference: outputs of the reference by name, of any shape.
+        other: outputs of the other run by name; additional ones are ignored.
+        step: step of the output quantizers: one for all, or one per name.
 
     Raises:
-        ConfigError: an output that ``other`` lacks.
-        DataError: shapes that differ, or a value that is not finite.
+        ConfigError: ``other`` lacks an output.
+        DataError: the shapes differ, or a value is not finite.
     """
     drifts = {}
     for name, values in reference.items():
@@ -169,25 +174,26 @@ def output_drift(
 
 
 def layer_drift(reference_onnx: Path, other_onnx: Path, inputs: np.ndarray) -> list[LayerDrift]:
-    """Drift of a file's layers from those of another file of the same network, such as QDQ from float.
+    """Drift of the layers of one file from those of another file of the same network, such as QDQ from float.
 
-    Compared is what later layers read: behind the Q/DQ pair and, of a fused activation, behind that. Both files run on
-    ONNX Runtime without optimization. One input at a time, so memory does not grow with their number.
+    The compared tensors are those that later layers read: the output of the Q/DQ pair, and of the activation if it is
+    fused. Both files run on ONNX Runtime without optimization, one input at a time, so that memory does not grow with
+    the number of inputs.
 
     Args:
-        reference_onnx: the float file.
-        other_onnx: the file to judge.
+        reference_onnx: the reference, such as the float file.
+        other_onnx: the file to compare.
         inputs: ``(N, ...)`` of the dtype that both files take.
 
     Returns:
-        One for each layer that both files have, in the order of ``other_onnx``.
+        One entry per layer that both files have, in the order of ``other_onnx``.
 
     Raises:
-        ConfigError: a file that cannot be run on these inputs, or two that share no layer.
-        DataError: no inputs, shapes that differ, or a value that is not finite.
+        ConfigError: a file cannot be run on these inputs, or the files share no layer.
+        DataError: there are no inputs, shapes differ, or a value is not finite.
     """
-    pairs = matched(layers_of(load(reference_onnx)), layers_of(load(other_onnx)))
-    # An input that neither file quantizes is the same by definition.
+    pairs = match_layers(layers_of(load(reference_onnx)), layers_of(load(other_onnx)))
+    # An input that is not quantized is identical by definition.
     pairs = [(one, two) for one, two in pairs if two.op != INPUT or two.step is not None]
     if not pairs:
         raise ConfigError(f"{reference_onnx} and {other_onnx} share no layer: are they of the same network?")

@@ -1,4 +1,4 @@
-"""Tensors that a device dumped, as the float32 that the layers of a file put out."""
+"""Tensors dumped on a device, read as the float32 outputs of a file's layers."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depth_distill.errors import DataError
-from depth_distill.export.onnx_io.layers import Layer
+from depth_distill.export.onnx_io.layers import OnnxLayer
 from depth_distill.quantization.target.validated import nearest
 
 DumpDtype = Literal["float32", "float16", "int8", "uint8", "int16", "uint16"]
@@ -21,29 +21,29 @@ _SUFFIXES = (".npy", *_RAW)
 
 
 class DumpFolder:
-    """One folder an image, ``0000`` and so on, with one file a layer.
+    """One folder per image (``0000``, ``0001``, ...) with one file per layer.
 
-    Files are called after their layers, with any sign but letters and digits also as ``_``, which is how QNN writes
-    them. ``.npy`` says its own type; ``.raw`` and ``.bin`` are bare little-endian numbers. Integers are codes, and are
-    read by scale and zero point of their layer; int8 codes of a uint8 tensor are moved by 128.
+    Files are named after their layers; characters other than letters and digits may be replaced by ``_``, as QNN does.
+    ``.npy`` files store their own type; ``.raw`` and ``.bin`` files are headerless little-endian numbers. Integers are
+    codes, dequantized with the scale and zero point of their layer; int8 codes of a uint8 tensor are shifted by 128.
 
     Args:
-        folder: where they lie.
-        layers: what there can be dumps of.
-        dtype: of files without a header.
-        layout: of feature maps; TFLite and many chips have channels last.
+        folder: folder of the dumps.
+        layers: layers that there may be dumps of.
+        dtype: type of headerless files.
+        layout: layout of feature maps; TFLite and many chips use channels last.
 
     Raises:
-        DataError: no such folder, no folder of an image, or a file that is of no layer.
+        DataError: the folder does not exist, has no folder of an image, or has a file that belongs to no layer.
     """
 
     def __init__(
-        self, folder: Path, layers: Sequence[Layer], dtype: DumpDtype = "float32", layout: DumpLayout = "nchw"
+        self, folder: Path, layers: Sequence[OnnxLayer], dtype: DumpDtype = "float32", layout: DumpLayout = "nchw"
     ) -> None:
         self.dtype, self.layout = np.dtype(dtype).newbyteorder("<"), layout
         images = sorted(each for each in folder.glob("[0-9]" * 4) if each.is_dir())
         if not images:
-            raise DataError(f"{folder} has no folder 0000, 0001 and so on: expected one an image")
+            raise DataError(f"{folder} has no folder 0000, 0001 and so on: expected one per image")
         names = [layer.name for layer in layers]
         keys = Counter(map(_key, names))
         by_key = {_key(name): name for name in names if keys[_key(name)] == 1}
@@ -53,45 +53,45 @@ class DumpFolder:
             for path in sorted(each for each in image.iterdir() if each.suffix in _SUFFIXES):
                 name = path.stem if path.stem in names else by_key.get(_key(path.stem))
                 if name is None:
-                    raise DataError(f"{path} is of no layer of the file; {nearest(path.stem, names)}")
+                    raise DataError(f"{path} belongs to no layer of the file; {nearest(path.stem, names)}")
                 if name in files:
-                    raise DataError(f"{path} and {files[name]} are of one layer, {name}: delete one of them")
+                    raise DataError(f"{path} and {files[name]} belong to the same layer, {name}: delete one of them")
                 files[name] = path
         if not any(self._files.values()):
-            raise DataError(f"{folder} has no {', '.join(_SUFFIXES)} of any layer")
+            raise DataError(f"{folder} has no {', '.join(_SUFFIXES)} file of any layer")
 
     @property
     def images(self) -> tuple[int, ...]:
-        """Numbers of the images that there are dumps of."""
+        """Numbers of the dumped images."""
         return tuple(self._files)
 
-    def read(self, image: int, layer: Layer, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
-        """The dump of a layer, of ``shape``; None if there is none.
+    def read(self, image: int, layer: OnnxLayer, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """The dump of a layer as ``shape``; None if there is none.
 
         Raises:
-            DataError: a damaged file, another number of values, or codes of a layer that has no scale.
+            DataError: the file is damaged or has another number of values, or holds codes of a layer without a scale.
         """
         path = self._files[image].get(layer.name)
         if path is None:
             return None
-        values = self._bare(path, shape) if path.suffix in _RAW else _array(path)
+        values = self._headerless(path, shape) if path.suffix in _RAW else _array(path)
         if values.dtype.kind in "iu":
-            if layer.codes is None:
+            if layer.quant_params is None:
                 raise DataError(
                     f"{path} has {values.dtype} codes, but {layer.name} has no scale in the file: dump floats"
                 )
-            values = layer.codes.real(values)
+            values = layer.quant_params.real(values)
         return self._arranged(path, values.astype(np.float32), shape)
 
-    def _bare(self, path: Path, shape: tuple[int, ...]) -> NDArray[np.generic]:
+    def _headerless(self, path: Path, shape: tuple[int, ...]) -> NDArray[np.generic]:
         count, size = int(np.prod(shape)), path.stat().st_size
         expected = count * self.dtype.itemsize
         if size != expected:
             bytes_each = size / count
-            fitting = "a dtype of as many bytes with --dump-dtype" if bytes_each in (1, 2, 4) else "the whole tensor"
+            cure = "give a dtype of that size with --dump-dtype" if bytes_each in (1, 2, 4) else "dump the whole tensor"
             raise DataError(
                 f"{path} has {size} bytes, expected {expected} ({count} values of {self.dtype.name}): "
-                f"{bytes_each:g} a value; give {fitting}"
+                f"{bytes_each:g} per value; {cure}"
             )
         return np.fromfile(path, self.dtype)
 
@@ -114,7 +114,7 @@ def _array(path: Path) -> NDArray[np.generic]:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read as a NumPy array ({error}): dump it again") from error
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
-        raise DataError(f"{path} holds no array of numbers: dump one tensor a file")
+        raise DataError(f"{path} holds no array of numbers: dump one tensor per file")
     return values
 
 

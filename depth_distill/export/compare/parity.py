@@ -1,4 +1,4 @@
-"""How far a runtime's codes are from those of fake quantization."""
+"""Agreement between the codes of a runtime and those of fake quantization."""
 
 from collections.abc import Iterable
 
@@ -9,11 +9,11 @@ from depth_distill.evaluation import Network
 
 
 def share_within_one_step(network: Network, other: Network, images: Iterable[Tensor], step: float) -> float:
-    """Share of output codes, in [0, 1], that differ by one quantization step at most.
+    """Share of output codes, in [0, 1], that differ by at most one quantization step.
 
     Args:
-        network: one network.
-        other: the other.
+        network: maps images to codes.
+        other: the network to compare it with.
         images: batches of normalized images ``(B, 3, H, W)``.
         step: scale of the output quantizer.
     """

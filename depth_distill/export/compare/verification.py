@@ -1,4 +1,4 @@
-"""Every file on every tool chain that is installed, scored by the one metric."""
+"""Run every file of a bundle on every tool chain, and score all with the same metrics."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ from depth_distill.export.onnx_io.metric_onnx import METRES
 from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.recipe import Prepared
 
-_LAYER_IMAGES = 8  # enough for means over thousands of values a layer
+_LAYER_IMAGES = 8  # enough for means over thousands of values per layer
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Trial:
     Attributes:
         artifact: ``float``, ``int8``, ``fp16``, ``mixed`` or ``metric``.
         backend: the tool chain.
-        quantize: it quantizes the float file itself: what the NPU's vendor does.
-        high_precision_layers: that it leaves in FP16 then.
+        quantize: the tool chain quantizes the float file itself, as an NPU vendor's PTQ does.
+        high_precision_layers: layers that it keeps in FP16 in that case.
     """
 
     artifact: str
@@ -45,17 +45,17 @@ class Trial:
 
     @property
     def title(self) -> str:
-        """Of its step."""
-        return f"{self.artifact} on {self.backend.name}" + ", quantized by it" * self.quantize + self._mix
+        """Title of the trial's step."""
+        return f"{self.artifact} on {self.backend.name}" + ", its own PTQ" * self.quantize + self._mix
 
     @property
     def runtime(self) -> str:
-        """Of its row."""
+        """Runtime column of the trial's row."""
         return self.backend.title + " PTQ" * self.quantize + self._mix
 
     @property
     def options(self) -> dict[str, str]:
-        """Of the recipe."""
+        """Options of the backend's runner."""
         return {"fp16_layers": ",".join(self.high_precision_layers)} if self.high_precision_layers else {}
 
     @property
@@ -67,18 +67,18 @@ class Trial:
 def trials(
     artifacts: Sequence[str], backends: Sequence[Backend], high_precision_layers: tuple[str, ...] = ()
 ) -> tuple[Trial, ...]:
-    """Every file on every backend that takes it, and the float file quantized by those that can.
+    """Every file on every backend that takes it, and the float file on every backend with its own PTQ.
 
     Args:
         artifacts: kinds of files.
         backends: tool chains.
-        high_precision_layers: in FP16, if any: also for a backend that quantizes all but some layers itself.
+        high_precision_layers: layers to keep in FP16; backends whose own PTQ supports this get one more trial.
     """
     found = []
     for artifact in artifacts:
         for backend in backends:
             kind = "float" if artifact == "metric" else artifact
-            # Metres need exponentials and rounding that no NPU has: that file is for hosts.
+            # Decoding to metres needs exponentials and rounding that NPUs lack: this file is for hosts.
             if kind in backend.takes and not (artifact == "metric" and backend.simulator):
                 found.append(Trial(artifact, backend))
             if artifact == "float" and backend.quantizes:
@@ -95,7 +95,7 @@ class Verifier:
         evaluator: labelled images; its reference is the float network, from which depth drift is measured.
         interface: what the files take and return.
         calibration: folder of calibration tensors.
-        float_metrics: of the float network.
+        float_metrics: metrics of the float network.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Verifier:
     def run(self, trial: Trial, files: Mapping[str, Path]) -> dict[str, Any]:
         """A :class:`~depth_distill.export.bundle.report.Row` as plain data.
 
-        Where a tool chain refuses a file, that is its result: the row has its reason and no numbers.
+        If the tool chain refuses the file, the row has the reason and no numbers.
         """
         try:
             calibration = self.calibration if trial.quantize else None
@@ -149,7 +149,7 @@ class Verifier:
         return self.interface.outputs.codes({name: torch.from_numpy(each) for name, each in ran.outputs.items()})
 
     def _reference(self, trial: Trial, files: Mapping[str, Path]) -> NDArray[np.float32]:
-        """Codes of the same file by ONNX Runtime, node by node as it is written."""
+        """Codes of the same file on ONNX Runtime without optimization."""
         if trial.artifact not in self._references:
             ran = find_backend("onnxruntime").run(
                 files[trial.artifact], self.images, options={"optimize": "0"}, repeats=0
@@ -172,11 +172,11 @@ def verify(
     Args:
         backends: tool chains.
         evaluator: the validation split; its reference is the trained network.
-        prepared: what the files were written from.
-        folder: of the files.
+        prepared: the networks that the files were written from.
+        folder: folder of the files.
         written: names of the files by kind.
-        high_precision_layers: in FP16, if any.
-        steps: each trial is one.
+        high_precision_layers: layers in FP16, if any.
+        steps: runs each trial as one resumable step.
 
     Returns:
         JSON: ``protocol``, ``images``, metrics of ``float`` and ``fake_quantized``, ``rows`` (see
@@ -225,7 +225,7 @@ def verify(
 
 
 def split_hash(evaluator: Evaluator) -> list[str]:
-    """What scores on a split depend on: images, ground truth and protocol."""
+    """Hashes of everything that scores on a split depend on: images, ground truth and protocol."""
     batches = evaluator.batches
     return [
         tensor_hash(torch.cat([batch.image for batch in batches])),
@@ -235,7 +235,7 @@ def split_hash(evaluator: Evaluator) -> list[str]:
 
 
 def _with_latency_ratios(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each against the float file on the same runtime."""
+    """Rows with the latency of each relative to the float file on the same runtime."""
     floats = {
         (row["runtime"], row["version"]): row["milliseconds"]
         for row in rows

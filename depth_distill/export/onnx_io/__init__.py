@@ -1,1 +1,1 @@
-"""Reading and writing ONNX: float, QDQ, half precision, network with decoder, edits."""
+"""Reading, writing and editing ONNX files: float, QDQ, half precision, network with decoder."""

@@ -1,4 +1,4 @@
-"""Edits of ONNX models: each takes a model and returns another, and leaves what it was given alone."""
+"""Edits of ONNX models: each returns a new model and leaves its argument unchanged."""
 
 import ast
 import copy
@@ -19,7 +19,7 @@ _CONVENTION = {  # of a Resize, with ONNX's defaults
     "nearest_mode": b"round_prefer_floor",
 }
 _ASYMMETRIC = (b"nearest", b"asymmetric", b"floor")
-# With a whole factor f, the centre of pixel i maps to (i + 0.5) / f - 0.5, which is never half-way between two.
+# With an integer factor f, the centre of pixel i maps to (i + 0.5) / f - 0.5, which is never half-way between two.
 _SAME_PIXELS = [
     (b"nearest", coordinates, rounding)
     for coordinates in (b"half_pixel", b"pytorch_half_pixel", b"half_pixel_symmetric")
@@ -28,30 +28,30 @@ _SAME_PIXELS = [
 
 
 def without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop the exporter's notes (stack traces with the paths of this machine) but the scopes, which name layers."""
+    """Drop the exporter's metadata (stack traces with local paths), except for the scopes, which name the layers."""
     model = copy.deepcopy(model)
     for owner in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        for note in [each for each in owner.metadata_props if each.key != _SCOPES]:
-            owner.metadata_props.remove(note)
+        for entry in [each for each in owner.metadata_props if each.key != _SCOPES]:
+            owner.metadata_props.remove(entry)
     return model
 
 
 def name_by_layer(model: onnx.ModelProto, layers: Collection[str], parameters: Collection[str]) -> onnx.ModelProto:
     """Name nodes, tensors and constants after the layers they come from.
 
-    A node is called what :func:`~depth_distill.quantization.simulate.fake_quantize.placement` calls its site: by the
-    path of its layer, or by the module around it and its operator (``decoder.blocks.0.cat``). Of several nodes of one
-    layer the last has the plain name. The tensor that leaves a node has the node's name; inputs and outputs of the
-    graph, and parameters, keep theirs; a constant is called after the node that reads it and what it is to it.
+    A node has the same name as its site in :func:`~depth_distill.quantization.simulate.fake_quantize.placement`: the
+    path of its layer, or of the enclosing module with the operator (``decoder.blocks.0.cat``). If a layer has several
+    nodes, the last one has the plain name. The output tensor of a node has the node's name; inputs and outputs of the
+    graph, and parameters, keep their names; a constant is named after the node that reads it and its role there.
 
     Args:
-        model: from torch's exporter, with its scopes.
-        layers: paths of the modules that are one layer, such as the leaves of the network.
-        parameters: names of initializers that are the network's own.
+        model: model from torch's exporter, with its scopes.
+        layers: paths of the modules that count as one layer, such as the leaf modules of the network.
+        parameters: names of the initializers that are parameters of the network.
     """
     model = copy.deepcopy(model)
     graph = model.graph
-    # Of a tensor's new name and a parameter's own, the parameter's wins.
+    # Names of parameters take precedence over new names of tensors.
     taken = {each.name for each in (*graph.input, *graph.output)} | set(parameters)
     kept = set(taken)
     names: dict[str, str] = {}
@@ -86,14 +86,15 @@ def take_uint8(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
 
 
 def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give every Resize by powers of two constant scales: tool chains for NPUs take no ``sizes``.
+    """Give every Resize by powers of two constant scales, because NPU tool chains do not support ``sizes``.
 
-    Nearest-neighbour enlargement also gets the convention that all of them know, ``asymmetric`` coordinates rounded
-    down, where that picks the same pixels: half-pixel centres that are rounded to the nearest do for a whole factor.
-    Other factors are left as they are; a target that does not take them says so in the check of operators.
+    Nearest-neighbour upsampling is also converted to the convention that all of them support, ``asymmetric``
+    coordinates rounded down, if that selects the same pixels, as for half-pixel centres rounded to the nearest and an
+    integer factor. Other factors are left unchanged; the operator check reports them for targets that do not support
+    them.
 
     Raises:
-        ConfigError: a tensor whose shape is not static.
+        ConfigError: the shape of a tensor is not static.
     """
     model = with_shapes(model)
     shapes = _shapes(model)
@@ -110,7 +111,7 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
             model.graph.initializer.append(numpy_helper.from_array(scales, constant))
             node.input[:] = [node.input[0], "", constant]
             for attribute in [each for each in node.attribute if each.name in ("axes", "keep_aspect_ratio_policy")]:
-                node.attribute.remove(attribute)  # of sizes, or of scales for some axes only
+                node.attribute.remove(attribute)  # they apply to sizes, or to scales of some axes only
         attributes = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
         convention = tuple(attributes.get(key, default) for key, default in _CONVENTION.items())
         if scales.min() >= 1 and convention in _SAME_PIXELS:
@@ -123,32 +124,32 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The same model in another version of the ONNX operators.
+    """Convert a model to another version of the ONNX operator set.
 
     Raises:
-        ConfigError: an operator that cannot be said in that version.
+        ConfigError: an operator cannot be converted to that version.
     """
     if _opset(model) != opset:
         try:
             model = version_converter.convert_version(model, opset)
-        except Exception as error:  # of the converter's C++ part: RuntimeError or its own
+        except Exception as error:  # the converter's C++ code raises RuntimeError or its own type
             raise ConfigError(f"opset: this network cannot be written with opset {opset}: {error}") from error
-        if opset < 18:  # the converter leaves this attribute, of which older operators know nothing
+        if opset < 18:  # the converter keeps this attribute, which older operators do not have
             for node in model.graph.node:
                 for attribute in [each for each in node.attribute if each.name == "noop_with_empty_axes"]:
                     node.attribute.remove(attribute)
-        # The oldest format of the file that has these operators: who cannot read new operators reads no new format.
+        # Use the oldest IR version that supports this opset: old runtimes reject newer ones.
         model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
         if _opset(model) != opset:
-            raise ConfigError(f"opset: asked for {opset}, the converter wrote {_opset(model)}")
+            raise ConfigError(f"opset: requested {opset}, but the converter wrote {_opset(model)}")
     return model
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with the shape of every tensor written down, checked in full.
+    """The model with the inferred shape of every tensor, fully checked.
 
     Raises:
-        ConfigError: a tensor whose shape is not static; names the node that it leaves.
+        ConfigError: the shape of a tensor is not static; the message names the node that writes it.
     """
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     onnx.checker.check_model(model, full_check=True)
@@ -161,7 +162,7 @@ def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the constants that no node reads."""
+    """A copy without the initializers that no node reads."""
     model = copy.deepcopy(model)
     used = {name for node in model.graph.node for name in node.input} | {each.name for each in model.graph.output}
     for tensor in [each for each in model.graph.initializer if each.name not in used]:
@@ -170,14 +171,14 @@ def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _layer_of(node: onnx.NodeProto, layers: Collection[str]) -> str:
-    notes = [each.value for each in node.metadata_props if each.key == _SCOPES]
-    if not notes:
+    scopes = [each.value for each in node.metadata_props if each.key == _SCOPES]
+    if not scopes:
         return node.op_type.lower()
-    *modules, operator = [str(each) for each in ast.literal_eval(notes[0])]
+    *modules, operator = [str(each) for each in ast.literal_eval(scopes[0])]
     module = next((each for each in reversed(modules) if each), "")
     if module in layers:
         return module
-    operator = re.sub(r"_\d+$", "", operator)  # the exporter's count of calls
+    operator = re.sub(r"_\d+$", "", operator)  # the exporter's call counter
     return f"{module}.{operator}" if module else operator
 
 
@@ -190,7 +191,7 @@ def _free(wanted: str, taken: Collection[str]) -> str:
 
 
 def _inputs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
-    """Node, name of the tensor, and what it is to the node, of every input of every node."""
+    """Node, tensor name and role (name of the formal parameter) of every input of every node."""
     for node in graph.node:
         formal = onnx.defs.get_schema(node.op_type, domain=node.domain).inputs
         for position, name in enumerate(node.input):

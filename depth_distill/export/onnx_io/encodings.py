@@ -1,4 +1,4 @@
-"""The scales of a QDQ file as data: for the manifest, and as an AIMET encodings file."""
+"""The scales of a QDQ file as data for the manifest, and as an AIMET encodings file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,13 @@ from onnx import numpy_helper
 
 
 def scales(int8_onnx: Path) -> dict[str, dict[str, Any]]:
-    """Scale, zero point and dtype of every quantized tensor, by the name it has in the float file.
+    """Scale, zero point and dtype of every quantized tensor, by its name in the float file.
 
     Args:
-        int8_onnx: from ``export_qdq``.
+        int8_onnx: QDQ file from ``export_qdq``.
 
     Returns:
-        By tensor name; ``kind`` is ``activation``, ``weight`` or ``bias``.
+        Entries by tensor name; ``kind`` is ``activation``, ``weight`` or ``bias``.
     """
     graph = onnx.load(int8_onnx).graph
     stored = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
@@ -27,7 +27,7 @@ def scales(int8_onnx: Path) -> dict[str, dict[str, Any]]:
     }
     pixels = {each.name for each in graph.input if each.type.tensor_type.elem_type == onnx.TensorProto.UINT8}
     outputs = {each.name for each in graph.output}
-    # An output of the file is what its DequantizeLinear writes; in the float file it is what the operator writes.
+    # In the QDQ file an output is written by its DequantizeLinear, in the float file by the operator.
     named = {node.input[0]: node.output[0] for node in graph.node if outputs.intersection(node.output)}
     found: dict[str, dict[str, Any]] = {}
     for node in graph.node:
@@ -43,13 +43,13 @@ def scales(int8_onnx: Path) -> dict[str, dict[str, Any]]:
 
 
 def aimet_encodings(int8_onnx: Path) -> dict[str, Any]:
-    """The scales in the format of AIMET's encodings files, version 0.6.1, which QNN's converters read as well.
+    """The scales in the format of AIMET's encodings files, version 0.6.1, which QNN's converters also read.
 
-    Offsets are those of AIMET: ``real = (code + offset) * scale`` with codes from 0, so that a symmetric int8 tensor
-    has the offset -128. Biases are left to the tool chain, as AIMET does.
+    Offsets follow AIMET: ``real = (code + offset) * scale`` with codes from 0, so that a symmetric int8 tensor has the
+    offset -128. As in AIMET, biases are left to the tool chain.
 
     Args:
-        int8_onnx: from ``export_qdq``.
+        int8_onnx: QDQ file from ``export_qdq``.
     """
     activations: dict[str, list[dict[str, Any]]] = {}
     parameters: dict[str, list[dict[str, Any]]] = {}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.target.target import NpuTarget
 
 OUTPUT_NAME = "codes"
@@ -56,6 +57,12 @@ class FileSpec:
         if image.ndim != 4 or image.shape[:2] != (1, 3):
             raise ConfigError(f"example_image: received the shape {tuple(image.shape)}, expected (1, 3, H, W)")
         return cls(image.shape[2], image.shape[3], opset, tuple(output_names), uint8_input)
+
+    @classmethod
+    def of(cls, interface: Interface, opset: int = OPSET) -> "FileSpec":
+        """The spec of the files of a network that a recipe prepared."""
+        inputs, outputs = interface.inputs, interface.outputs
+        return cls(inputs.height, inputs.width, opset, outputs.names, inputs.uint8)
 
     @property
     def example(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""The layers of an ONNX file and what each puts out, under names that a float file and its QDQ file share."""
+"""The layers of an ONNX file and their outputs, under names that a float file and its QDQ file share."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,47 +14,47 @@ from depth_distill.export.backends.runtime import open_session, session_options
 from depth_distill.export.onnx_io.quant_params import QuantParams
 
 INPUT = "Input"
-"""Operator of the layers that stand for a graph's inputs."""
+"""Operator name of the layers that represent a graph's inputs."""
 
-_PASSED_ON = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"})  # the same values in another form
-_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})  # what every tool chain fuses into what is before
+_FORM_CHANGES = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Identity"})  # same values in another form
+_ACTIVATIONS = frozenset({"Relu", "Clip", "LeakyRelu", "PRelu"})  # every tool chain fuses them into the previous layer
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
 _CODES = frozenset({TensorProto.INT8, TensorProto.UINT8})
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A node that computes, or an input.
+class OnnxLayer:
+    """A layer of an ONNX file: a node that computes something, or an input of the graph.
 
     Attributes:
-        name: of the node, which ``export_float`` and ``export_qdq`` take from the network; of the tensor, where a node
-            has none.
-        op: ONNX operator.
+        name: name of the node, which ``export_float`` and ``export_qdq`` take from the network; name of the output
+            tensor if the node has no name.
+        op: ONNX operator, or ``INPUT``.
         output: name of the tensor that the node writes.
-        tensor: name of the tensor that later layers read: behind the Q/DQ pair where there is one.
-        codes: what that pair rounds to, and the values themselves for an input of integers; None where there is no
-            pair, or one with a scale for each channel.
-        activation: output of the activation that alone reads this layer, unquantized: a tool chain fuses the two, and
-            nothing but that activation's output exists on a device.
+        tensor: name of the tensor that later layers read: the output of the Q/DQ pair if there is one.
+        quant_params: quantization parameters of that pair; for an integer input, those of its own dtype with scale 1.
+            None without a pair, or if it has one scale per channel.
+        activation: output of the activation that is the only reader of this unquantized output, if any: tool chains
+            fuse the two, so that only the activation's output exists on a device.
     """
 
     name: str
     op: str
     output: str
     tensor: str
-    codes: QuantParams | None
+    quant_params: QuantParams | None
     activation: str | None
 
     @property
     def step(self) -> float | None:
-        """Scale of the codes."""
-        return None if self.codes is None else self.codes.scale
+        """Quantization step of the tensor."""
+        return None if self.quant_params is None else self.quant_params.scale
 
 
-def layers_of(model: onnx.ModelProto) -> list[Layer]:
-    """The layers of a file, in the order of its graph, inputs first.
+def layers_of(model: onnx.ModelProto) -> list[OnnxLayer]:
+    """The layers of a model in graph order, inputs first.
 
-    Nodes that work on constants only, and those that only change the form (Q/DQ, Cast), are no layers.
+    Nodes that only depend on constants, or only change the form of values (Q/DQ, Cast), are not layers.
     """
     graph = shape_inference.infer_shapes(model).graph
     stored = {each.name: each for each in graph.initializer}
@@ -64,30 +64,30 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     inputs = [each.name for each in graph.input if each.name not in stored]
-    layers = [Layer(name, INPUT, name, *_read_as(name, readers, stored, types), None) for name in inputs]
+    layers = [OnnxLayer(name, INPUT, name, *_tensor_read(name, readers, stored, types), None) for name in inputs]
     live = set(inputs)
     for node in graph.node:
         if not live.intersection(node.input):
             continue
         live.update(node.output)
-        if node.op_type in _PASSED_ON:
+        if node.op_type in _FORM_CHANGES:
             continue
         for output in node.output:
             if types.get(output) not in _FLOATS:
                 continue  # shapes and indices
-            tensor, codes = _read_as(output, readers, stored, types)
+            tensor, quant_params = _tensor_read(output, readers, stored, types)
             after = readers.get(output, [])
             fused = tensor == output and len(after) == 1 and after[0].op_type in _ACTIVATIONS
             activation = after[0].output[0] if fused else None
-            layers.append(Layer(node.name or output, node.op_type, output, tensor, codes, activation))
+            layers.append(OnnxLayer(node.name or output, node.op_type, output, tensor, quant_params, activation))
     return _with_unique_names(layers)
 
 
-def matched(reference: Sequence[Layer], other: Sequence[Layer]) -> list[tuple[Layer, Layer]]:
-    """The layers that both files have, in the order of ``other``; by name, or else by tensor.
+def match_layers(reference: Sequence[OnnxLayer], other: Sequence[OnnxLayer]) -> list[tuple[OnnxLayer, OnnxLayer]]:
+    """Pairs of layers that both files have, in the order of ``other``, matched by name or else by output tensor.
 
-    What is fused into an activation in ``other`` is left out. A layer of ``other`` that took the activation in, as the
-    lower end of a quantized range can, is compared with that activation's output.
+    Layers that are fused into an activation in ``other`` are left out. If the activation was absorbed into a layer of
+    ``other``, as by the lower end of a quantized range, that layer is paired with the activation of the reference.
     """
     by_name = {layer.name: layer for layer in reference}
     by_output = {layer.output: layer for layer in reference}
@@ -105,17 +105,17 @@ def matched(reference: Sequence[Layer], other: Sequence[Layer]) -> list[tuple[La
 
 
 class LayerRunner:
-    """Runs a file on ONNX Runtime as it is written, without optimization, and gives what its layers put out.
+    """Runs a file on ONNX Runtime without optimization and returns the outputs of its layers.
 
     Args:
         path: ONNX file with one input and a static batch of 1.
-        layers: whose outputs to give.
+        layers: layers whose outputs to return.
 
     Raises:
-        ConfigError: no such file, or one that ONNX Runtime refuses.
+        ConfigError: the file does not exist, or ONNX Runtime refuses it.
     """
 
-    def __init__(self, path: Path, layers: Iterable[Layer]) -> None:
+    def __init__(self, path: Path, layers: Iterable[OnnxLayer]) -> None:
         self.path = path
         self.layers = tuple(layers)
         model = load(path)
@@ -128,7 +128,7 @@ class LayerRunner:
         self._fetched = [each.name for each in self.session.get_outputs()]
 
     def layer_outputs(self, value: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs of the layers by layer name, float32, for one input ``(1, ...)`` of the file's input dtype."""
+        """Outputs of the layers, float32 by layer name, for one input ``(1, ...)`` of the file's input dtype."""
         tensors = self._run(value)
         return {layer.name: tensors[layer.tensor] for layer in self.layers}
 
@@ -148,23 +148,23 @@ def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Raises:
-        ConfigError: no such file, or no ONNX file.
+        ConfigError: the file does not exist or is not an ONNX file.
     """
     if not path.is_file():
         raise ConfigError(f"{path} does not exist")
     try:
         return onnx.load(path)
-    except Exception as error:  # of protobuf, whose own base class is private
-        raise ConfigError(f"{path} is no valid ONNX model: {error}") from error
+    except Exception as error:  # protobuf's errors have a private base class
+        raise ConfigError(f"{path} is not a valid ONNX model: {error}") from error
 
 
-def _read_as(
+def _tensor_read(
     output: str,
     readers: Mapping[str, list[onnx.NodeProto]],
     stored: Mapping[str, TensorProto],
     types: Mapping[str, int],
 ) -> tuple[str, QuantParams | None]:
-    """The tensor that is read in place of ``output``, and its codes."""
+    """The tensor that later layers read in place of ``output``, and its quantization parameters."""
     name = output
     while True:
         after = readers.get(name, [])
@@ -172,19 +172,19 @@ def _read_as(
             if node.op_type == "QuantizeLinear":
                 pair = [each for each in readers.get(node.output[0], []) if each.op_type == "DequantizeLinear"]
                 if pair:
-                    return pair[0].output[0], _codes(node, stored)
+                    return pair[0].output[0], _quant_params(node, stored)
         forms = [node for node in after if node.op_type in ("Cast", "Identity")]
         if not forms:
             break
         name = forms[0].output[0]
     kind = types.get(output)
-    as_they_are = QuantParams(1.0, 0, str(helper.tensor_dtype_to_np_dtype(kind))) if kind in _CODES else None
-    return output, as_they_are
+    identity = QuantParams(1.0, 0, str(helper.tensor_dtype_to_np_dtype(kind))) if kind in _CODES else None
+    return output, identity
 
 
-def _codes(quantize: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> QuantParams | None:
+def _quant_params(quantize: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> QuantParams | None:
     if not all(name in stored for name in quantize.input[1:] if name):
-        return None  # computed
+        return None  # scale or zero point is computed
     scale = numpy_helper.to_array(stored[quantize.input[1]])
     zero_point = np.zeros(1, np.uint8)  # ONNX's default
     if len(quantize.input) > 2 and quantize.input[2]:
@@ -194,7 +194,7 @@ def _codes(quantize: onnx.NodeProto, stored: Mapping[str, TensorProto]) -> Quant
     return QuantParams(float(scale.item()), int(zero_point.item()), str(zero_point.dtype))
 
 
-def _with_unique_names(layers: Sequence[Layer]) -> list[Layer]:
+def _with_unique_names(layers: Sequence[OnnxLayer]) -> list[OnnxLayer]:
     seen: Counter[str] = Counter()
     named = []
     for layer in layers:

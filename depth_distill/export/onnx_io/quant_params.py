@@ -1,4 +1,4 @@
-"""The integers that stand for a tensor in a file."""
+"""Quantization parameters of a tensor in a file."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class QuantParams:
-    """``real = (code - zero_point) * scale``, ONNX DequantizeLinear.
+    """Scale and zero point of a tensor: ``real = (code - zero_point) * scale``, as in ONNX's DequantizeLinear.
 
     Attributes:
-        scale: the step between two codes.
-        zero_point: the code of 0.
-        dtype: NumPy name of the codes' type.
+        scale: quantization step, the difference between the values of two adjacent codes.
+        zero_point: the code of the value 0.
+        dtype: NumPy name of the type of the codes.
     """
 
     scale: float
@@ -22,13 +22,13 @@ class QuantParams:
     dtype: str
 
     def round(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Values as they come back from their codes."""
+        """Quantize and dequantize values."""
         limits = np.iinfo(self.dtype)
         codes = np.clip(np.rint(values / np.float32(self.scale)) + self.zero_point, limits.min, limits.max)
         return ((codes - self.zero_point) * np.float32(self.scale)).astype(np.float32)
 
     def real(self, codes: NDArray[Any]) -> NDArray[np.float32]:
-        """Values of codes; those of the other sign but the same width are moved by half of their range."""
+        """Dequantize codes; codes of the same width but other signedness are shifted by half of their range."""
         shift = 0
         if codes.dtype != np.dtype(self.dtype) and codes.dtype.itemsize == np.dtype(self.dtype).itemsize:
             half = 1 << (8 * codes.dtype.itemsize - 1)

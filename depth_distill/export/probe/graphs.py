@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from depth_distill.export.onnx_io.file_spec import OPSET
-from depth_distill.export.onnx_io.onnx_graph import ROUNDING, is_of_onnx
+from depth_distill.export.onnx_io.onnx_graph import QDQ_OPERATORS, is_of_onnx
 from depth_distill.export.onnx_io.quant_params import QuantParams
 
 IMAGE = "image"
@@ -132,7 +132,7 @@ class Graph:
 def _with_shapes(model: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
     """Q/DQ pairs of another domain have the shapes of ONNX's own, which inference does not know."""
     domains = [node.domain for node in model.graph.node]
-    rounding = [node for node in model.graph.node if node.op_type in ROUNDING]
+    rounding = [node for node in model.graph.node if node.op_type in QDQ_OPERATORS]
     known = dict(opsets)
     if not all(is_of_onnx(node) for node in rounding):
         known[""] = max(opsets[""], 21)  # whose own Q/DQ have 16 bits as well

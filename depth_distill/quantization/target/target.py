@@ -1,4 +1,4 @@
-"""NPU profiles: what a chip and its tool chain can do, as data that checks itself."""
+"""NPU profiles: the capabilities of a chip and its tool chain, as self-validating data."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -27,10 +27,10 @@ _GRANULARITY = "activations.granularity"
 
 @dataclass(frozen=True)
 class TensorFormat(ValidatedDataclass):
-    """How a kind of tensor is stored: ``real = (code - zero_point) * scale``, ONNX DequantizeLinear.
+    """Storage format of weights or activations: ``real = (code - zero_point) * scale``, ONNX DequantizeLinear.
 
     Raises:
-        ConfigError: a symmetric unsigned format, whose negative half would be lost.
+        ConfigError: the format is symmetric and unsigned, which cannot represent negative values.
     """
 
     dtype: Dtype
@@ -56,7 +56,7 @@ class TensorFormat(ValidatedDataclass):
 
 @dataclass(frozen=True)
 class Capabilities(ValidatedDataclass):
-    """What the chip and its tool chain can do. ``unconfirmed`` is what nobody has seen run yet."""
+    """Capabilities of the chip and its tool chain; ``unconfirmed`` means that it has not been tested."""
 
     int8: Support
     int16: Support
@@ -69,7 +69,7 @@ class Capabilities(ValidatedDataclass):
 
 @dataclass(frozen=True)
 class ConvRules(ValidatedDataclass):
-    """Limits of a (transposed) convolution; None is no limit."""
+    """Limits of a (transposed) convolution; None means no limit."""
 
     max_window: int | None = None
     max_dilation: int | None = None
@@ -93,33 +93,33 @@ class ArgMaxRules(ValidatedDataclass):
 
 @dataclass(frozen=True)
 class OperatorRules(ValidatedDataclass):
-    """Which ONNX operators, and which of their attributes, the tool chain takes. None is no limit."""
+    """ONNX operators and attributes that the tool chain accepts; None means no limit."""
 
     forbidden: tuple[str, ...] = ()
-    """ONNX operator types."""
+    """ONNX operator types that the tool chain rejects."""
     conv: ConvRules = ConvRules()
     transposed_conv: ConvRules = ConvRules()
     upsample: UpsampleRules = UpsampleRules()
     slice_multiple: int = 1
-    """Slice bounds must be multiples of this."""
+    """Bounds of Slice and Split must be multiples of this."""
     concat_axes: tuple[int, ...] | None = None
     argmax: ArgMaxRules | None = None
     cast_to: tuple[str, ...] | None = None
     """NumPy names of the types that Cast may cast to."""
     elementwise_constant: Literal["any", "per_channel"] = "any"
-    """Constant operand of an elementwise operator; ``per_channel`` is ``(1, C, 1, 1)`` only."""
+    """Allowed constant operands of elementwise operators; ``per_channel`` allows ``(1, C, 1, 1)`` only."""
     max_opset: int | None = None
-    """Newest version of ONNX's operators that the tool chain reads."""
+    """Newest version of ONNX's operator set that the tool chain reads."""
     domains: tuple[str, ...] = ()
-    """Domains beside ONNX's own whose operators the tool chain reads."""
+    """Domains other than ONNX's own whose operators the tool chain reads."""
 
 
 @dataclass(frozen=True)
 class NpuTarget(ValidatedDataclass):
-    """An NPU together with the tool chain in front of it.
+    """An NPU together with its tool chain.
 
     Raises:
-        ConfigError: a field of the wrong type or out of its choices, or formats that contradict the capabilities.
+        ConfigError: a field has a wrong type or value, or the formats contradict the capabilities.
     """
 
     name: str
@@ -129,17 +129,17 @@ class NpuTarget(ValidatedDataclass):
     bias_dtype: Literal["int32", "float32"]
     calibrator: CalibratorName
     scales: Literal["vendor", "imported"]
-    """``vendor``: the tool chain quantizes a float file by itself; ``imported``: it takes the scales of a QDQ file."""
+    """``vendor``: the tool chain quantizes a float file itself; ``imported``: it uses the scales of a QDQ file."""
     capabilities: Capabilities
     alignment: int
-    """Height and width of feature maps are best multiples of this."""
+    """Height and width of feature maps should be multiples of this."""
     fused_activations: tuple[ActivationName, ...]
-    """What the NPU computes inside the preceding conv, linear or add, with no rounding to 8 bits in between."""
+    """Activations that the NPU fuses into the preceding conv, linear or add, without quantization in between."""
     shared_scales: tuple[Literal["concat", "add"], ...]
-    """``concat``: inputs and output must share one scale; ``add``: both inputs must."""
+    """``concat``: inputs and output must share one scale; ``add``: both inputs must share one scale."""
     operators: OperatorRules
     source: Path | None = field(default=None, compare=False)
-    """The file that the profile came from."""
+    """The file that the profile was read from."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,17 +155,18 @@ class NpuTarget(ValidatedDataclass):
                 value = getattr(getattr(self, key.split(".")[0]), key.split(".")[1])
                 raise FieldError(f"received {value!r}, which contradicts capabilities.{capability}: no", key)
         if self.activations.granularity == "per_channel":
-            raise FieldError("received 'per_channel', expected per_tensor: no convolution takes it", _GRANULARITY)
+            reason = "received 'per_channel', expected per_tensor: convolutions do not support per-channel inputs"
+            raise FieldError(reason, _GRANULARITY)
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as plain data, without the file that it came from."""
+        """The profile as plain data, without its source file."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "source"}
 
     def line_of(self, key: str) -> str:
         """``file:line: key: value`` of a dotted key, to show which line of a profile forbids something.
 
         Raises:
-            ConfigError: the profile did not come from a file.
+            ConfigError: the profile was not read from a file.
         """
         if self.source is None:
             raise ConfigError(f"target {self.name} was not read from a file, so {key} has no line")
@@ -179,8 +180,8 @@ def load_target(name_or_path: str | Path) -> NpuTarget:
     """Read a built-in profile by name, or any profile by the path of its YAML file.
 
     Raises:
-        ConfigError: no such profile, YAML that cannot be parsed, an unknown or missing key, a value that does not
-            fit; the message names file, line, key, the value received and the nearest valid one.
+        ConfigError: there is no such profile, the YAML cannot be parsed, a key is unknown or missing, or a value is
+            invalid; the message names file, line, key, the value received and the nearest valid one.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -198,7 +199,7 @@ def load_target(name_or_path: str | Path) -> NpuTarget:
         raise ConfigError(f"{path}: expected keys of a target profile, received {values!r}")
     for given in ("name", "source"):
         if given in values:
-            raise ConfigError(f"{path}:{_line(path, given)}: {given}: comes from the file's name; delete this line")
+            raise ConfigError(f"{path}:{_line(path, given)}: {given}: is derived from the file; delete this line")
     if isinstance(values.get("capabilities"), dict):
         # YAML 1.1 reads an unquoted yes or no as a boolean.
         words = {True: "yes", False: "no"}
@@ -219,7 +220,7 @@ def target_names() -> tuple[str, ...]:
 
 
 def _line(path: Path, key: str) -> int:
-    """Line of a dotted key, or of the innermost part of it that is there."""
+    """Line number of a dotted key, or of its innermost existing part."""
     node, line = yaml.compose(path.read_text()), 1
     for part in key.split("."):
         if not isinstance(node, yaml.MappingNode):

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that check their own fields: what target profiles are made of."""
+"""Frozen dataclasses that validate their own fields; target profiles consist of them."""
 
 import dataclasses
 import difflib
@@ -13,7 +13,7 @@ R = TypeVar("R", bound="ValidatedDataclass")
 
 
 class FieldError(ConfigError):
-    """A field that its record refuses: ``key`` is its dotted place, ``reason`` what is wrong."""
+    """A field is invalid: ``key`` is its dotted path, ``reason`` what is wrong."""
 
     def __init__(self, reason: str, key: str) -> None:
         super().__init__(f"{key}: {reason}" if key else reason)
@@ -23,10 +23,10 @@ class FieldError(ConfigError):
 
 @dataclasses.dataclass(frozen=True)
 class ValidatedDataclass:
-    """Base of a frozen dataclass whose fields are literals, numbers, strings, tuples of these, or records.
+    """Base of frozen dataclasses whose fields are literals, numbers, strings, tuples of these, or nested instances.
 
     Raises:
-        FieldError: a field that does not fit its annotation; the message names it and the nearest valid value.
+        FieldError: a field does not fit its annotation; the message names it and the nearest valid value.
     """
 
     def __post_init__(self) -> None:
@@ -36,15 +36,15 @@ class ValidatedDataclass:
 
 
 def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
-    """Build a record, and the records inside it, from what a YAML file holds.
+    """Build a validated dataclass, including nested ones, from the content of a YAML file.
 
     Args:
-        cls: the record to build.
+        cls: the dataclass to build.
         values: its fields; lists become tuples.
-        key: dotted place of ``values`` in the file, for messages.
+        key: dotted path of ``values`` in the file, for messages.
 
     Raises:
-        FieldError: not a mapping, unknown or missing keys, or values that the record refuses.
+        FieldError: ``values`` is not a mapping, a key is unknown or missing, or a value is invalid.
     """
     if not isinstance(values, Mapping):
         raise FieldError(f"received {values!r}, expected a mapping of {', '.join(_field_names(cls))}", key)
@@ -54,9 +54,9 @@ def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
         place = f"{key}.{name}" if key else str(name)
         if name not in hints:
             raise FieldError(f"unknown key; {nearest(str(name), hints)}", place)
-        record = _validated_in(hints[name])
-        if record is not None and value is not None:
-            value = validated_from_mapping(record, value, place)
+        nested = _validated_in(hints[name])
+        if nested is not None and value is not None:
+            value = validated_from_mapping(nested, value, place)
         elif isinstance(value, list):
             value = tuple(value)
         _check(name, value, hints[name], place)
@@ -75,7 +75,7 @@ def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
 
 
 def nearest(received: str, choices: Collection[str]) -> str:
-    """``"nearest: 'x'; expected one of a, b, x"``, for a message about ``received``."""
+    """``"nearest: 'x'; expected one of a, b, x"``, the end of a message about ``received``."""
     matches = difflib.get_close_matches(received, choices, n=1)
     return "".join(f"nearest: {match!r}; " for match in matches) + f"expected one of {', '.join(choices)}"
 
@@ -120,7 +120,7 @@ def _expected(value: Any, annotation: Any) -> str:
 
 
 def _validated_in(annotation: Any) -> type[ValidatedDataclass] | None:
-    """The record class that ``annotation`` is, or holds beside None."""
+    """The ValidatedDataclass that ``annotation`` is or contains in a union, if any."""
     choices = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return next((each for each in choices if isinstance(each, type) and issubclass(each, ValidatedDataclass)), None)
 

@@ -113,9 +113,9 @@ def test_a_shape_that_is_not_fixed_is_refused():
     assert [each.rule for each in found.findings if each.severity == "violation"] == ["static shapes"]
 
 
-def test_what_is_no_model(tmp_path):
+def test_a_file_that_is_not_a_model(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         check_onnx(tmp_path / "a.onnx", APACHE)
     (tmp_path / "a.onnx").write_bytes(onnx.ModelProto().SerializeToString() + b"\x08")
-    with pytest.raises(ConfigError, match="no valid ONNX model"):
+    with pytest.raises(ConfigError, match="is not a valid ONNX model"):
         check_onnx(tmp_path / "a.onnx", APACHE)

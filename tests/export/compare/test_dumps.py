@@ -1,17 +1,17 @@
-"""A device's dumps: whatever type, layout and file, the numbers are those of the layer."""
+"""Dumps of a device: the values of the layer, for any type, layout and file format."""
 
 import numpy as np
 import pytest
 
 from depth_distill.errors import DataError
 from depth_distill.export.compare.dumps import DumpFolder
-from depth_distill.export.onnx_io.layers import Layer
+from depth_distill.export.onnx_io.layers import OnnxLayer
 from depth_distill.export.onnx_io.quant_params import QuantParams
 
 SHAPE = (1, 3, 4, 5)
-CODES = QuantParams(0.5, 7, "uint8")
-ROUNDED = Layer("decoder.blocks.0", "Conv", "a", "b", CODES, None)
-FLOAT = Layer("head/conv", "Conv", "c", "c", None, None)
+QUANT_PARAMS = QuantParams(0.5, 7, "uint8")
+ROUNDED = OnnxLayer("decoder.blocks.0", "Conv", "a", "b", QUANT_PARAMS, None)
+FLOAT = OnnxLayer("head/conv", "Conv", "c", "c", None, None)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def read(folder, layer=ROUNDED, **how):
     return DumpFolder(folder, [ROUNDED, FLOAT], **how).read(0, layer, SHAPE)
 
 
-def test_numpy_files_say_their_own_type(folder, codes, expected):
+def test_numpy_files_store_their_own_type(folder, codes, expected):
     path = folder / "0000/decoder.blocks.0.npy"
     for values in (expected, expected.astype(np.float16), codes, (codes.astype(np.int16) - 128).astype(np.int8)):
         np.save(path, values)
@@ -45,18 +45,18 @@ def test_numpy_files_say_their_own_type(folder, codes, expected):
 
 
 @pytest.mark.parametrize("suffix", ["raw", "bin"])
-def test_bare_files_are_of_the_type_that_is_given(folder, codes, expected, suffix):
+def test_headerless_files_are_of_the_given_type(folder, codes, expected, suffix):
     path = folder / f"0000/decoder_blocks_0.{suffix}"  # as QNN writes names
     path.write_bytes(expected.astype("<f4").tobytes())
     np.testing.assert_array_equal(read(folder), expected)
     path.write_bytes(codes.tobytes())
     np.testing.assert_array_equal(read(folder, dtype="uint8"), expected)
     with pytest.raises(
-        DataError, match=r"has 60 bytes, expected 240 \(60 values of float32\): 1 a value; .*--dump-dtype"
+        DataError, match=r"has 60 bytes, expected 240 \(60 values of float32\): 1 per value; .*--dump-dtype"
     ):
         read(folder)
     path.write_bytes(codes.tobytes()[:50])
-    with pytest.raises(DataError, match=r"has 50 bytes, expected 60 .*give the whole tensor"):
+    with pytest.raises(DataError, match=r"has 50 bytes, expected 60 .*dump the whole tensor"):
         read(folder, dtype="uint8")
 
 
@@ -71,7 +71,7 @@ def test_channels_may_be_last(folder, expected):
 
 
 def test_what_cannot_be_read_is_named(folder, codes):
-    with pytest.raises(DataError, match=r"has no .npy, .raw, .bin of any layer"):
+    with pytest.raises(DataError, match=r"has no .npy, .raw, .bin file of any layer"):
         read(folder)
     path = folder / "0000/head_conv.npy"
     np.save(path, codes)
@@ -85,11 +85,11 @@ def test_what_cannot_be_read_is_named(folder, codes):
     with pytest.raises(DataError, match="holds no array of numbers"):
         read(folder, FLOAT)
     (folder / "0000/head_conv.raw").write_bytes(b"")
-    with pytest.raises(DataError, match=r"head_conv.raw and .*head_conv.npy are of one layer, head/conv"):
+    with pytest.raises(DataError, match=r"head_conv.raw and .*head_conv.npy belong to the same layer, head/conv"):
         read(folder, FLOAT)
     (folder / "0000/head_conv.raw").unlink()
     path.rename(folder / "0000/decoder.block.0.npy")
-    with pytest.raises(DataError, match=r"is of no layer of the file; .*decoder\.blocks\.0"):
+    with pytest.raises(DataError, match=r"belongs to no layer of the file; .*decoder\.blocks\.0"):
         read(folder)
     with pytest.raises(DataError, match="has no folder 0000, 0001 and so on"):
         DumpFolder(folder / "0000", [FLOAT])

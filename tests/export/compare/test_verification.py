@@ -1,4 +1,4 @@
-"""What is run where."""
+"""Which files run on which tool chains."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def titles(artifacts, names, high_precision_layers=()):
 def test_files_run_where_they_are_taken_and_the_float_file_is_quantized_where_that_can_be():
     assert titles(["float", "int8"], ["onnxruntime", "iree"]) == [
         "float on onnxruntime",
-        "float on onnxruntime, quantized by it",
+        "float on onnxruntime, its own PTQ",
         "float on iree",
         "int8 on onnxruntime",
         "int8 on iree",
@@ -29,10 +29,10 @@ def test_files_run_where_they_are_taken_and_the_float_file_is_quantized_where_th
     assert titles(["metric"], ["onnxruntime", "qnn"]) == ["metric on onnxruntime"]  # metres are for hosts
 
 
-def test_layers_in_half_precision_are_also_asked_of_a_tool_chain_that_quantizes_by_itself():
+def test_a_tool_chain_with_its_own_ptq_also_runs_with_layers_in_half_precision():
     found = trials(["float", "mixed"], [BACKENDS["onnxruntime"], BACKENDS["rknn"]], LAYERS)
     (mixed,) = [each for each in found if each.high_precision_layers]
-    assert mixed.title == "float on rknn, quantized by it, 2 layers in FP16"
+    assert mixed.title == "float on rknn, its own PTQ, 2 layers in FP16"
     assert mixed.runtime == "Rockchip RKNN PTQ, 2 layers in FP16"
     assert mixed.options == {"fp16_layers": "encoder.conv1,head.conv"}
     assert not [each for each in trials(["float"], [BACKENDS["rknn"]]) if each.high_precision_layers]

@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Resizes to the size of what it adds up to, as many decoders do."""
+    """Resizes a map to the size of the one that it is added to, as many decoders do."""
 
     def __init__(self, mode="nearest"):
         super().__init__()
@@ -123,7 +123,7 @@ def test_a_quantized_file_goes_down_to_17_too(net, tmp_path):
     np.testing.assert_array_equal(*(run(each, image.numpy()) for each in files))
 
 
-def test_what_an_opset_has_no_operator_for_is_said(net, tmp_path):
+def test_an_opset_without_an_operator_of_the_network_is_refused(net, tmp_path):
     model = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(torch.zeros(1, 3, *SIZE), opset=20)))
     assert "Gelu" in {node.op_type for node in model.graph.node}
     with pytest.raises(ConfigError, match="cannot be written with opset 17"):

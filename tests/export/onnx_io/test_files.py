@@ -1,4 +1,4 @@
-"""The network files of a bundle, of one small U-Net: precision, biases, scales, drift, latency, operator_counts."""
+"""The network files of a bundle, for a small U-Net: precision, biases, scales, drift, latency, operator counts."""
 
 import numpy as np
 import onnx
@@ -91,7 +91,7 @@ def test_sizes(folder):
     assert size["int8"] < size["mixed"] < size["fp16"]
 
 
-def test_half_and_mixed_compute_what_they_say(folder, graph, quantized, images):
+def test_half_and_mixed_files_compute_what_their_graphs_define(folder, graph, quantized, images):
     with torch.no_grad():
         exact = graph(images)
         mixed = mixed_network(quantized, WIDE, [images], "fp16", "minmax")(images)
@@ -106,7 +106,7 @@ def test_half_and_mixed_compute_what_they_say(folder, graph, quantized, images):
     assert kinds.count("Cast") <= 3 * len(WIDE)
 
 
-def test_a_wide_layer_that_the_file_does_not_have(quantized, images, tmp_path):
+def test_a_high_precision_layer_that_the_file_does_not_have(quantized, images, tmp_path):
     with pytest.raises(ConfigError, match=r"no layer 'decoder\.nothing'"):
         export_mixed(quantized, ["decoder.nothing"], tmp_path / "a.onnx", FileSpec.like(images[:1]))
     assert not list(tmp_path.iterdir())
@@ -173,7 +173,7 @@ def test_statistics_are_those_of_numpy():
     assert found.p99 == pytest.approx(np.percentile(distance, 99), rel=0.02)  # bins of 0.8 %, and ranks between samples
     assert found.beyond_step == pytest.approx((distance > 0.505).mean())
     assert found.sqnr_db == pytest.approx(10 * np.log10((one**2).sum() / (distance**2).sum()))
-    with pytest.raises(DataError, match="1 of 2 values of what is compared with it are NaN"):
+    with pytest.raises(DataError, match="1 of 2 values of the other run are NaN"):
         output_drift({"codes": np.zeros(2)}, {"codes": np.array([0, np.nan])})
     with pytest.raises(ConfigError, match="no output 'codes'"):
         output_drift({"codes": np.zeros(2)}, {})
@@ -200,7 +200,7 @@ RANGE = DepthRange(0.5, 15.0)
     ],
     ids=str,
 )
-def test_a_network_that_ends_in_metres_says_what_the_codec_says(codec):
+def test_a_network_that_ends_in_metres_agrees_with_the_codec(codec):
     depth_m = np.linspace(0.5, 15, 3000, dtype=np.float32).reshape(1, 1, 50, 60)
     codes = np.rint(codec.encode(depth_m) * 255) / np.float32(255)
     layout = output_layout(codec, separate=False)

@@ -1,4 +1,4 @@
-"""What the layers of a file are, and how their outputs are rounded."""
+"""The layers of a file, and the quantization parameters of their outputs."""
 
 import onnx
 
@@ -18,18 +18,18 @@ GRAPH = """
 """
 
 
-def codes(stored="", computed="", zero_point=""):
+def quant_params(stored="", computed="", zero_point=""):
     model = onnx.parser.parse_model(GRAPH.format(stored=stored, computed=computed, zero_point=zero_point))
     (layer,) = [each for each in layers_of(model) if each.op == "Sqrt"]
     assert layer.tensor == "y"
-    assert layer.step == (None if layer.codes is None else layer.codes.scale)
-    return layer.codes
+    assert layer.step == (None if layer.quant_params is None else layer.quant_params.scale)
+    return layer.quant_params
 
 
-def test_codes_are_those_of_the_pair():
-    assert codes(", int8 z = {-3}", zero_point=", z") == QuantParams(0.5, -3, "int8")
-    assert codes() == QuantParams(0.5, 0, "uint8")  # ONNX's default
+def test_quantization_parameters_are_those_of_the_pair():
+    assert quant_params(", int8 z = {-3}", zero_point=", z") == QuantParams(0.5, -3, "int8")
+    assert quant_params() == QuantParams(0.5, 0, "uint8")  # ONNX's default
 
 
-def test_what_is_computed_is_not_guessed_at():
-    assert codes(computed="z = Constant<value = uint8 {100}>()", zero_point=", z") is None
+def test_a_computed_zero_point_is_unknown():
+    assert quant_params(computed="z = Constant<value = uint8 {100}>()", zero_point=", z") is None

@@ -12,7 +12,7 @@ def test_values_come_back_from_the_nearest_code_in_range():
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8"])
-def test_codes_of_the_other_sign_are_moved(dtype):
+def test_codes_of_the_other_signedness_are_shifted(dtype):
     codes = np.arange(256) - (128 if dtype == "int8" else 0)
     np.testing.assert_array_equal(FORMAT.real(codes.astype(dtype)), (np.arange(256) - 10) * 0.25)
     signed = QuantParams(0.25, 10 - 128, "int8")

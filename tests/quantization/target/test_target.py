@@ -17,7 +17,7 @@ def edited(tmp_path: Path, old: str, new: str, profile: str = "per-tensor-minmax
     return path
 
 
-def test_the_five_profiles_are_built_in():
+def test_the_built_in_profiles():
     assert target_names() == (
         "aiware-apache6",
         "onnxruntime-cpu",
@@ -77,7 +77,7 @@ def test_codes_of_a_dtype(dtype, low, high):
         ("uint8, symmetric: false", "uint8, symmetric: true", r"chip.yaml:4: activations: symmetric: true contradicts"),
         ("granularity: per_tensor", "granularity: per_channel", r"weights.granularity: .* contradicts capabilities"),
         ("asymmetric_activations: unconfirmed", "asymmetric_activations: no", r"activations.symmetric: .* contradicts"),
-        ("description", "name: chip\ndescription", r"chip.yaml:2: name: comes from the file's name"),
+        ("description", "name: chip\ndescription", r"chip.yaml:2: name: is derived from the file; delete this line"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_profile_is_named_with_its_line(tmp_path, old, new, message):
@@ -110,7 +110,7 @@ def test_missing_and_broken_files(tmp_path):
         load_target(tmp_path / "broken.yaml")
 
 
-def test_a_profile_checks_itself_however_it_was_made():
+def test_a_profile_validates_itself_without_a_file():
     target = load_target("per-tensor-minmax")
     with pytest.raises(ConfigError, match="calibrator: received 'kl', expected one of minmax"):
         dataclasses.replace(target, calibrator="kl")
@@ -118,7 +118,7 @@ def test_a_profile_checks_itself_however_it_was_made():
         target.alignment = 8  # type: ignore[misc]
 
 
-def test_the_line_that_says_no():
+def test_the_line_of_a_key():
     target = load_target("symmetric-pow2")
     assert target.line_of("capabilities.fp16").endswith("symmetric-pow2.yaml:11: capabilities.fp16: no")
     assert isinstance(target, NpuTarget)

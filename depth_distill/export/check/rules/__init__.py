@@ -1,1 +1,1 @@
-"""What the check of an ONNX file against a profile looks at, one idea a module."""
+"""Rules of the check of an ONNX file against a profile, one topic per module."""

@@ -1,4 +1,4 @@
-"""Activation functions, recognised by what they compute: exporters write SiLU or GELU as several operators."""
+"""Activation functions, recognized by their values, because exporters write SiLU or GELU as several operators."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ _ELEMENTWISE = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Neg", "Relu", "Clip", "Exp", "Log", "Sqrt"}
     | {"Reciprocal", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Softplus", "Mish"}
 )
-_GRID = np.linspace(-8, 8, 129, dtype=np.float32)  # past where each of them is as good as 0 or x
+_GRID = np.linspace(-8, 8, 129, dtype=np.float32)  # beyond it, each function is practically 0 or x
 _LONGEST = 12  # nodes; GELU with its tanh takes 8
 
 
@@ -46,8 +46,8 @@ class Activation:
     """An activation function and the nodes that compute it, the last of which writes its output.
 
     Attributes:
-        name: as in ``fused_activations``, or what else the field calls it.
-        nodes: in the order of the graph.
+        name: name as in ``fused_activations``, or else the usual name.
+        nodes: nodes in graph order.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Activation:
 
 
 def activations(graph: OnnxGraph) -> list[Activation]:
-    """The activations of a graph, each once, however many nodes or Q/DQ pairs it takes."""
+    """The activations of a graph, each once, regardless of its number of nodes and Q/DQ pairs."""
     found = list(_candidates(graph))
 
     def is_part_of(part: Activation, whole: Activation) -> bool:
@@ -71,32 +71,32 @@ def activations(graph: OnnxGraph) -> list[Activation]:
 
 
 def check_activations(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
-    """One warning a function that the target does not fuse, and one for a sigmoid at the end."""
+    """One warning per function that the target does not fuse, and one for a sigmoid at the end."""
     fused = findings.target.fused_activations
     left: dict[tuple[str, bool], list[onnx.NodeProto]] = {}
     for each in activations(graph):
-        # ONNX has no ReLU6: a tool chain that fuses clips sees one more of them.
+        # ONNX has no ReLU6: a tool chain that fuses Clip also fuses it.
         if each.name not in fused and not all(ACTIVATION_OPERATORS.get(node.op_type) in fused for node in each.nodes):
             is_head = each.name == "sigmoid" and not graph.readers(each.nodes[-1].output[0])
             left.setdefault((each.name, is_head), []).append(each.nodes[-1])
     for (name, is_head), nodes in left.items():
         yield findings.warning(
-            nodes, "fused_activations", f"{name} is not fused: what it reads is rounded as well",
+            nodes, "fused_activations", f"{name} is not fused: its input is quantized as well",
             "leave it to the host (--logits)" if is_head
-            else f"use one that the target fuses ({listed(fused) or 'there is none'}), or live with it",
+            else f"use one that the target fuses ({listed(fused) or 'there is none'}), or accept the extra rounding",
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Function:
-    """Of one tensor alone: its values where that tensor is ``_GRID``, and the nodes in between."""
+    """A function of one tensor: its values if that tensor is ``_GRID``, and the nodes that compute it."""
 
     values: np.ndarray
     nodes: tuple[onnx.NodeProto, ...] = ()
 
 
 def _candidates(graph: OnnxGraph) -> Iterator[Activation]:
-    functions: dict[str, dict[str, _Function]] = {}  # by tensor, and by the tensor that it is a function of
+    functions: dict[str, dict[str, _Function]] = {}  # by output tensor, then by input tensor of the function
     for node in graph.nodes:
         of_operands = {
             name: functions.get(name, {name: _Function(_GRID)})
@@ -104,7 +104,7 @@ def _candidates(graph: OnnxGraph) -> Iterator[Activation]:
             if name and name not in graph.constants
         }
         output = node.output[0]
-        if graph.passes_on(node) and node.input[0] in of_operands:
+        if graph.only_changes_form(node) and node.input[0] in of_operands:
             functions[output] = of_operands[node.input[0]]
             continue
         found = _functions(graph, node, of_operands)
@@ -120,11 +120,11 @@ def _candidates(graph: OnnxGraph) -> Iterator[Activation]:
 def _functions(
     graph: OnnxGraph, node: onnx.NodeProto, of_operands: dict[str, dict[str, _Function]]
 ) -> dict[str, _Function]:
-    """What a node computes, as functions of the tensors that all of its operands are functions of."""
-    settings = {name: graph.constants[name] for name in node.input if name in graph.constants}
-    if node.op_type not in _ELEMENTWISE or not of_operands or any(value.size != 1 for value in settings.values()):
+    """The output of a node as functions of those tensors that all of its operands are functions of."""
+    constants = {name: graph.constants[name] for name in node.input if name in graph.constants}
+    if node.op_type not in _ELEMENTWISE or not of_operands or any(value.size != 1 for value in constants.values()):
         return {}
-    scalars = {name: value.astype(np.float32).reshape(()) for name, value in settings.items()}
+    scalars = {name: value.astype(np.float32).reshape(()) for name, value in constants.items()}
     found = {}
     for root in next(iter(of_operands.values())):
         parts = [of_operand[root] for of_operand in of_operands.values() if root in of_operand]
@@ -140,5 +140,5 @@ def _functions(
 
 
 def _name(values: np.ndarray) -> str | None:
-    # SiLU and GELU differ by 0.2, GELU and its tanh form by 0.0005, FP16 constants by 0.0005 of themselves.
+    # SiLU and GELU differ by 0.2, GELU and its tanh form by 0.0005, FP16 constants by a relative error of 0.0005.
     return next((name for name, f in _FUNCTIONS.items() if np.allclose(values, f(_GRID), 2e-3, 5e-3)), None)

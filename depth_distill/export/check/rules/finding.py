@@ -1,4 +1,4 @@
-"""What a check has to say about a file, and which line of the profile says so."""
+"""Findings of a check, with the profile line of the rule that they break."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from depth_distill.quantization.target.target import NpuTarget
 
 Severity = Literal["violation", "warning"]
 Place = str | Sequence[onnx.NodeProto]
-"""Nodes, or what else a finding is about."""
+"""The nodes, or a description of the place, that a finding is about."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that the target does not take, or takes badly.
+    """Something that the target refuses, or handles at a cost.
 
     Attributes:
-        severity: ``violation``: the tool chain will refuse it; ``warning``: it costs something, or nobody knows.
+        severity: ``violation``: the tool chain will refuse it; ``warning``: it has a cost, or support is unknown.
         node: name of the node, or of the first of several.
-        op: its ONNX operator; empty if there are several, or none.
-        rule: key of the profile, with file and line where it came from one.
+        op: ONNX operator of the nodes; empty if they have several, or there are none.
+        rule: key of the profile, with file and line if the profile was read from a file.
         message: what was found, and what is allowed.
-        remedy: a way out.
+        remedy: how to fix or avoid it.
     """
 
     severity: Severity
@@ -36,7 +36,7 @@ class Finding:
 
     @property
     def place(self) -> str:
-        """The node and its operator."""
+        """Node and operator."""
         return f"{self.node} ({self.op})" if self.op else self.node
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Finding:
 
 
 class Findings:
-    """Writes findings with the line of a profile.
+    """Creates findings that refer to the lines of a profile.
 
     Args:
         target: the profile.
@@ -54,36 +54,36 @@ class Findings:
         self.target = target
 
     def violation(self, place: Place, rule: str, message: str, remedy: str) -> Finding:
-        """What the tool chain refuses."""
+        """A finding that the tool chain refuses."""
         return Finding("violation", *_named(place), self._rule(rule), message, remedy)
 
     def warning(self, place: Place, rule: str, message: str, remedy: str) -> Finding:
-        """What costs something, or is not known."""
+        """A finding with a cost, or with unknown support."""
         return Finding("warning", *_named(place), self._rule(rule), message, remedy)
 
     def capability(self, name: str, place: Place, found: str, instead: str) -> Iterator[Finding]:
-        """Nothing where the profile says ``yes``; a violation, with what to do ``instead``, where it says ``no``."""
+        """Nothing if the profile has ``yes``, a violation with the remedy ``instead`` for ``no``, else a warning."""
         support, rule = getattr(self.target.capabilities, name), f"capabilities.{name}"
         if support == "no":
-            # Each layer has to be dealt with: the names of a few help to find the rest.
+            # Every layer has to be fixed: the names of a few help to find the rest.
             yield Finding("violation", *_named(place, 3), self._rule(rule), f"{found}: {support}", instead)
         elif support == "unconfirmed":
             yield self.warning(place, rule, f"{found}: {support}", "try it on the chip before you rely on it")
 
     def _rule(self, key: str) -> str:
-        if self.target.source is None or " " in key:  # words: a rule of every target
+        if self.target.source is None or " " in key:  # keys with a space are rules of every target, not of a profile
             return key
         place = self.target.line_of(key).split(": ")[0].rpartition("/")[2]
         return f"{key}, {place}"
 
 
 def listed(values: object, between: str = ", ") -> str:
-    """Numbers or words as they read in a sentence."""
+    """Numbers or words joined for a message."""
     return between.join(f"{each:g}" if isinstance(each, float) else str(each) for each in values)  # type: ignore[attr-defined]
 
 
 def _named(place: Place, first: int = 1) -> tuple[str, str]:
-    """What a finding calls its nodes, and the operator that they share."""
+    """Name of a place in a finding, and the operator that its nodes share."""
     if isinstance(place, str):
         return place, ""
     more = f" and {len(place) - first} more" * (len(place) > first)

@@ -1,4 +1,4 @@
-"""Number formats: codes and their zero points, half precision, and whether layers may differ in it."""
+"""Rules on number formats: codes, zero points, half precision, and precision per layer."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from depth_distill.export.check.rules.finding import Finding, Findings
-from depth_distill.export.onnx_io.onnx_graph import ROUNDING, OnnxGraph
+from depth_distill.export.onnx_io.onnx_graph import QDQ_OPERATORS, OnnxGraph
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _CENTRES = {"uint8": 128, "uint16": 32768}  # of the codes; 0 for signed ones
@@ -14,7 +14,7 @@ _BIASES = "int32"
 
 
 def check_formats(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
-    """Every rule on formats, each of which has one finding a file."""
+    """Apply every rule on formats; each has at most one finding per file and format."""
     yield from _source_of_scales(graph, findings)
     yield from _codes(graph, findings)
     yield from _half(graph, findings)
@@ -27,25 +27,25 @@ def _source_of_scales(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]
     if rounded and findings.target.scales == "vendor":
         yield findings.warning(
             "the file", "scales", f"{len(rounded)} QuantizeLinear nodes, but this tool chain quantizes by itself",
-            "give it model.float.onnx and the calibration images",
+            "use model.float.onnx and the calibration images",
         )  # fmt: skip
 
 
 def _codes(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
     by_type: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.nodes:
-        if node.op_type in ROUNDING and _code_type(graph, node) != _BIASES:
+        if node.op_type in QDQ_OPERATORS and _code_type(graph, node) != _BIASES:
             by_type.setdefault(_code_type(graph, node).removeprefix("u"), []).append(node)
     instead = {
-        "int8": "give it model.fp16.onnx or model.float.onnx",
-        "int16": "round these tensors to 8 bits, or keep their layers in FP16",
+        "int8": "use model.fp16.onnx or model.float.onnx",
+        "int16": "quantize these tensors to 8 bits, or keep their layers in FP16",
     }
     for kind, nodes in by_type.items():
         found = f"{len(nodes)} Q/DQ nodes with {kind} codes"
         if kind in instead:
             yield from findings.capability(kind, nodes, found, instead[kind])
         else:
-            yield findings.warning(nodes, "capabilities", f"{found}, which no profile speaks of", "use int8 or int16")
+            yield findings.warning(nodes, "capabilities", f"{found}, which profiles do not cover", "use int8 or int16")
 
 
 def _half(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
@@ -59,7 +59,7 @@ def _half(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
     ]
     if half:
         yield from findings.capability(
-            "fp16", half, f"{len(half)} operators compute in FP16", "give it model.int8.onnx or model.float.onnx"
+            "fp16", half, f"{len(half)} operators compute in FP16", "use model.int8.onnx or model.float.onnx"
         )
     if half and integer:
         yield from findings.capability(
@@ -69,9 +69,9 @@ def _half(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
 
 
 def _in_integers(graph: OnnxGraph) -> Iterator[onnx.NodeProto]:
-    """Operators that read dequantized tensors, and those that follow before their result is quantized.
+    """Operators that read dequantized tensors, and those after them until the result is quantized.
 
-    The float type of a dequantized tensor says nothing: nobody computes with it.
+    The float type of a dequantized tensor is irrelevant, as no NPU computes with it.
     """
     dequantized = {node.output[0] for node in graph.nodes if node.op_type == "DequantizeLinear"}
     for node in graph.operators():
@@ -91,16 +91,16 @@ def _scales(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
     ]
     if several:
         yield from findings.capability(
-            "per_channel_weights", several, f"{len(several)} tensors with one scale a channel",
-            "export with one scale a tensor (weights.granularity: per_tensor)",
+            "per_channel_weights", several, f"{len(several)} tensors with one scale per channel",
+            "export with one scale per tensor (weights.granularity: per_tensor)",
         )  # fmt: skip
 
 
 def _zero_points(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
-    """A tensor is symmetric if 0 is in the middle of its codes, whatever their type."""
+    """A tensor is symmetric if its zero point is in the middle of its codes, for any type."""
     asymmetric: dict[str, tuple[onnx.NodeProto, str]] = {}
     for node in graph.nodes:
-        if node.op_type not in ROUNDING or node.input[0] in graph.constants:
+        if node.op_type not in QDQ_OPERATORS or node.input[0] in graph.constants:
             continue
         kind = _code_type(graph, node)
         name = node.input[2] if len(node.input) > 2 else ""
@@ -121,6 +121,6 @@ def _code_tensor(node: onnx.NodeProto) -> str:
 
 
 def _code_type(graph: OnnxGraph, node: onnx.NodeProto) -> str:
-    """Of a Q/DQ node; that of the zero point where inference does not say, and uint8 without one, as ONNX has it."""
+    """Type of a Q/DQ node's codes: from shape inference, else that of the zero point, else ONNX's default, uint8."""
     zero_point = graph.dtype(node.input[2]) if len(node.input) > 2 else None
     return graph.dtype(_code_tensor(node)) or zero_point or "uint8"

@@ -1,4 +1,4 @@
-"""Operators and their attributes, one at a time."""
+"""Rules on single operators and their attributes."""
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -10,11 +10,11 @@ from depth_distill.export.check.rules.finding import Finding, Findings, listed
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, attributes
 
 _ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow")
-_OWN_CONVOLUTIONS = "give each part a convolution of its own (--separate-outputs)"
+_OWN_CONVOLUTIONS = "give each part its own convolution (--separate-outputs)"
 
 
 def check_operator(node: onnx.NodeProto, graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
-    """Every rule on the operator of a node, which is one of ONNX's own."""
+    """Apply every rule on the operator of a node, which must be one of ONNX's own."""
     if node.op_type in findings.target.operators.forbidden:
         yield findings.violation(
             [node], "operators.forbidden", f"{node.op_type} is not supported",
@@ -35,7 +35,7 @@ def _conv(node: onnx.NodeProto, graph: OnnxGraph, findings: Findings) -> Iterato
     if rules.max_window is not None and max(window, default=0) > rules.max_window:
         yield findings.violation(
             [node], f"operators.{key}.max_window", f"a window of {listed(window, ' x ')}, at most {rules.max_window}",
-            "use several smaller ones in a row",
+            "use several smaller windows in a row",
         )  # fmt: skip
     if rules.max_dilation is not None and max(dilations) > rules.max_dilation:
         yield findings.violation(
@@ -63,7 +63,7 @@ def _resize(node: onnx.NodeProto, graph: OnnxGraph, findings: Findings) -> Itera
 
 def _slice(node: onnx.NodeProto, graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
     multiple, shape = findings.target.operators.slice_multiple, graph.static_shape(node.input[0])
-    values = attributes(node)  # before opset 10
+    values = attributes(node)  # bounds are attributes before opset 10
     for name, key in zip(node.input[1:], ("starts", "ends", "axes", "steps"), strict=False):
         if name:
             values[key] = graph.constants.get(name)
@@ -128,7 +128,7 @@ def _cast(node: onnx.NodeProto, graph: OnnxGraph, findings: Findings) -> Iterato
     kind = str(onnx.helper.tensor_dtype_to_np_dtype(attributes(node)["to"]))
     if kinds is not None and kind not in kinds:
         yield findings.violation(
-            [node], "operators.cast_to", f"casts to {kind}, allowed is {listed(kinds)}",
+            [node], "operators.cast_to", f"casts to {kind}, allowed are {listed(kinds)}",
             "keep one type, or cast on the host",
         )  # fmt: skip
 
@@ -143,7 +143,7 @@ def _elementwise(node: onnx.NodeProto, graph: OnnxGraph, findings: Findings) -> 
         if value.ndim not in (3, 4) or any(side != 1 for side in np.delete(value.shape, value.ndim - 3)):
             yield findings.violation(
                 [node], "operators.elementwise_constant",
-                f"a constant of the shape {value.shape}, expected (1, C, 1, 1)", "use one value a channel",
+                f"a constant of the shape {value.shape}, expected (1, C, 1, 1)", "use one value per channel",
             )  # fmt: skip
 
 
@@ -163,7 +163,7 @@ _RULES: dict[str, Callable[[onnx.NodeProto, OnnxGraph, Findings], Iterator[Findi
 
 
 def _rank(graph: OnnxGraph, name: str) -> int:
-    return len(graph.shape(name) or ()) or 4  # of images, if it is not known
+    return len(graph.shape(name) or ()) or 4  # assume images if the shape is unknown
 
 
 def _is_power_of_two(value: int) -> bool:

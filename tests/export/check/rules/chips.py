@@ -1,4 +1,4 @@
-"""Profiles with a few other values, and what a check finds with them."""
+"""Modified profiles, and the findings of a check with them."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from depth_distill.quantization.target.target import NpuTarget, TensorFormat, lo
 
 
 def chip(name: str = "onnxruntime-cpu", capabilities=None, operators=None, **values) -> NpuTarget:
-    """A built-in profile with other values."""
+    """A built-in profile with some values replaced."""
     target = load_target(name)
     capabilities = capabilities or {}
     if "no" in (capabilities.get("int8"), capabilities.get("asymmetric_activations")):
@@ -25,7 +25,7 @@ def chip(name: str = "onnxruntime-cpu", capabilities=None, operators=None, **val
 
 
 def parsed(graph: str, opset: int = 19, domains: tuple[str, ...] = ()) -> onnx.ModelProto:
-    """A model of the text of a graph, without its name."""
+    """A model from the text of a graph without its name."""
     imports = ", ".join(f'"{domain}": {version}' for domain, version in [("", opset), *((each, 1) for each in domains)])
     model = onnx.parser.parse_model(f"<ir_version: 8, opset_import: [{imports}]> graph {graph}")
     onnx.checker.check_model(model)
@@ -33,6 +33,6 @@ def parsed(graph: str, opset: int = 19, domains: tuple[str, ...] = ()) -> onnx.M
 
 
 def found(graph: str | onnx.ModelProto, target: NpuTarget, rule: str, opset: int = 19, domains: tuple[str, ...] = ()):
-    """Findings of one rule, whose line of the profile is left out."""
+    """Findings of one rule, given without its line of the profile."""
     model = parsed(graph, opset, domains) if isinstance(graph, str) else graph
     return [each for each in check_onnx(model, target).findings if each.rule.split(",")[0] == rule]

@@ -1,4 +1,4 @@
-"""Activations: each form in which files have them is the same function, once."""
+"""Activations: each form found in files is recognized as the same function, once."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def graph(nodes):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_warning_a_function_and_none_where_it_is_fused(form):
+def test_one_warning_per_function_and_none_if_it_is_fused(form):
     name = form.split(",")[0].split(" ")[0]
     (finding,) = found(graph(FORMS[form]), FUSES_NOTHING, "fused_activations")
     assert (finding.severity, finding.message.split()[0]) == ("warning", name)
@@ -52,7 +52,7 @@ def test_one_warning_a_function_and_none_where_it_is_fused(form):
 @pytest.mark.parametrize(
     "module", [nn.SiLU(), nn.Hardswish(), nn.ReLU6(), nn.GELU(), nn.GELU("tanh"), nn.Mish()], ids=str
 )
-def test_what_the_exporter_writes(module, tmp_path):
+def test_activations_as_written_by_the_exporter(module, tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), module, nn.Conv2d(4, 4, 1), module, nn.Conv2d(4, 1, 1)).eval()
     model = load(export_float(trace(network), tmp_path / "a.onnx", FileSpec.like(torch.zeros(1, 3, 8, 8))))
     (finding,) = found(model, FUSES_NOTHING, "fused_activations")
@@ -60,7 +60,7 @@ def test_what_the_exporter_writes(module, tmp_path):
     assert "and 1 more" in finding.node
 
 
-def test_a_gate_is_no_silu():
+def test_a_gate_is_not_a_silu():
     gate = "a = GlobalAveragePool(c)  b = Sigmoid(a)  y = Mul(c, b)"
     (finding,) = found(graph(gate), FUSES_NOTHING, "fused_activations")
     assert finding.message.startswith("sigmoid")
@@ -86,7 +86,7 @@ def test_a_target_that_fuses_clips_sees_relu6_as_one():
     assert found(graph(FORMS["relu6 of a relu"]), two, "fused_activations") == []
 
 
-def test_the_last_sigmoid_can_be_the_hosts():
+def test_the_last_sigmoid_can_be_left_to_the_host():
     (last,) = found(graph("y = Sigmoid(c)"), FUSES_NOTHING, "fused_activations")
     assert last.remedy == "leave it to the host (--logits)"
     inner, last = found(graph("a = Sigmoid(c)  b = Conv(a, w)  y = Sigmoid(b)"), FUSES_NOTHING, "fused_activations")

@@ -1,4 +1,4 @@
-"""The file as a whole."""
+"""Rules on the whole file."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_operators_of_another_domain():
     assert found(text, chip(), "operators.domains", domains=MICROSOFT) == []  # ONNX Runtime's profile lists it
 
 
-def test_rounding_of_another_domain_is_understood():
+def test_qdq_nodes_of_another_domain_are_understood():
     text = """(float[1,2,8,8] x) => (float[1,2,8,8] y)
         <float s = {0.5}, int16 z = {0}, int16[1,2,1,1] k = {1, 1}>
         { q = com.microsoft.QuantizeLinear(x, s, z)  d = com.microsoft.DequantizeLinear(q, s, z)

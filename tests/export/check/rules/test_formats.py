@@ -1,4 +1,4 @@
-"""Number formats: what a file has against what a target can do, one finding a file."""
+"""Number formats of a file against the capabilities of a target, one finding per file."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ NO = {"fp16", "int8", "int16", "per_layer_precision", "asymmetric_activations", 
 
 
 def pair(zero_point, constants="", domain=""):
-    """One Q/DQ pair around what comes in, and a ReLU."""
+    """A Q/DQ pair on the input, and a ReLU."""
     point = f", {zero_point} z = {{{constants}}}" if zero_point else ""
     settings = "s, z" if zero_point else "s"
     return f"""(float[1,2,8,8] x) => (float[1,2,8,8] y) <float s = {{0.5}}{point}>
@@ -46,12 +46,12 @@ def test_symmetry_is_where_the_zero_point_is(zero_point, value, asymmetric):
 
 
 @pytest.mark.parametrize(("values", "asymmetric"), [("128, 128", False), ("128, 100", True)])
-def test_zero_points_by_channel(values, asymmetric):
+def test_zero_points_per_channel(values, asymmetric):
     text = pair("uint8[2]", values).replace("float s = {0.5}", "float[2] s = {0.5, 0.5}")
     target = chip(capabilities={"asymmetric_activations": "no", "per_channel_weights": "no"})
     assert len(found(text, target, "capabilities.asymmetric_activations")) == asymmetric
     (finding,) = found(text, target, "capabilities.per_channel_weights")
-    assert finding.message.startswith("1 tensors with one scale a channel")
+    assert finding.message.startswith("1 tensors with one scale per channel")
 
 
 def test_a_zero_point_that_is_computed_may_be_anything():
@@ -101,7 +101,7 @@ def test_biases_are_no_codes_of_their_own():
         assert found(text, target, rule) == []
 
 
-def test_codes_that_no_profile_speaks_of():
+def test_codes_that_profiles_do_not_cover():
     text = """(float[4] x) => (float[4] y) <float s = {0.5}, float8e4m3fn z = {0}>
         { q = QuantizeLinear(x, s, z)  y = DequantizeLinear(q, s, z) }"""
     (finding,) = found(text, chip(), "capabilities")
@@ -109,7 +109,7 @@ def test_codes_that_no_profile_speaks_of():
     assert "2 Q/DQ nodes with float8e4m3fn codes" in finding.message or "float8_e4m3fn" in finding.message
 
 
-def test_half_precision_is_judged_once_a_file():
+def test_half_precision_is_one_finding_per_file():
     chain = "(float16[1,8] x) => (float16[1,8] y) { a = Relu(x)  b = Tanh(a)  c = Relu(b)  d = Tanh(c)  y = Relu(d) }"
     for support, node in (
         ("unconfirmed", "Relu that writes a and 4 more"),

@@ -1,4 +1,4 @@
-"""Rules on single operators that hand-built graphs show best; the others are in test_npu_check.py."""
+"""Rules on single operators that need hand-built graphs; the others are in test_npu_check.py."""
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_a_slice_without_axes_or_as_attributes():
     ("channels", "axis", "rule"),
     [(256, 1, None), (256, -3, None), (257, 1, "operators.argmax.max_channels"), (8, 2, "operators.argmax.axes")],
 )
-def test_the_largest_and_the_smallest(operation, channels, axis, rule):
+def test_argmax_and_argmin(operation, channels, axis, rule):
     text = f"(float[1,{channels},8,8] x) => (int64[a,b,c,d] y) {{ y = {operation}<axis = {axis}>(x) }}"
     for each in ("operators.argmax.axes", "operators.argmax.max_channels"):
         assert len(found(text, chip(APACHE), each)) == (each == rule)
@@ -86,7 +86,7 @@ def test_a_constant_that_is_stored_in_codes(shape, refused):
     assert len(found(quantized, chip(APACHE), "operators.elementwise_constant")) == refused
 
 
-def test_a_constant_with_one_scale_a_channel():
+def test_a_constant_with_one_scale_per_channel():
     text = """(float[1,2,8,8] x) => (float[1,2,8,8] y)
         <float[2] s = {0.5, 1}, int8[2] z = {0, 0}, int8[1,2,1,1] k = {1, 2}>
         { d = DequantizeLinear<axis = 1>(k, s, z)  y = Mul(x, d) }"""
