@@ -15,6 +15,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.exit_codes import exit_code
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 
+STRESS = "{stress: {sigma: 1.5}}"
 ENCODER = "--model.init_args.network.init_args.encoder"
 
 
@@ -31,42 +32,42 @@ def prepare(trained_checkpoint):
 
 @pytest.fixture(scope="module")
 def stressed(prepare):
-    return prepare("--stress", "1.5")
+    return prepare("--recipe", f"[fold, {STRESS}]")
 
 
 def test_a_run_is_folded_quantized_and_scored_against_its_float_network(prepare):
-    run = prepare()
-    assert run.title == "small, per-tensor-minmax"
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in run.graph_module.modules())
+    run = prepare("--recipe", "naive")
+    assert run.title == "small, per-tensor-minmax, recipe naive"
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in run.prepared.graph.modules())
     assert all(each.has_range and each.enabled for each in quantizers(run.quantized).values())
-    assert run.target.name == "per-tensor-minmax"
-    assert sum(len(batch) for batch in run.calibration) == 4
-    assert len(torch.cat(run.evaluator.images)) == 5
-    assert run.evaluator(run.graph_module)["drift_mm"] == 0
-    assert run.evaluator(run.quantized)["drift_mm"] > 0
+    assert run.prepared.context.target.name == "per-tensor-minmax"
+    assert sum(len(batch) for batch in run.prepared.batches) == 4
+    assert len(torch.cat(run.scorer.images)) == 5
+    assert run.scorer(run.prepared.graph)["drift_mm"] == 0
+    assert run.scorer(run.quantized)["drift_mm"] > 0
 
 
 def test_stress_hurts_the_integers_and_not_the_function(prepare, stressed):
-    plain = prepare()
-    assert stressed.title == "small, per-tensor-minmax, stressed by 1.5"
-    exact = plain.evaluator(plain.graph_module)["abs_rel"]
-    assert plain.evaluator(stressed.graph_module)["abs_rel"] == pytest.approx(exact, rel=1e-4)
-    drifts = [run.evaluator(run.quantized)["drift_mm"] for run in (plain, stressed)]
+    plain = prepare("--recipe", "naive")
+    assert stressed.title == "small, per-tensor-minmax, recipe [fold, stress(sigma=1.5)]"
+    exact = plain.scorer(plain.prepared.graph)["abs_rel"]
+    assert plain.scorer(stressed.prepared.graph)["abs_rel"] == pytest.approx(exact, rel=1e-4)
+    drifts = [run.scorer(run.quantized)["drift_mm"] for run in (plain, stressed)]
     assert drifts[1] > 1.5 * drifts[0]
 
 
 def test_equalization_is_shown_and_takes_stress_back(prepare, stressed, capsys):
-    equalized = prepare("--stress", "1.5", "--equalize")
-    assert equalized.title == "small, per-tensor-minmax, stressed by 1.5, equalized"
+    equalized = prepare("--recipe", f"[fold, {STRESS}, equalize]")
+    assert equalized.title == "small, per-tensor-minmax, recipe [fold, stress(sigma=1.5), equalize]"
     assert "decoder.blocks" in capsys.readouterr().out
-    drifts = [run.evaluator(run.quantized)["drift_mm"] for run in (stressed, equalized)]
+    drifts = [run.scorer(run.quantized)["drift_mm"] for run in (stressed, equalized)]
     assert drifts[1] < drifts[0]
 
 
 def test_target_images_and_config_may_be_chosen(prepare):
     run = prepare("--target", "symmetric-pow2", "--images", "2", "--data.batch_size", "1")
-    assert run.title == "small, symmetric-pow2"
-    assert [len(images) for images in run.evaluator.images] == [1, 1]
+    assert run.title == "small, symmetric-pow2, recipe equalize"  # the default, here as everywhere
+    assert [len(images) for images in run.scorer.images] == [1, 1]
     scale = quantizers(run.quantized)["image"].scale.log2()
     assert scale == scale.round()
 

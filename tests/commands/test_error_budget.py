@@ -11,10 +11,10 @@ SOURCES = ["weights", "activations", "network input", "head pre-activation", "ou
 
 def test_it_writes_numbers_and_a_picture(trained_checkpoint, tmp_path, capsys):
     words = ["error-budget", "--checkpoint", str(trained_checkpoint), "--calibration-images", "4", "--images", "2"]
-    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert main([*words, "--recipe", "naive", "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "error_budget.json").read_text())
     assert found.keys() == {"title", "protocol", "float_metrics", "integer_metrics", "items"}
-    assert found["title"] == "small, per-tensor-minmax"
+    assert found["title"] == "small, per-tensor-minmax, recipe naive"
     assert found["protocol"] == "per-image mean, depth 0.5-15 m"
     names = [item["name"] for item in found["items"]]
     assert names[:5] == SOURCES
@@ -27,7 +27,7 @@ def test_it_writes_numbers_and_a_picture(trained_checkpoint, tmp_path, capsys):
     with Image.open(tmp_path / "out" / "error_budget.png") as picture:
         assert picture.format == "PNG"
     printed = capsys.readouterr().out
-    assert "Error budget: small, per-tensor-minmax" in printed
+    assert "Error budget: small, per-tensor-minmax, recipe naive" in printed
     for name in names:
         assert name in printed  # not cut
     assert f"{found['integer_metrics']['abs_rel']:.4f}" in printed

@@ -111,7 +111,7 @@ def test_an_interrupted_export_goes_on_and_leaves_the_old_bundle(trained_checkpo
     capsys.readouterr()
     assert export(trained_checkpoint, out) == 0
     text = capsys.readouterr().out
-    for step in ("equalize", "calibrate", "write model.int8.onnx", "run int8 on onnxruntime"):
+    for step in ("recipe: equalize", "calibrate", "write model.int8.onnx", "run int8 on onnxruntime"):
         assert f"{step}  kept from the last time" in text
     assert load_bundle(out)
     assert not (tmp_path / ".bundle.work").exists()
@@ -150,10 +150,15 @@ def test_what_depends_on_what_changed_is_done_again(
         (["--calibration-images", "0"], "--calibration-images must be a whole number of 1 or more, received '0'"),
         (["--data.image_std", "[0, 0, 0]"], "data.image_std: received .* expected positive numbers"),
         (["--data.image_mean", "[.nan, 0.4, 0.4]"], "step 'read calibration images': calibration image 0 has NaN"),
-        (["--max-opset", "13"], "step 'write model.float.onnx': opset: received 13, expected 17 or newer"),
+        (["--max-opset", "13"], "opset: received 13, expected 17 or newer"),
         (["--backends", "openvin"], "did you mean 'openvino'"),
         (["--high-precision-layers", "head.nothing", "--target", "onnxruntime-cpu"], "head.nothing"),
-        (["--bake-ranges", "--no-equalize"], "no activation ranges"),
+        (["--bake-ranges", "--recipe", "naive"], r"pass 2 \(bake_ranges\): this checkpoint has no activation ranges"),
+        (["--bake-ranges"], "bake_ranges keeps ranges that were learned .* and equalize changes these"),
+        (["--recipe", "robst"], "there is no recipe 'robst'; did you mean 'robust'"),
+        (["--recipe", "[fold, eqalize]"], "there is no pass 'eqalize'; nearest: 'equalize'"),
+        (["--recipe", "[fold, {equalize: {iterations: 3}}]"], "unknown key; expected one of max_iterations"),
+        (["--recipe", "[fold, uint8_input, uint8_input]"], "uint8_input stands there 2 times"),
     ],
 )
 def test_what_goes_wrong_is_one_line_and_leaves_the_old_bundle(words, message, trained_checkpoint, tmp_path, capsys):
@@ -224,7 +229,7 @@ def test_a_device_that_drifts_is_told_where(bundle, tmp_path, capsys):
     assert (tmp_path / "test_npu.png").is_file()
     (tmp_path / "dumps/0000/nothing.npy").write_bytes(b"")
     assert main([*words, "--dumps", str(tmp_path / "dumps")]) == 2
-    assert "is of no layer of the file" in " ".join(capsys.readouterr().err.split())
+    assert "belongs to no layer of the file" in " ".join(capsys.readouterr().err.split())
 
 
 def test_npu_info(bundle, trained_checkpoint, tmp_path, capsys):

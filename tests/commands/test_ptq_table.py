@@ -4,9 +4,8 @@ from functools import partial
 import pytest
 
 from depth_distill.cli import main
-from depth_distill.commands import ptq_steps, ptq_table
-from depth_distill.quantization.passes import stress
-from depth_distill.quantization.passes.adaround import adaround
+from depth_distill.commands import ptq_rows, ptq_table
+from depth_distill.quantization.passes.adaround import AdaRound
 
 STEPS = ["FP32", "naive PTQ", "+ equalize", "+ bias correction", "+ rounding reconstruction", "per-channel PTQ"]
 
@@ -15,7 +14,7 @@ def fake(numbers):
     rows = {"FP32": {"abs_rel": 0.05, "drift_mm": 0.0}}
     for step, vendor in zip(STEPS[1:], numbers, strict=True):
         rows[step] = {"abs_rel": vendor, "vendor": vendor, "drift_mm": 1.0, "parity": 0.995, "seconds": 2.0}
-    return {"sigma": None, "protocol": "per-image mean", "rows": rows}
+    return {"protocol": "per-image mean", "rows": rows}
 
 
 def test_a_row_is_given_relative_to_the_float_row():
@@ -26,29 +25,32 @@ def test_a_row_is_given_relative_to_the_float_row():
 
 
 def test_markdown_has_a_table_a_network_and_a_row_a_step():
-    text = ptq_table._markdown({"net, plain": fake([0.06] * 5), "net, stressed": fake([0.2] * 5) | {"sigma": 0.8}})
-    assert "### net, stressed (sigma 0.800)" in text
+    text = ptq_table._markdown({"net": fake([0.06] * 5), "net, stressed": fake([0.2] * 5)})
+    assert "### net, stressed" in text
     assert text.count("| naive PTQ |") == 2
     assert "| naive PTQ | 0.2000 | 4.000 |" in text
 
 
-def test_rows_are_measured_plain_and_stressed_and_none_twice(trained_checkpoint, tmp_path, monkeypatch):
-    every = ptq_steps.Steps.measurements
-    two = ("FP32", "+ rounding reconstruction")
-    monkeypatch.setattr(ptq_steps.Steps, "measurements", lambda self: {step: every(self)[step] for step in two})
-    monkeypatch.setattr(ptq_steps, "adaround", partial(adaround, iterations=2))
-    monkeypatch.setattr(stress, "find_sigma", lambda *_: 0.5)  # one epoch teaches too little to lose it again
-    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path)]
+def test_rows_are_measured_and_none_twice_with_the_same_settings(trained_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(ptq_rows, "AdaRound", partial(AdaRound, iterations=2))
+    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path), "--images", "4"]
     words += ["--calibration-images", "4", "--reconstruction-images", "4"]
     assert main(["ptq-table", *words]) == 0
+    stressed = ["--recipe", "[fold, {stress: {sigma: 0.5}}]"]
+    assert main(["ptq-table", *words, *stressed]) == 0
     found = json.loads((tmp_path / "ptq_table.json").read_text())
-    assert [title.rsplit(", ")[1] for title in found] == ["plain", "stressed"]
-    plain, stressed = (network["rows"] for network in found.values())
-    assert list(plain) == list(stressed) == list(two)
+    assert list(found) == ["small", "small, [fold, stress(sigma=0.5)]"]
+    plain, perturbed = (network["rows"] for network in found.values())
+    assert list(plain) == list(perturbed) == STEPS
     # Stress leaves the float function as it is.
-    assert stressed["FP32"]["abs_rel"] == pytest.approx(plain["FP32"]["abs_rel"], rel=1e-4)
-    assert all(row["vendor"] > 0 and row["parity"] > 0.9 for row in (plain[two[1]], stressed[two[1]]))
+    assert perturbed["FP32"]["abs_rel"] == pytest.approx(plain["FP32"]["abs_rel"], rel=1e-4)
+    assert all(row["vendor"] > 0 and row["parity"] > 0.9 for row in plain.values() if "vendor" in row)
     assert (tmp_path / "ptq_table.png").stat().st_size > 0
-    monkeypatch.setattr(ptq_steps, "vendor_network", None)  # would be called if anything were measured again
+
+    measured = []
+    monkeypatch.setattr(ptq_rows.PtqRows, "measure", lambda self, row: measured.append(row) or plain[row])
     assert main(["ptq-table", *words]) == 0
+    assert not measured
     assert json.loads((tmp_path / "ptq_table.json").read_text()) == found
+    assert main(["ptq-table", *words, "--target", "symmetric-pow2"]) == 0  # rows of another target are no use
+    assert measured == STEPS
