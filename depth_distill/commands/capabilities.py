@@ -52,9 +52,9 @@ def probe(
         changes = write_profile(target, profile, report.capabilities(), report.forbidden(), remark)
         console.print(Text(f"{profile}: {'; '.join(changes) or 'nothing changed'}"), soft_wrap=True)
     if json_file is not None:
-        broken = [each.name for each in report.broken]
+        broken = [each.name for each in report.overstated]
         write_json(json_file, {"tool_chain": report.tool_chain, "results": list(map(vars, results)), "broken": broken})
-    return int(bool(report.broken))
+    return int(bool(report.overstated))
 
 
 def capability_table(target: NpuTarget) -> Table:

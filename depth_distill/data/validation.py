@@ -180,7 +180,7 @@ def _sizes(report: DatasetReport) -> Iterator[str]:
     for (width, height), count in report.sizes.items():
         yield f"{width} x {height}"
         if len(report.sizes) > 1:
-            yield f"({count})"  # on a line of its own, so that the table fits a terminal of 80 columns
+            yield f"({count})"  # on its own line, so that the table fits a terminal of 80 columns
 
 
 def _remarks(name: str, report: DatasetReport) -> Iterator[str]:

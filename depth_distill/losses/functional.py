@@ -17,23 +17,23 @@ _TINY = 1e-6
 
 def masked_l1(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
     """Mean absolute error in metres: ``mean |p - t|``."""
-    return _image_mean((prediction_m - _filled(target_m, valid)).abs(), valid)
+    return masked_mean((prediction_m - _filled(target_m, valid)).abs(), valid)
 
 
 def masked_mse(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
     """Mean squared error in square metres: ``mean (p - t)^2``."""
-    return _image_mean((prediction_m - _filled(target_m, valid)).square(), valid)
+    return masked_mean((prediction_m - _filled(target_m, valid)).square(), valid)
 
 
 def log_l1(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
     """Mean absolute error of log depth, ``mean |ln p - ln t|``: close to abs_rel for small errors."""
-    return _image_mean(_log_error(prediction_m, target_m, valid).abs(), valid)
+    return masked_mean(_log_error(prediction_m, target_m, valid).abs(), valid)
 
 
 def relative_l1(prediction_m: Tensor, target_m: Tensor, valid: Tensor) -> Tensor:
     """Mean relative error, ``mean |p - t| / t``: the metric abs_rel itself, except for its depth cap."""
     target_m = _filled(target_m, valid).clamp(min=_TINY)
-    return _image_mean((prediction_m - target_m).abs() / target_m, valid)
+    return masked_mean((prediction_m - target_m).abs() / target_m, valid)
 
 
 def silog(prediction_m: Tensor, target_m: Tensor, valid: Tensor, variance_focus: float = 0.85) -> Tensor:
@@ -70,7 +70,7 @@ def berhu(prediction_m: Tensor, target_m: Tensor, valid: Tensor, threshold: floa
         raise ValueError(f"threshold must lie in (0, 1], as a share of the largest error, got {threshold}")
     error = torch.where(valid, (prediction_m - _filled(target_m, valid)).abs(), 0.0)
     c = (threshold * error.detach().amax(dim=(1, 2, 3), keepdim=True)).clamp(min=_TINY)
-    return _image_mean(torch.where(error <= c, error, (error.square() + c.square()) / (2 * c)), valid)
+    return masked_mean(torch.where(error <= c, error, (error.square() + c.square()) / (2 * c)), valid)
 
 
 def gradient_matching(
@@ -125,7 +125,7 @@ def scale_and_shift_invariant(
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean over the valid pixels of an image, then over the images that have any; both ``(B, 1, H, W)``."""
-    return _image_mean(values, valid)
+    return _mean_of_images(*_means(values, valid))
 
 
 def _filled(target_m: Tensor, valid: Tensor) -> Tensor:
@@ -158,10 +158,6 @@ def _means(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mean_of_images(per_image: Tensor, has_depth: Tensor) -> Tensor:
     return torch.where(has_depth, per_image, 0.0 * per_image).sum() / has_depth.sum().clamp(min=1)
-
-
-def _image_mean(x: Tensor, valid: Tensor) -> Tensor:
-    return _mean_of_images(*_means(x, valid))
 
 
 def _per_image(x: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def load_weights(network: nn.Module, checkpoint: Path, described_by: str = "the 
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        difference = first_difference(error)
+        difference = _first_difference(error)
         raise ConfigError(f"{checkpoint} is of another network than {described_by} describes: {difference}") from error
 
 
@@ -86,11 +86,11 @@ def load_encoder_decoder(network: nn.Module, checkpoint: Path) -> None:
             network.get_submodule(part).load_state_dict(weights)
         except RuntimeError as error:
             raise ConfigError(
-                f"{checkpoint} has another {part} than this network: {first_difference(error)}"
+                f"{checkpoint} has another {part} than this network: {_first_difference(error)}"
             ) from error
 
 
-def first_difference(error: RuntimeError) -> str:
+def _first_difference(error: RuntimeError) -> str:
     """The first mismatch in an error of ``load_state_dict``."""
     lines = str(error).splitlines()
     return lines[1].strip() if len(lines) > 1 else str(error)

@@ -62,7 +62,7 @@ class DepthNet(CodeNetwork):
 
     @property
     def codec(self) -> DepthCodec:
-        """What turns this network's codes into metres."""
+        """Decodes this network's codes to metres."""
         return self.head.codec
 
     def forward(self, image: Tensor) -> Tensor:

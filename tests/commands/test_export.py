@@ -228,7 +228,11 @@ def test_a_device_that_drifts_is_told_where(bundle, tmp_path, capsys):
     assert f"drift begins at {first}" in capsys.readouterr().out
     assert (tmp_path / "test_npu.png").is_file()
     (tmp_path / "dumps/0000/nothing.npy").write_bytes(b"")
+<<<<<<< HEAD:tests/commands/test_export.py
     assert main([*words, "--dumps", str(tmp_path / "dumps")]) == 2
+=======
+    assert compare([*words, "--dumps", str(tmp_path / "dumps")]) == 2
+>>>>>>> hD:tests/commands/test_export_npu.py
     assert "belongs to no layer of the file" in " ".join(capsys.readouterr().err.split())
 
 

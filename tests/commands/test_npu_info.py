@@ -58,7 +58,7 @@ def test_what_the_profile_counts_on_and_is_refused(fake, network, tmp_path, caps
     path = tmp_path / "mine.yaml"
     assert run("per-channel", "--onnx", network, "--write-profile", path) == 1
     text = capsys.readouterr().out
-    assert "Softmax axis 1, 1x4x4x6: the profile counts on it, and it is unsupported" in text
+    assert "Softmax axis 1, 1x4x4x6: the profile claims it, but it is unsupported" in text
     assert load_target(path).operators.forbidden == ("Softmax",)
     assert "operators: {forbidden: [Softmax]}  # probed: onnxruntime 1.2" in path.read_text()
     # With that profile, nobody is surprised.
@@ -80,11 +80,13 @@ def test_names_of_a_file_are_no_markup(fake, tmp_path, capsys):
 def test_what_is_accepted_but_not_honoured(fake, tmp_path, capsys):
     fake(one_weight_scale)
     assert run("onnxruntime-cpu", "--write-profile", tmp_path / "mine.yaml") == 1
-    assert "per channel weights: the profile counts on it, and it is unsupported" in capsys.readouterr().out
+    assert "per channel weights: the profile claims it, but it is unsupported" in capsys.readouterr().out
     assert load_target(tmp_path / "mine.yaml").capabilities.per_channel_weights == "no"
     # The other profile's weights need it: that contradicts itself, and is not written.
     assert run("per-channel", "--write-profile", tmp_path / "other.yaml") == 2
-    assert "is not written, as what was found contradicts the rest" in " ".join(capsys.readouterr().err.split())
+    assert "was not written, because the results contradict the rest of the profile" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert not (tmp_path / "other.yaml").exists()
 
 
@@ -101,7 +103,7 @@ def test_onnx_runtime_itself(capsys):
         (["--probe", "onnxruntime", "--strict"], "--probe goes with --target, --onnx and --write-profile only"),
         (["--onnx", "model.onnx"], "--onnx needs --probe BACKEND"),
         (["--write-profile", "mine.yaml"], "--write-profile needs --probe BACKEND"),
-        (["--probe", "onnxruntime", "--write-profile", "mine.txt"], "a profile is a .yaml file"),
+        (["--probe", "onnxruntime", "--write-profile", "mine.txt"], "a profile must be a .yaml file"),
     ],
 )
 def test_mistakes_are_one_line(words, message, capsys):

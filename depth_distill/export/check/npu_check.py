@@ -33,7 +33,7 @@ class OpCheck:
     def table(self, title: str) -> Table:
         """One row per finding."""
         table = Table(title=title)
-        for heading in ("severity", "node", "rule", "found", "way out"):
+        for heading in ("severity", "node", "rule", "found", "remedy"):
             table.add_column(heading)
         for each in self.findings:
             cells = (each.severity, each.place, each.rule, each.message, each.remedy)

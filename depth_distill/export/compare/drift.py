@@ -1,7 +1,7 @@
 """Drift of outputs and layers between two runs of a network.
 
 *Drift* is the deviation of a run from its reference on the same inputs: ``|other - reference|``, in codes or in the
-unit of a layer. The reference is the FP32 network, unless said otherwise; drift needs no ground truth.
+unit of a layer. The reference is the FP32 network unless stated otherwise; drift needs no ground truth.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""What a tool chain really honours, and profiles written from it."""
+"""Probe the actual capabilities of a tool chain, and write profiles from the results."""

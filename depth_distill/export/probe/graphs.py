@@ -1,4 +1,4 @@
-"""Small ONNX graphs, written node by node."""
+"""Builder of small ONNX graphs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from depth_distill.export.onnx_io.quant_params import QuantParams
 IMAGE = "image"
 
 
-class Graph:
-    """Nodes in the order in which they are added, and the constants that they read.
+class GraphBuilder:
+    """Builds an ONNX graph node by node; methods return the names of the tensors that they add.
 
     Args:
-        domain: of QuantizeLinear and DequantizeLinear; ``com.microsoft`` knew INT16 before ONNX did.
+        domain: domain of QuantizeLinear and DequantizeLinear; ``com.microsoft`` supported INT16 before ONNX did.
     """
 
     def __init__(self, domain: str = "") -> None:
@@ -27,18 +27,18 @@ class Graph:
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, value: np.ndarray, name: str | None = None) -> str:
-        """Store a tensor; returns its name, as the other methods do."""
+        """Add an initializer."""
         self.constants.append(numpy_helper.from_array(np.array(value), name or self._name("constant")))
         return str(self.constants[-1].name)
 
     def node(self, op: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
-        """Any operator with one output."""
+        """Add an operator with one output."""
         output = self._name(op.lower())
         self.nodes.append(helper.make_node(op, list(inputs), [output], output, domain=domain, **attributes))
         return output
 
-    def copied(self, node: onnx.NodeProto, inputs: Sequence[str]) -> list[str]:
-        """A node of another graph on other inputs; an empty name stays an input that is left out."""
+    def copy_node(self, node: onnx.NodeProto, inputs: Sequence[str]) -> list[str]:
+        """Add a copy of another graph's node with other inputs; empty names are omitted optional inputs."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[:] = inputs
@@ -47,36 +47,36 @@ class Graph:
         self.nodes.append(copy)
         return [name for name in copy.output if name]
 
-    def round(self, tensor: str, codes: QuantParams, read_as: QuantParams | None = None) -> str:
-        """A Q/DQ pair; ``read_as`` is how the codes are read where that is not how they were written."""
-        quantized = self.node("QuantizeLinear", [tensor, *self._format(codes)], self.domain)
-        return self.node("DequantizeLinear", [quantized, *self._format(read_as or codes)], self.domain)
+    def qdq(self, tensor: str, params: QuantParams, read_as: QuantParams | None = None) -> str:
+        """Add a Q/DQ pair; the DequantizeLinear uses ``read_as`` if it is given."""
+        quantized = self.node("QuantizeLinear", [tensor, *self._scale_and_zero_point(params)], self.domain)
+        return self.node("DequantizeLinear", [quantized, *self._scale_and_zero_point(read_as or params)], self.domain)
 
     def weights(self, codes: np.ndarray, scale: float | np.ndarray) -> str:
-        """Dequantized int8 weights: one scale, or one for each output channel."""
+        """Add dequantized int8 weights with one scale, or one scale per output channel."""
         scales = np.asarray(scale, np.float32)
         parts = (codes, scales, np.zeros(scales.shape, np.int8))
         axis = {"axis": 0} if scales.ndim else {}
         return self.node("DequantizeLinear", [self.constant(part) for part in parts], self.domain, **axis)
 
     def conv(self, tensor: str, weights: str, bias: str | None = None, pad: int = 0, border: float = 0.0) -> str:
-        """A convolution, padded left and right by ``pad`` columns of ``border``."""
+        """Add a convolution, padded left and right by ``pad`` columns of the value ``border``."""
         if border:
             sides = np.array([0, 0, 0, pad, 0, 0, 0, pad], np.int64)
             tensor = self.node("Pad", [tensor, self.constant(sides), self.constant(np.float32(border))])
             pad = 0
         return self.node("Conv", [tensor, weights, *([bias] if bias else [])], pads=[0, pad, 0, pad])
 
-    def part(self, tensor: str, start: int, stop: int, axis: int) -> str:
-        """A stretch of a tensor along an axis."""
+    def slice(self, tensor: str, start: int, stop: int, axis: int) -> str:
+        """Add a slice of a tensor along one axis."""
         return self.node("Slice", [tensor, *(self.constant(np.array([each])) for each in (start, stop, axis))])
 
-    def half(self, tensor: str) -> str:
-        """In FP16."""
+    def to_fp16(self, tensor: str) -> str:
+        """Add a Cast to FP16."""
         return self.node("Cast", [tensor], to=TensorProto.FLOAT16)
 
-    def single(self, tensor: str) -> str:
-        """In float32."""
+    def to_float32(self, tensor: str) -> str:
+        """Add a Cast to float32."""
         return self.node("Cast", [tensor], to=TensorProto.FLOAT)
 
     def model(
@@ -87,14 +87,14 @@ class Graph:
         dtype: str = "float32",
         output_dtypes: Mapping[str, str] | None = None,
     ) -> onnx.ModelProto:
-        """The model from the input ``image`` of a shape to tensors, by the names that they get as outputs.
+        """The model with one input, ``image``, and the given outputs.
 
         Args:
-            shape: of the input.
+            shape: shape of the input.
             outputs: tensors by output name.
-            opset: version of ONNX's own operators.
-            dtype: of the input.
-            output_dtypes: by output name, where they are not float32.
+            opset: version of ONNX's own operator set.
+            dtype: type of the input.
+            output_dtypes: types of the outputs by name, unless they are float32.
         """
         names = {tensor: name for name, tensor in outputs.items()}
         nodes = []
@@ -104,7 +104,7 @@ class Graph:
             copy.input[:] = [names.get(each, each) for each in node.input]
             copy.output[:] = [names.get(each, each) for each in node.output]
             nodes.append(copy)
-        # A tensor that is two outputs at once is copied for the second.
+        # If one tensor is two outputs, the second is a copy.
         for name, tensor in outputs.items():
             if names[tensor] != name:
                 nodes.append(helper.make_node("Identity", [names[tensor]], [name], name))
@@ -122,24 +122,24 @@ class Graph:
     def _name(self, kind: str) -> str:
         return f"{kind}_{len(self.nodes) + len(self.constants)}"
 
-    def _format(self, codes: QuantParams) -> list[str]:
+    def _scale_and_zero_point(self, params: QuantParams) -> list[str]:
         return [
-            self.constant(np.float32(codes.scale)),
-            self.constant(np.array(codes.zero_point, codes.dtype)),
+            self.constant(np.float32(params.scale)),
+            self.constant(np.array(params.zero_point, params.dtype)),
         ]
 
 
 def _with_shapes(model: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
-    """Q/DQ pairs of another domain have the shapes of ONNX's own, which inference does not know."""
+    """Infer all shapes; Q/DQ nodes of other domains, unknown to shape inference, are treated as ONNX's own."""
     domains = [node.domain for node in model.graph.node]
-    rounding = [node for node in model.graph.node if node.op_type in QDQ_OPERATORS]
+    pairs = [node for node in model.graph.node if node.op_type in QDQ_OPERATORS]
     known = dict(opsets)
-    if not all(is_of_onnx(node) for node in rounding):
-        known[""] = max(opsets[""], 21)  # whose own Q/DQ have 16 bits as well
-    for node in rounding:
+    if not all(is_of_onnx(node) for node in pairs):
+        known[""] = max(opsets[""], 21)  # the first opset whose own Q/DQ support 16 bits
+    for node in pairs:
         node.domain = ""
-    # The oldest format of the file that has these operators: who cannot read new operators reads no new format.
-    # Other domains are not in ONNX's table.
+    # Use the oldest IR version that supports this opset: old runtimes reject newer ones. ONNX's table of versions has
+    # no other domains.
     model.ir_version = helper.find_min_ir_version_for([helper.make_opsetid("", opsets[""])])
     model = onnx.shape_inference.infer_shapes(_importing(model, known))
     for node, domain in zip(model.graph.node, domains, strict=True):
@@ -148,7 +148,7 @@ def _with_shapes(model: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.Mode
 
 
 def _importing(model: onnx.ModelProto, opsets: Mapping[str, int]) -> onnx.ModelProto:
-    """The model, in which these take the place of its opsets."""
+    """The same model, with its opset imports replaced."""
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
     return model

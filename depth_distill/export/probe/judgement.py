@@ -1,4 +1,4 @@
-"""A question to a tool chain, what the right answer is, and which answers are wrong ones."""
+"""Probes of a tool chain: test models, their correct results, and known wrong results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from depth_distill.export.probe.graphs import IMAGE
 Verdict = Literal["confirmed", "unsupported", "unconfirmed"]
 Arrays = Mapping[str, np.ndarray]
 
-_CLEARLY_NEARER = 4  # times: a wrong_reading is one way to get it wrong, and a tool chain's may differ in details
-_ROUNDING = 0.01  # of a step: float32 on the way to codes and back
+_CLEARLY_NEARER = 4  # times: a wrong reading is a simple model of an error, and the tool chain's may differ in details
+_ROUNDING = 0.01  # of a step: float32 rounding in quantization and dequantization
 
 
 @dataclass(frozen=True)
 class WrongReading:
-    """A wrong reading, as a model that says it plainly.
+    """A wrong interpretation of a file, as a model that computes it explicitly.
 
     Attributes:
         title: what was done instead.
-        model: takes the same input, and has the same outputs.
-        harmless: more precise than what was asked for, or less than 1 % beside it: no harm, but no proof either.
+        model: model with the same input and outputs.
+        harmless: whether it is more precise than the file, or off by less than 1 %: no harm, but no proof of support.
     """
 
     title: str
@@ -37,26 +37,26 @@ class WrongReading:
 
 @dataclass(frozen=True)
 class Variant:
-    """One file that asks for a capability.
+    """One file that requires a capability.
 
     Attributes:
-        title: how it asks, for messages; may be empty.
+        title: form of the file, for messages; may be empty.
         model: the file.
-        step: unit in which errors are counted; None is the largest right value of each output. Outputs of whole
-            numbers have no step: what counts is the share of their elements that differ.
-        unit: what a step is.
-        tolerance: in steps.
-        wrong_readings: what it must not come out as.
-        reading: the right reading, where it is not what the file says.
-        control: the same form without the capability, and what to call it: where it is refused as well, the form is
-            what the tool chain refuses.
+        step: unit in which errors are measured; None means the largest correct value of each output. Integer outputs
+            have no step: their error is the share of elements that differ.
+        unit: name of the step's unit.
+        tolerance: largest error that still confirms, in steps.
+        wrong_readings: known wrong interpretations, which the result must not match.
+        reading: model of the correct interpretation, if it is not the file itself.
+        control: name and model of the same form without the capability: if it is refused as well, the tool chain
+            refuses the form, not the capability.
     """
 
     title: str
     model: onnx.ModelProto
     step: float | None
     unit: str = "output steps"
-    tolerance: float = 1.0  # a multiplier of finite width may tip a code that lies near a tie
+    tolerance: float = 1.0  # a fixed-point multiplier may round a code near a tie the other way
     wrong_readings: tuple[WrongReading, ...] = ()
     reading: onnx.ModelProto | None = None
     control: tuple[str, onnx.ModelProto] | None = None
@@ -64,13 +64,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Probe:
-    """One question.
+    """A test of one capability or operator.
 
     Attributes:
-        name: of the capability, or of the operator.
+        name: name of the capability or operator.
         inputs: ``(1, ...)``.
-        variants: tried in this order until one is not refused.
-        caveat: what its numbers cannot show.
+        variants: files, tried in this order until one is not refused.
+        caveat: what the results cannot show.
     """
 
     name: str
@@ -80,13 +80,16 @@ class Probe:
 
 
 def judge(variant: Variant, found: Arrays, truth: Arrays, wrong_readings: Sequence[Arrays]) -> tuple[Verdict, str]:
-    """Compare what a tool chain computed with what the file says, and with each of the variant's wrong_readings.
+    """Compare a tool chain's outputs with the correct ones and with those of the variant's wrong readings.
 
     Args:
-        variant: what was run.
+        variant: the file that was run.
         found: outputs of the tool chain.
-        truth: outputs of the right reading.
+        truth: correct outputs.
         wrong_readings: outputs of the wrong readings, in the order of ``variant.wrong_readings``.
+
+    Returns:
+        The verdict and its reason.
     """
     for name, value in truth.items():
         if name not in found or found[name].shape != value.shape:
@@ -106,16 +109,16 @@ def judge(variant: Variant, found: Arrays, truth: Arrays, wrong_readings: Sequen
         return "confirmed", numbers
     if nearest is not None and from_wrong[nearest] <= max(limit, off / _CLEARLY_NEARER):
         wrong_reading = variant.wrong_readings[nearest]
-        distances = f"{from_wrong[nearest]:.3g} steps from that, {off:.3g} from what it says"
+        distances = f"{from_wrong[nearest]:.3g} steps from that, {off:.3g} from the correct result"
         reason = f"accepted, but {wrong_reading.title}: {distances}"
         return "unconfirmed" if wrong_reading.harmless else "unsupported", reason
     return "unconfirmed", f"runs, but is {numbers}"
 
 
 def reference(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """What a model says: ONNX Runtime without optimization, or ONNX's own evaluator where there are Casts to FP16.
+    """Reference outputs of a model: by ONNX Runtime without optimization, or by ONNX's evaluator for Casts to FP16.
 
-    Those ONNX Runtime takes out, to compute in float32, even without optimization.
+    ONNX Runtime removes such Casts and computes in float32, even without optimization.
     """
     names = [each.name for each in model.graph.output]
     if any(node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16 for node in model.graph.node):
@@ -127,7 +130,7 @@ def reference(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, np.ndarra
 
 
 def _distance(found: Arrays, truth: Arrays, steps: Mapping[str, float]) -> float:
-    """Largest difference of any output in its steps, infinite where there is NaN; of whole numbers, the share."""
+    """Largest difference over all outputs, in steps; infinite for NaN; share of differing elements for integers."""
     differences = []
     for name, value in truth.items():
         if _is_whole(value):

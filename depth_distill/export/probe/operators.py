@@ -1,4 +1,4 @@
-"""Each distinct operator of an ONNX file as a model of its own, for tool chains to try."""
+"""Probes of each distinct operator of an ONNX file, as a model of its own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,32 +13,32 @@ from depth_distill.export.check.rules.activations import ACTIVATION_OPERATORS
 from depth_distill.export.onnx_io.layers import load
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, attributes, operator_of
 from depth_distill.export.onnx_io.quant_params import QuantParams
-from depth_distill.export.probe.graphs import IMAGE, Graph
+from depth_distill.export.probe.graphs import IMAGE, GraphBuilder
 from depth_distill.export.probe.judgement import Probe, Variant
 
-# FP16 keeps 11 bits; 1 % leaves room for sums of a thousand rounded products. Another operator is off by far more.
+# FP16 has 11 bits; 1 % leaves room for sums of a thousand rounded products. A wrong operator is off by far more.
 _FLOAT_TOLERANCE = 0.01
-_SHARE_OFF = 0.02  # of whole numbers: ties of ArgMax may go either way
-# One where a multiplier of finite width tips a code that lies near a tie, one for the bias or the activation behind.
+_SHARE_OFF = 0.02  # of the elements of integer outputs: ties of ArgMax may go either way
+# One code if a fixed-point multiplier rounds a value near a tie the other way, one for the bias or the activation.
 _CODES_OFF = 2
 _FLOATS = ("float32", "float16")
 _INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-_VALUES = 256  # of integers that are no indices: bytes span it, and sums of two stay exact in FP16
+_VALUES = 256  # of integers that are not indices: bytes span it, and sums of two stay exact in FP16
 _POSITIVE_ONLY = ("Log", "Sqrt", "Pow", "Div", "Reciprocal")
 _INDEXING = ("Gather", "GatherElements", "ScatterElements")  # along their axis
 _SHOWN = ("kernel_shape", "strides", "dilations", "group", "axis", "axes", "mode", "perm", "to", "keepdims")
-_DULL = {"strides": [1, 1], "dilations": [1, 1], "group": 1}
+_DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": 1}
 
 
 @dataclass(frozen=True)
 class OperatorProbe(Probe):
-    """An operator with its attributes and shapes.
+    """Probe of an operator with its attributes and shapes.
 
     Attributes:
-        op: its ONNX type, behind its domain where it is none of ONNX's own.
-        count: nodes of the file that are like it.
-        stand_in: a constant took the place of an input of another shape or type, as probes have one input.
-        problem: why it cannot be tried; then there are no variants.
+        op: ONNX type of the operator, prefixed with its domain unless it is one of ONNX's own.
+        count: number of equal nodes in the file.
+        stand_in: whether a constant replaces an input of another shape or type, as probes have one input.
+        problem: why it cannot be probed; there are no variants in that case.
     """
 
     op: str = ""
@@ -48,9 +48,9 @@ class OperatorProbe(Probe):
 
 
 def operator_probes(path: Path) -> list[OperatorProbe]:
-    """One for each combination of operator, attributes, shapes and types, in the order of the file.
+    """One probe per combination of operator, attributes, shapes and types, in the order of the file.
 
-    Q/DQ pairs come along where a node stands between them, and the activation behind a node that is rounded with it.
+    The probe of a quantized node includes its Q/DQ pairs, and the activation that is fused into the node, if any.
 
     Raises:
         ConfigError: the file cannot be read, or the shape of an input is not fixed.
@@ -59,17 +59,17 @@ def operator_probes(path: Path) -> list[OperatorProbe]:
     for name in network.inputs:
         if network.static_shape(name) is None:
             raise ConfigError(f"{path}: the shape of {name} is not fixed; export it with a static batch of 1")
-    cuts: dict[str, _Cut] = {}
+    subgraphs: dict[str, _Subgraph] = {}
     counts: dict[str, int] = {}
     for node in network.operators():
-        cut = _Cut(network, node)
-        counts[cut.key] = counts.get(cut.key, 0) + 1
-        cuts.setdefault(cut.key, cut)
-    return [cut.probe(counts[key]) for key, cut in cuts.items()]
+        subgraph = _Subgraph(network, node)
+        counts[subgraph.key] = counts.get(subgraph.key, 0) + 1
+        subgraphs.setdefault(subgraph.key, subgraph)
+    return [subgraph.probe(counts[key]) for key, subgraph in subgraphs.items()]
 
 
 class _Network(OnnxGraph):
-    """With what is next to a tensor, Q/DQ nodes as well."""
+    """A graph with the writer and the readers of each tensor, including Q/DQ nodes."""
 
     @cached_property
     def writers(self) -> dict[str, onnx.NodeProto]:
@@ -79,12 +79,12 @@ class _Network(OnnxGraph):
         return self._readers.get(name, [])
 
 
-class _Cut:
-    """A node with what surrounds it.
+class _Subgraph:
+    """A node with its Q/DQ pairs and its activation.
 
-    Its model has one input. That is the node's first float operand, or its first where none is float; operands of the
-    same shape and type are further parts of the input, as operands that are equal would hide what is computed
-    (a - a is 0, whatever a is). All others are constants.
+    Its model has one input: the node's first float operand, or its first operand if none is float. Operands of the same
+    shape and type are further parts of the input, because equal operands would hide errors (a - a is 0 for any a). All
+    other operands are constants.
     """
 
     def __init__(self, network: _Network, node: onnx.NodeProto) -> None:
@@ -92,76 +92,82 @@ class _Cut:
         self.dynamic = [name for name in dict.fromkeys(node.input) if name and name not in network.constants]
         self.shapes = {name: network.static_shape(name) or () for name in self.dynamic}
         self.kinds = {name: network.dtype(name) or "float32" for name in self.dynamic}
-        self.codes = {name: self._written_with(name) for name in self.dynamic}
+        self.quant_params = {name: self._params_of(name) for name in self.dynamic}
         floats = [name for name in self.dynamic if self.kinds[name] in _FLOATS]
         first = (floats or self.dynamic or [""])[0]
         self.shape, self.dtype = self.shapes.get(first, ()), self.kinds.get(first, "float32")
-        self.fed = [name for name in self.dynamic if self._is_like(name, first)]
-        self.axis = min(1, len(self.shape) - 1)  # along which they are parts of the input: 0 is the batch
+        self.input_parts = [name for name in self.dynamic if self._is_like(name, first)]
+        self.axis = min(1, len(self.shape) - 1)  # along which operands are concatenated in the input: 0 is the batch
         self.output_kinds = [network.dtype(name) or self.dtype for name in node.output if name]
-        self.activation, self.output_codes = self._behind()
-        self.quantized = bool(floats) and self.output_codes is not None and all(self.codes[name] for name in floats)
+        self.activation, self.output_params = self._following()
+        self.quantized = (
+            bool(floats) and self.output_params is not None and all(self.quant_params[name] for name in floats)
+        )
         self.problem = self._problem()
 
     @property
     def key(self) -> str:
-        """The same for nodes that are probed as one."""
+        """Equal for nodes that share a probe."""
         constants = self.network.constants
         operands = [
             constants[name].shape if name in constants else name and self.dynamic.index(name)
             for name in self.node.input
         ]
-        behind = self.activation.op_type if self.activation is not None and self.quantized else ""
+        following = self.activation.op_type if self.activation is not None and self.quantized else ""
         found = sorted(attributes(self.node).items(), key=str)
         types = (list(self.shapes.values()), list(self.kinds.values()), self.output_kinds)
-        return str((operator_of(self.node), found, operands, types, behind, self.quantized, bool(self.problem)))
+        return str((operator_of(self.node), found, operands, types, following, self.quantized, bool(self.problem)))
 
     def probe(self, count: int) -> OperatorProbe:
-        """The probe: with Q/DQ pairs if there are any around it, else in the file's float type."""
+        """The probe, with Q/DQ pairs if the node has them, and in the file's float type."""
         title = operator_of(self.node)
         if self.problem:
             return OperatorProbe(self._label(), np.empty(0), (), "", title, count, problem=self.problem)
         rng = np.random.default_rng(0)
         values = {name: self._values(name, rng) for name in self.dynamic}
-        inputs = np.concatenate([values[name] for name in self.fed], self.axis) if self.shape else values[self.fed[0]]
+        inputs = (
+            np.concatenate([values[name] for name in self.input_parts], self.axis)
+            if self.shape
+            else values[self.input_parts[0]]
+        )
         if self.dtype == "float16":
             inputs = inputs.astype(np.float32)
         ways = {"between Q/DQ pairs": True, "in float": False} if self.quantized else {"": False}
         try:
             variants = tuple(self._variant(each, quantized, inputs, values) for each, quantized in ways.items())
         except onnx.shape_inference.InferenceError as error:
-            problem = f"it cannot be cut out: {error}"
+            problem = f"it cannot be extracted: {error}"
             return OperatorProbe(self._label(), np.empty(0), (), "", title, count, problem=problem)
-        stand_in = len(self.fed) < len(self.dynamic)
+        stand_in = len(self.input_parts) < len(self.dynamic)
         return OperatorProbe(self._label(), inputs, variants, "", title, count, stand_in)
 
     def _problem(self) -> str:
-        """Why a tool chain cannot be asked."""
+        """Why the node cannot be probed; empty if it can."""
         if not self.dynamic:
-            return "it reads no tensor of the network, but its value is not known"
+            return "it only reads constants, but its value is not known"
         for name in self.dynamic:
             if self.network.static_shape(name) is None:
                 return f"the shape of its input {name} is not known"
         for kind in (*self.kinds.values(), *self.output_kinds):
             if kind not in (*_FLOATS, *_INTEGERS, "bool"):
-                return f"there are no probes of {kind}"
+                return f"{kind} cannot be probed"
         return ""
 
     def _is_like(self, name: str, first: str) -> bool:
         same = (self.shapes[name], self.kinds[name]) == (self.shape, self.dtype)
-        return name == first or (same and self.shape != ())  # scalars are not put together
+        return name == first or (same and self.shape != ())  # scalars cannot be concatenated
 
     def _values(self, name: str, rng: np.random.Generator) -> np.ndarray:
-        """Random values of a tensor, which its codes hold, if any, or FP16: so operators that move them are exact."""
-        shape, kind, codes = self.shapes[name], self.kinds[name], self.codes[name]
+        """Random values that the tensor's codes or else FP16 represent exactly, so data movement has no error."""
+        shape, kind, quant_params = self.shapes[name], self.kinds[name], self.quant_params[name]
         if kind == "bool":
             return rng.random(shape) < 0.5
         if kind not in _FLOATS:
             return rng.integers(0, min(self._integers(), np.iinfo(kind).max + 1), shape).astype(kind)
         step = 0.1
-        if self.quantized and codes is not None:
-            limits, step = np.iinfo(codes.dtype), codes.scale
-            values = (rng.integers(limits.min, limits.max, shape, endpoint=True) - codes.zero_point) * step
+        if self.quantized and quant_params is not None:
+            limits, step = np.iinfo(quant_params.dtype), quant_params.scale
+            values = (rng.integers(limits.min, limits.max, shape, endpoint=True) - quant_params.zero_point) * step
         else:
             values = rng.standard_normal(shape)
         if self.node.op_type in _POSITIVE_ONLY:
@@ -169,7 +175,7 @@ class _Cut:
         return values.astype(np.float32 if self.quantized else np.float16).astype(kind)
 
     def _integers(self) -> int:
-        """How many values integers have: those that are indices stay within what they index."""
+        """Exclusive upper bound of random integers; indices stay within the axis that they index."""
         constants = self.network.constants
         if self.node.op_type in _INDEXING:
             data = self.node.input[0]
@@ -183,75 +189,79 @@ class _Cut:
         names = self._parts(graph, quantized)
         for name in self.dynamic:
             if name not in names:
-                names[name] = self._rounded(graph, name, graph.constant(values[name]), quantized)
+                names[name] = self._qdq(graph, name, graph.constant(values[name]), quantized)
         for name in self.node.input:
             if name and name not in names:
                 names[name] = self._constant(graph, name, quantized)
-        outputs = graph.copied(self.node, [names.get(name, "") for name in self.node.input])
+        outputs = graph.copy_node(self.node, [names.get(name, "") for name in self.node.input])
         kinds = self.output_kinds
-        outputs = [graph.single(each) if kind == "float16" else each for each, kind in zip(outputs, kinds, strict=True)]
-        if quantized and self.output_codes is not None:
+        outputs = [
+            graph.to_float32(each) if kind == "float16" else each for each, kind in zip(outputs, kinds, strict=True)
+        ]
+        if quantized and self.output_params is not None:
             if self.activation is not None:
                 rest = [self._constant(graph, name, False) if name else "" for name in self.activation.input[1:]]
-                outputs = graph.copied(self.activation, [outputs[0], *rest])
-            outputs = [graph.round(outputs[0], self.output_codes)]
+                outputs = graph.copy_node(self.activation, [outputs[0], *rest])
+            outputs = [graph.qdq(outputs[0], self.output_params)]
         named = {f"output{index}": each for index, each in enumerate(outputs)}
         model = self._model(graph, inputs, named, kinds)
-        control = ("the split of its input", self._split(inputs, quantized)) if len(self.fed) > 1 else None
-        if quantized and self.output_codes is not None:
-            return Variant(title, model, self.output_codes.scale, tolerance=_CODES_OFF, control=control)
+        control = ("the split of its input", self._split(inputs, quantized)) if len(self.input_parts) > 1 else None
+        if quantized and self.output_params is not None:
+            return Variant(title, model, self.output_params.scale, tolerance=_CODES_OFF, control=control)
         if not any(kind in _FLOATS for kind in kinds):
             return Variant(title, model, None, "of the elements", _SHARE_OFF, control=control)
         return Variant(title, model, None, "of the largest value", _FLOAT_TOLERANCE, control=control)
 
     def _split(self, inputs: np.ndarray, quantized: bool) -> onnx.ModelProto:
-        """The operands as outputs: who refuses that refuses every operator of several operands."""
+        """A model that only splits the input into operands, without which no operator of several operands can run."""
         graph = self._graph()
         parts = self._parts(graph, quantized).values()
-        outputs = [graph.single(each) if self.dtype == "float16" else each for each in parts]
+        outputs = [graph.to_float32(each) if self.dtype == "float16" else each for each in parts]
         named = {f"output{index}": each for index, each in enumerate(outputs)}
         return self._model(graph, inputs, named, [self.dtype] * len(named))
 
-    def _graph(self) -> Graph:
-        """With Q/DQ of the domain of those in front."""
-        rounding = [self.network.writers[name] for name in self.dynamic if self.codes[name] is not None]
-        return Graph(rounding[0].domain if rounding else "")
+    def _graph(self) -> GraphBuilder:
+        """An empty graph with the Q/DQ domain of the node's inputs."""
+        rounding = [self.network.writers[name] for name in self.dynamic if self.quant_params[name] is not None]
+        return GraphBuilder(rounding[0].domain if rounding else "")
 
-    def _model(self, graph: Graph, inputs: np.ndarray, outputs: Mapping[str, str], kinds: list[str]) -> onnx.ModelProto:
+    def _model(
+        self, graph: GraphBuilder, inputs: np.ndarray, outputs: Mapping[str, str], kinds: list[str]
+    ) -> onnx.ModelProto:
         kinds = ["float32" if kind == "float16" else kind for kind in kinds]
         dtypes = dict(zip(outputs, kinds, strict=True))
         return graph.model(inputs.shape, outputs, self.network.opset, str(inputs.dtype), dtypes)
 
-    def _parts(self, graph: Graph, quantized: bool) -> dict[str, str]:
-        """The operands that come from the input."""
+    def _parts(self, graph: GraphBuilder, quantized: bool) -> dict[str, str]:
+        """The operands that are parts of the input, by name in the network."""
         names = {}
-        for index, name in enumerate(self.fed):
+        for index, name in enumerate(self.input_parts):
             source = IMAGE
-            if len(self.fed) > 1:
+            if len(self.input_parts) > 1:
                 size = self.shape[self.axis]
-                source = graph.part(IMAGE, index * size, (index + 1) * size, self.axis)
+                source = graph.slice(IMAGE, index * size, (index + 1) * size, self.axis)
             if self.dtype == "float16":
-                source = graph.half(source)
-            names[name] = self._rounded(graph, name, source, quantized)
+                source = graph.to_fp16(source)
+            names[name] = self._qdq(graph, name, source, quantized)
         return names
 
-    def _rounded(self, graph: Graph, name: str, source: str, quantized: bool) -> str:
-        codes = self.codes[name]
-        return graph.round(source, codes) if quantized and codes is not None else source
+    def _qdq(self, graph: GraphBuilder, name: str, source: str, quantized: bool) -> str:
+        quant_params = self.quant_params[name]
+        return graph.qdq(source, quant_params) if quantized and quant_params is not None else source
 
-    def _constant(self, graph: Graph, name: str, quantized: bool) -> str:
+    def _constant(self, graph: GraphBuilder, name: str, quantized: bool) -> str:
         constants, writer = self.network.constants, self.network.writers.get(name)
         if quantized and writer is not None and writer.op_type == "DequantizeLinear":
-            return graph.copied(writer, [graph.constant(constants[each]) for each in writer.input])[0]
+            return graph.copy_node(writer, [graph.constant(constants[each]) for each in writer.input])[0]
         return graph.constant(constants[name])
 
-    def _written_with(self, name: str) -> QuantParams | None:
-        """The format of a tensor that a DequantizeLinear writes."""
+    def _params_of(self, name: str) -> QuantParams | None:
+        """Quantization parameters of a tensor that a DequantizeLinear writes."""
         writer = self.network.writers.get(name)
-        return self._format(writer) if writer is not None and writer.op_type == "DequantizeLinear" else None
+        return self._params_of_node(writer) if writer is not None and writer.op_type == "DequantizeLinear" else None
 
-    def _behind(self) -> tuple[onnx.NodeProto | None, QuantParams | None]:
-        """The activation behind the node, if any, and the format that what comes out is rounded to."""
+    def _following(self) -> tuple[onnx.NodeProto | None, QuantParams | None]:
+        """The activation that follows the node, if any, and the quantization parameters of the result."""
         readers = self.network.reading(self.node.output[0])
         activation = None
         kinds = [each.op_type in ACTIVATION_OPERATORS for each in (self.node, *readers)]
@@ -260,9 +270,9 @@ class _Cut:
             readers = self.network.reading(activation.output[0])
         if len(self.node.output) != 1 or not readers or any(each.op_type != "QuantizeLinear" for each in readers):
             return None, None
-        return activation, self._format(readers[0])
+        return activation, self._params_of_node(readers[0])
 
-    def _format(self, node: onnx.NodeProto) -> QuantParams | None:
+    def _params_of_node(self, node: onnx.NodeProto) -> QuantParams | None:
         constants = self.network.constants
         if len(node.input) < 3 or not all(name in constants and constants[name].size == 1 for name in node.input[1:3]):
             return None
@@ -274,7 +284,7 @@ class _Cut:
         words = [
             f"{key.removesuffix('_shape')} {_short(found[key])}"
             for key in _SHOWN
-            if key in found and found[key] != _DULL.get(key)
+            if key in found and found[key] != _DEFAULTS.get(key)
         ]
         constants = self.network.constants
         weights = self.node.input[1:2] if self.node.op_type in ("Conv", "ConvTranspose", "Gemm") else []

@@ -1,8 +1,8 @@
-"""What a tool chain can do, found out by running tiny models on it and looking at the numbers.
+"""Find out what a tool chain supports by running tiny models on it and comparing their outputs.
 
-Confirmed is what loads, runs, and comes out as the file says and not as any wrong reading of it
-(:mod:`~depth_distill.export.probe.models`). Unsupported is what is refused, or comes out as a wrong reading. All else
-is unconfirmed.
+A capability is *confirmed* if the model loads, runs, and its outputs match the file and not a wrong reading of it
+(:mod:`~depth_distill.export.probe.models`); *unsupported* if it is refused, or the outputs match a wrong reading; and
+*unconfirmed* otherwise.
 """
 
 import dataclasses
@@ -23,32 +23,32 @@ from depth_distill.export.probe.judgement import Arrays, Probe, Variant, Verdict
 from depth_distill.export.probe.models import float_conv, float_image
 from depth_distill.export.probe.operators import OperatorProbe
 
-_LONGEST = 150  # characters of a tool chain's last words in a table
-_PTQ_TOLERANCE = 0.05  # of the largest value: steps of 1/127 of input, weight and output, whose errors partly cancel
-_PTQ_IMAGES = 8  # 1152 outputs, many more than INT8 has values
+_LONGEST = 150  # characters of a failure reason in a table
+_PTQ_TOLERANCE = 0.05  # of the largest value: input, weight and output have steps of 1/127, whose errors partly cancel
+_PTQ_IMAGES = 8  # 1152 outputs, many more values than INT8 has
 
 
 class ToolChain(Protocol):
-    """What is needed of a :class:`~depth_distill.export.backends.backends.Backend`."""
+    """The interface of :class:`~depth_distill.export.backends.backends.Backend` that probes need."""
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """Name on the command line."""
 
     @property
     def takes(self) -> frozenset[str]:
-        """Kinds of model."""
+        """Kinds of files that it runs."""
 
     @property
     def quantizes(self) -> bool:
-        """Whether it has post-training quantization of its own."""
+        """Whether it has its own post-training quantization."""
 
     @property
     def simulator(self) -> bool:
-        """Whether it stands in for a chip."""
+        """Whether it simulates a chip."""
 
     def missing(self) -> str | None:
-        """Why it cannot run here."""
+        """Why it cannot run on this machine; None if it can."""
 
     def run(
         self,
@@ -63,12 +63,12 @@ class ToolChain(Protocol):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The answer to a probe.
+    """Result of a probe.
 
     Attributes:
-        name: of the capability or operator.
-        verdict: what is known now.
-        reason: the numbers, or the tool chain's last words.
+        name: name of the capability or operator.
+        verdict: the outcome.
+        reason: the measured errors, or the tool chain's reason for refusing.
         op: ONNX type, for operators.
     """
 
@@ -79,17 +79,17 @@ class ProbeResult:
 
 
 class RefusalError(Exception):
-    """A tool chain's last words on a model."""
+    """A tool chain refused a model; the message is its reason."""
 
 
 class Prober:
-    """Tries models on a tool chain.
+    """Runs probes on a tool chain.
 
     Args:
-        backend: the tool chain; its ``version`` is known as soon as this object exists.
+        backend: the tool chain; ``version`` is set from its first run, by the constructor.
 
     Raises:
-        ConfigError: the tool chain is missing, or refuses even a float convolution: then no refusal means anything.
+        ConfigError: the tool chain is missing, or refuses even a float convolution, so that refusals mean nothing.
     """
 
     def __init__(self, backend: ToolChain) -> None:
@@ -102,14 +102,14 @@ class Prober:
             self._run(float_conv(), float_image())
         except RefusalError as refusal:
             raise ConfigError(
-                f"backend {backend.name} does not run a plain float convolution, so that its refusals would prove "
-                f"nothing. Its last words: {refusal}"
+                f"backend {backend.name} does not run a plain float convolution, so its refusals would prove nothing; "
+                f"it fails with: {refusal}"
             ) from refusal
 
     def capability(self, probe: Probe) -> ProbeResult:
         """Whether a capability is honoured."""
         if not self.backend.takes:
-            reason = f"{self.backend.name} takes no files but float ones, which it quantizes itself"
+            reason = f"{self.backend.name} only takes float files, which it quantizes itself"
             return ProbeResult(probe.name, "unconfirmed", reason)
         refusals = []
         supported_form = False
@@ -127,7 +127,7 @@ class Prober:
         return ProbeResult(probe.name, "unsupported" if supported_form else "unconfirmed", "; ".join(refusals))
 
     def operator(self, probe: OperatorProbe) -> ProbeResult:
-        """Whether an operator of a file is taken, and computed as ONNX defines it."""
+        """Whether an operator of a file is accepted, and computed as ONNX defines it."""
         if probe.problem:
             return ProbeResult(probe.name, "unconfirmed", probe.problem, probe.op)
         refusals = []
@@ -135,8 +135,8 @@ class Prober:
         for variant in probe.variants if self.backend.takes else probe.variants[-1:]:
             try:
                 truth = reference(variant.model, probe.inputs)
-            except Exception as error:  # the base class of ONNX Runtime's errors, and of the evaluator's
-                reason = f"the cut itself does not run: {last_words(str(error))}"
+            except Exception as error:  # ONNX Runtime and the evaluator have no narrower common base class
+                reason = f"the extracted operator itself does not run: {failure_reason(str(error))}"
                 return ProbeResult(probe.name, "unconfirmed", _titled(variant, reason), probe.op)
             try:
                 found = self._run(variant.model, probe.inputs)
@@ -152,7 +152,7 @@ class Prober:
             if refusals:
                 return ProbeResult(probe.name, "unconfirmed", f"{reason}, but {refusals[0]}", probe.op)
             return ProbeResult(probe.name, verdict, reason, probe.op)
-        # These prove nothing, as the operator's place in the network is no such place.
+        # These refusals prove nothing, as the operator is used differently in the network.
         if probe.stand_in:
             reason = f"refused with a constant in place of an input of another shape or type: {refusals[0]}"
             return ProbeResult(probe.name, "unconfirmed", reason, probe.op)
@@ -162,7 +162,7 @@ class Prober:
         return ProbeResult(probe.name, "unsupported" if supported_form else "unconfirmed", refusals[0], probe.op)
 
     def own_ptq(self) -> ProbeResult:
-        """Whether it quantizes a float file by itself: few distinct outputs, no further off than two roundings cost."""
+        """Whether it quantizes float files itself: few distinct outputs, with an error within the bound of rounding."""
         if not self.backend.quantizes:
             return ProbeResult("own PTQ", "unsupported", f"{self.backend.name} has no quantization of its own")
         images = np.random.default_rng(3).uniform(-1, 1, (_PTQ_IMAGES, *float_image().shape[1:])).astype(np.float32)
@@ -177,7 +177,7 @@ class Prober:
         levels = len(np.unique(found))
         error, bound = float(np.abs(found - truth).max()), _ptq_bound(model, images, truth)
         if levels > 256:
-            reason = f"accepted, but its output has {levels} values of at most 256: not INT8"
+            reason = f"accepted, but its output has {levels} distinct values, more than the 256 of INT8"
             return ProbeResult("own PTQ", "unsupported", reason)
         numbers = f"{levels} output values ({truth.size} before), error {error:.3f} of at most {bound:.3f}"
         verdict: Verdict = "confirmed" if error <= bound else "unconfirmed"
@@ -192,11 +192,11 @@ class Prober:
         return verdict, self._on_simulator(reason)
 
     def _explained(self, refusal: RefusalError, variant: Variant, probe: Probe) -> tuple[str, bool]:
-        """What a refusal says, and whether it is one of the variant's form."""
+        """The reason for a refusal, and whether it concerns the variant's form."""
         if variant.control is None or not self._refuses(variant.control[1], probe.inputs):
             return str(refusal), False
         what = "operator" if isinstance(probe, OperatorProbe) else "capability"
-        return f"not the {what} but the form is refused ({variant.control[0]} is, too): {refusal}", True
+        return f"the form is refused, not the {what} ({variant.control[0]} is refused, too): {refusal}", True
 
     def _on_simulator(self, reason: str) -> str:
         return f"{reason}; in a simulator" if self.backend.simulator else reason
@@ -221,13 +221,13 @@ class Prober:
             try:
                 run = self.backend.run(folder / "probe.onnx", inputs, calibration, repeats=0)
             except ConfigError as error:
-                raise RefusalError(last_words(str(error))) from error
+                raise RefusalError(failure_reason(str(error))) from error
         self.version = run.version
         return run.outputs
 
 
-def last_words(message: str) -> str:
-    """The line of a tool chain's output that gives the reason, short, and without folders of this machine."""
+def failure_reason(message: str) -> str:
+    """The line of a tool chain's output with the reason of a failure, shortened, and without local folders."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     reasons = [line for line in lines[1:] if re.search(r"error\b", line, re.IGNORECASE)] or lines[1:] or lines
     words = re.sub(r"(?<![\w/])(/[^\s/:]+)+/", "", reasons[-1])
@@ -237,7 +237,7 @@ def last_words(message: str) -> str:
 
 
 def _ptq_bound(model: onnx.ModelProto, images: np.ndarray, truth: np.ndarray) -> float:
-    """Half a step of input, weight and output each, at its worst; symmetric codes have steps of max / 127."""
+    """Worst-case error of rounding input, weight and output by half a step; symmetric steps are max / 127."""
     weights = next(numpy_helper.to_array(each) for each in model.graph.initializer)
     sums = np.abs(weights).sum(axis=(1, 2, 3)).max(), np.abs(images).sum(axis=1).max()
     steps = [float(np.abs(each).max()) / 127 for each in (images, weights, truth)]
@@ -249,16 +249,16 @@ def _titled(variant: Variant, words: str) -> str:
 
 
 def run_probes(
-    prober: Prober, probes: Sequence[Probe], operators: Sequence[OperatorProbe], say: Callable[[str], None]
+    prober: Prober, probes: Sequence[Probe], operators: Sequence[OperatorProbe], announce: Callable[[str], None]
 ) -> list[ProbeResult]:
-    """Capabilities, the tool chain's own PTQ, operators; ``say`` is told each before it is tried."""
+    """Probe capabilities, the tool chain's own PTQ, and operators; ``announce`` is called with each name first."""
     results = []
     for probe in probes:
-        say(probe.name)
+        announce(probe.name)
         results.append(prober.capability(probe))
-    say("own PTQ")
+    announce("own PTQ")
     results.append(prober.own_ptq())
     for operator in operators:
-        say(operator.name)
+        announce(operator.name)
         results.append(prober.operator(operator))
     return results

@@ -1,4 +1,4 @@
-"""A target's YAML profile with other answers in it: edited as text, so that its comments and order stay."""
+"""Write a target's YAML profile with changed values, edited as text to preserve its comments and order."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,26 +10,27 @@ from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import NpuTarget, Support, load_target, target_names
 
-_MARK = "probed: "  # an earlier run's remark on a line is replaced
+_MARK = "probed: "  # marks the remark of an earlier run, which is replaced
 Edit = tuple[int, int, str]
-"""Characters from, to, and what to write there."""
+"""Start and end of a range of characters, and its replacement."""
 
 
 def check_destination(target: NpuTarget, path: Path) -> None:
-    """Whether a profile can be written there, which is worth knowing before an hour of probes.
+    """Check that a profile can be written to a path, before an hour of probes.
 
     Raises:
-        ConfigError: no .yaml file, a built-in profile, a folder, or a target that did not come from a file.
+        ConfigError: the path is not a .yaml file, is a built-in profile or a folder, or the target was not read from a
+            file.
     """
     if target.source is None:
         raise ConfigError(f"target {target.name} was not read from a file, so there is no profile to copy")
     if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{path}: a profile is a .yaml file; write to {path.with_suffix('.yaml')}")
+        raise ConfigError(f"{path}: a profile must be a .yaml file; write to {path.with_suffix('.yaml')}")
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, expected the name of a .yaml file")
     built_in = [load_target(name).source for name in target_names()]
     if path.exists() and any(each is not None and path.samefile(each) for each in built_in):
-        raise ConfigError(f"{path} is a built-in profile, which stays as it is; write to another file")
+        raise ConfigError(f"{path} is a built-in profile, which must not change; write to another file")
 
 
 def write_profile(
@@ -38,21 +39,21 @@ def write_profile(
     """Write a copy of a target's profile with some capabilities and forbidden operators changed.
 
     Args:
-        target: read from a file.
-        path: where to; whole or not there.
-        capabilities: new values; those that the profile has already leave their lines as they are.
+        target: target that was read from a file.
+        path: destination, which is written atomically.
+        capabilities: new values; unchanged values leave their lines untouched.
         forbidden: ONNX operator types to add to ``operators.forbidden``.
-        remark: comment behind each changed line.
+        remark: comment to add to each changed line.
 
     Returns:
-        What changed, as ``key: old -> new``.
+        The changes, as ``key: old -> new``.
 
     Raises:
-        ConfigError: as :func:`check_destination`, or the result contradicts itself; then nothing is written.
+        ConfigError: see :func:`check_destination`, or the new profile contradicts itself; nothing is written then.
     """
     check_destination(target, path)
     assert target.source is not None
-    with target.source.open(encoding="utf-8", newline="") as file:  # line ends stay
+    with target.source.open(encoding="utf-8", newline="") as file:  # newline="" preserves line endings
         text = file.read()
     root = yaml.compose(text)
     changes, edits = [], []
@@ -74,12 +75,14 @@ def write_profile(
             load_target(temporary)
         except ConfigError as error:
             reason = str(error).replace(str(temporary), path.name)
-            raise ConfigError(f"{path} is not written, as what was found contradicts the rest: {reason}") from error
+            raise ConfigError(
+                f"{path} was not written, because the results contradict the rest of the profile: {reason}"
+            ) from error
     return changes
 
 
 def _forbid(text: str, operators: yaml.MappingNode, added: Sequence[str]) -> Edit:
-    """The list may be there in either style of YAML, or not at all."""
+    """Edit that adds operators to the list, which may be in either style of YAML, or missing."""
     found = [value for key, value in operators.value if key.value == "forbidden"]
     if found and isinstance(found[0], yaml.SequenceNode) and found[0].value:
         last = found[0].value[-1].end_mark.index
@@ -93,19 +96,19 @@ def _forbid(text: str, operators: yaml.MappingNode, added: Sequence[str]) -> Edi
     start = operators.start_mark.index
     if operators.flow_style:
         return start + 1, start + 1, f"forbidden: [{names}]{', ' if operators.value else ''}"
-    # A comment of the first key may stand above it: a line of its own goes below that.
+    # There may be a comment above the first key: insert the new line below it.
     return start, start, f"forbidden: [{names}]{_line_end(text)}{' ' * operators.start_mark.column}"
 
 
 def _edited(text: str, edits: Sequence[Edit], remark: str) -> str:
-    """From the end on, so that places stay valid; each line that changes gets the remark once."""
+    """Apply edits from the end, so that positions stay valid; each changed line gets the remark once."""
     lines_done = set()
     for start, end, new in sorted(edits, reverse=True):
         line_end = re.compile(r"\r?$", re.MULTILINE).search(text, end)
         assert line_end is not None
         line_start = text.rfind("\n", 0, start) + 1
         if "\n" in new:
-            # Lines that are new: each gets it. What was on the line before and behind stays on its own.
+            # Each new line gets the remark; the rest of the line before and after the edit is unchanged.
             ending = _line_end(text)
             head, *rest = new.split(ending)
             if head:  # the new line is the first one
@@ -123,7 +126,7 @@ def _edited(text: str, edits: Sequence[Edit], remark: str) -> str:
 
 
 def _remarked(behind: str, remark: str) -> str:
-    """The rest of a line with the remark in place of an earlier run's, or behind what somebody wrote there."""
+    """The rest of a line with the remark replacing that of an earlier run, or appended to an existing comment."""
     behind, replaced = re.subn(rf"([#;] {_MARK}).*?(?=; |$)", lambda found: found[1] + remark, behind, count=1)
     if replaced:
         return behind

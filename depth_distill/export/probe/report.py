@@ -1,4 +1,4 @@
-"""What probes found beside what the target's profile says."""
+"""Results of probes compared with the target's profile."""
 
 from dataclasses import dataclass
 
@@ -13,43 +13,43 @@ _SUPPORT: dict[str, Support] = {"confirmed": "yes", "unsupported": "no"}
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """What probes found on a tool chain, for a target.
+    """Results of probes on a tool chain, for a target.
 
     Attributes:
-        target: whose profile is held against them.
-        tool_chain: name and version.
-        results: in the order in which they were made.
+        target: target whose profile they are compared with.
+        tool_chain: name and version of the tool chain.
+        results: results in the order of the probes.
     """
 
     target: NpuTarget
     tool_chain: str
     results: tuple[ProbeResult, ...]
 
-    def profile_says(self, result: ProbeResult) -> str:
-        """The profile's word on it; a dash for operators of other domains, of which profiles know nothing."""
+    def profile_value(self, result: ProbeResult) -> str:
+        """The profile's value for a result; a dash for operators of other domains, which profiles do not cover."""
         if result.op is not None and not _is_of_onnx(result.op):
             return "-"
         if result.op is not None:
             return "forbidden" if result.op in self.target.operators.forbidden else "allowed"
         return str(getattr(self.target.capabilities, result.name, f"scales: {self.target.scales}"))
 
-    def promises(self, result: ProbeResult) -> bool:
-        """Whether the profile counts on it."""
-        return self.profile_says(result) in ("yes", "allowed", "scales: vendor")
+    def profile_claims(self, result: ProbeResult) -> bool:
+        """Whether the profile claims that it is supported."""
+        return self.profile_value(result) in ("yes", "allowed", "scales: vendor")
 
     @property
-    def broken(self) -> list[ProbeResult]:
-        """What the profile counts on, and the tool chain does not do."""
-        return [each for each in self.results if each.verdict == "unsupported" and self.promises(each)]
+    def overstated(self) -> list[ProbeResult]:
+        """Results that the profile claims to be supported, but that are unsupported."""
+        return [each for each in self.results if each.verdict == "unsupported" and self.profile_claims(each)]
 
     @property
-    def better(self) -> list[ProbeResult]:
-        """What the profile rules out, and the tool chain does."""
+    def understated(self) -> list[ProbeResult]:
+        """Results that the profile rules out, but that are confirmed."""
         refused = ("no", "forbidden")
-        return [each for each in self.results if each.verdict == "confirmed" and self.profile_says(each) in refused]
+        return [each for each in self.results if each.verdict == "confirmed" and self.profile_value(each) in refused]
 
     def capabilities(self) -> dict[str, Support]:
-        """What is known now, as a profile writes it; unconfirmed ones are left out."""
+        """Probed capabilities as values of a profile; unconfirmed ones are left out."""
         return {
             each.name: _SUPPORT[each.verdict]
             for each in self.results
@@ -57,9 +57,9 @@ class ProbeReport:
         }
 
     def forbidden(self) -> list[str]:
-        """Operator types of which the tool chain took none: a refusal of some shape does not forbid the rest.
+        """Operator types that the tool chain refused in every form; a refusal of some shapes does not forbid the rest.
 
-        ONNX's own only, as profiles name no domains: com.microsoft.Gelu would forbid ONNX's Gelu.
+        Only ONNX's own operators, as profiles name no domains: com.microsoft.Gelu would forbid ONNX's Gelu.
         """
         by_op: dict[str, set[str]] = {}
         for each in self.results:
@@ -68,14 +68,14 @@ class ProbeReport:
         return [op for op, verdicts in by_op.items() if verdicts == {"unsupported"}]
 
     def table(self) -> Table:
-        """One row a finding; rows that contradict the profile are marked."""
-        # What tool chains say may hold "[/conv_3]" or ":100:", which are markup and emoji to rich unless they are Text.
+        """One row per result; rows that contradict the profile are marked."""
+        # Messages of tool chains may contain "[/conv_3]" or ":100:", which rich parses as markup and emoji unless Text.
         table = Table(title=Text(f"{self.tool_chain} probed for {self.target.name}", style="table.title"))
         for heading in ("probe", "verdict", "profile", "what was seen"):
             table.add_column(heading, overflow="fold")
         for each in self.results:
-            mark = " (!)" if each in self.broken or each in self.better else ""
-            row = (_title(each), each.verdict, self.profile_says(each) + mark, each.reason)
+            mark = " (!)" if each in self.overstated or each in self.understated else ""
+            row = (_title(each), each.verdict, self.profile_value(each) + mark, each.reason)
             table.add_row(*map(Text, row))
         counts = {
             word: sum(each.verdict == word for each in self.results)
@@ -85,10 +85,10 @@ class ProbeReport:
         return table
 
     def disagreements(self) -> list[str]:
-        """One line each."""
+        """The contradictions with the profile, one line each."""
         return [
-            *(f"{_title(each)}: the profile counts on it, and it is unsupported" for each in self.broken),
-            *(f"{_title(each)}: the profile rules it out, and it works" for each in self.better),
+            *(f"{_title(each)}: the profile claims it, but it is unsupported" for each in self.overstated),
+            *(f"{_title(each)}: the profile rules it out, but it works" for each in self.understated),
         ]
 
 
@@ -97,4 +97,4 @@ def _title(result: ProbeResult) -> str:
 
 
 def _is_of_onnx(op: str) -> bool:
-    return "." not in op  # others have their domain in front
+    return "." not in op  # others are prefixed with their domain

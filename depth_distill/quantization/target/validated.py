@@ -48,7 +48,7 @@ def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
     """
     if not isinstance(values, Mapping):
         raise FieldError(f"received {values!r}, expected a mapping of {', '.join(_field_names(cls))}", key)
-    hints = get_type_hints(cls)
+    hints = {name: hint for name, hint in get_type_hints(cls).items() if name in _field_names(cls)}
     arguments = {}
     for name, value in values.items():
         place = f"{key}.{name}" if key else str(name)

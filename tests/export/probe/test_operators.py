@@ -134,7 +134,7 @@ def test_each_distinct_operator_is_one_model(tmp_path):
 
 
 def with_stand_ins(model, values):
-    """The model, with constants of the same shape and type as some values set to these."""
+    """The model with the given values in place of its constants of the same shape and type."""
     for value in values:
         new = onnx.numpy_helper.from_array(value)
         (old,) = (each for each in model.graph.initializer if (each.dims, each.data_type) == (new.dims, new.data_type))
@@ -143,7 +143,7 @@ def with_stand_ins(model, values):
 
 
 @pytest.mark.parametrize("text", PLACES, ids=["float", "qdq", "operands"])
-def test_a_cut_computes_what_its_node_does_in_the_network(text, tmp_path):
+def test_an_extracted_operator_computes_the_same_as_in_the_network(text, tmp_path):
     found = probes_of(text, tmp_path)
     assert list(found) == list(PLACES[text])
     image = np.random.default_rng(4).normal(0, 2, (1, 4, 4, 6)).astype(np.float32)
@@ -186,11 +186,11 @@ def test_operands_are_told_apart(habit, name, tmp_path):
     assert "runs, but is off by" in finding.reason
 
 
-def test_operands_are_refused_by_who_refuses_to_split_the_input(tmp_path):
+def test_refusing_to_split_the_input_proves_nothing_about_the_operator(tmp_path):
     sub = probes_of(OPERANDS, tmp_path)["Sub 1x4x4x6, 1x4x4x6"]
     finding = Prober(Fake(refusing(lambda model: "Slice" in ops(model)))).operator(sub)
     assert finding.verdict == "unconfirmed"
-    assert "not the operator but the form is refused (the split of its input is, too): E load" in finding.reason
+    assert "the form is refused, not the operator (the split of its input is refused, too): E load" in finding.reason
     assert Prober(Fake(refusing(lambda model: "Sub" in ops(model)))).operator(sub).verdict == "unsupported"
 
 
@@ -202,7 +202,7 @@ def test_whole_numbers_stay_in_bounds_and_their_refusal_proves_nothing(tmp_path)
     finding = Prober(Fake(floats_only)).operator(gather)
     assert finding.verdict == "unconfirmed"
     assert finding.reason == "refused as a network whose input is int64: E load: Error: out of luck"
-    # Who refuses a bool input may take Where: its float operand is the input.
+    # A tool chain that refuses a bool input may still take Where, whose float operand is the input.
     where = probes_of(OPERANDS, tmp_path)["Where 1x4x4x6, 1x4x4x6, 1x4x4x6"]
     assert Prober(Fake(floats_only)).operator(where).verdict == "confirmed"
     assert where.stand_in
@@ -271,7 +271,7 @@ OTHERS = """
 """
 
 
-def test_what_cannot_be_tried_is_said_and_the_rest_goes_on(tmp_path):
+def test_operators_that_cannot_be_probed_have_a_reason_and_the_rest_is_probed(tmp_path):
     found = probes_of(OTHERS, tmp_path, check=False)
     prober = Prober(Fake())
     results = {name: prober.operator(probe) for name, probe in found.items()}
@@ -286,14 +286,14 @@ def test_what_cannot_be_tried_is_said_and_the_rest_goes_on(tmp_path):
         "Cast to 16, 1x4x4x6": "unconfirmed",
     }
     reasons = [each.reason for each in results.values() if each.verdict == "unconfirmed"]
-    assert reasons[0].startswith("the cut itself does not run: ")
+    assert reasons[0].startswith("the extracted operator itself does not run: ")
     assert reasons[1:] == [
-        "it reads no tensor of the network, but its value is not known",
+        "it only reads constants, but its value is not known",
         "the shape of its input k is not known",
         "the shape of its input scaled is not known",
-        "there are no probes of float64",
-        "there are no probes of float64",
-        "there are no probes of bfloat16",
+        "float64 cannot be probed",
+        "float64 cannot be probed",
+        "bfloat16 cannot be probed",
     ]
 
 
@@ -302,7 +302,7 @@ def test_another_domains_operator_does_not_forbid_onnxs_own(tmp_path):
     result = Prober(Fake(refusing(lambda model: "Gelu" in ops(model)))).operator(gelu)
     assert (result.op, result.verdict) == ("com.microsoft.Gelu", "unsupported")
     report = ProbeReport(load_target("per-channel"), "fake 1", (result,))
-    assert (report.forbidden(), report.broken, report.profile_says(result)) == ([], [], "-")
+    assert (report.forbidden(), report.overstated, report.profile_value(result)) == ([], [], "-")
 
 
 def test_q_dq_of_another_domain_stay_what_they_are(tmp_path):
@@ -362,7 +362,7 @@ def test_refusals(tmp_path):
     assert prober.operator(sigmoid).verdict == "unsupported"
     assert prober.operator(sigmoid).reason == "between Q/DQ pairs: E load: Error: out of luck"
     assert prober.operator(conv).verdict == "confirmed"
-    # Taken in float only is neither.
+    # Accepted in float only is neither confirmed nor unsupported.
     prober = Prober(Fake(refusing(lambda model: {"Sigmoid", "QuantizeLinear"} <= set(ops(model)))))
     assert prober.operator(sigmoid).verdict == "unconfirmed"
     # A constant took the place of an input, so its refusal is not the operator's.
@@ -385,7 +385,7 @@ def test_another_operator_in_its_place_is_noticed(tmp_path):
     assert finding.reason.startswith("runs, but is off by")
 
 
-def test_files_that_cannot_be_cut(tmp_path):
+def test_files_that_cannot_be_probed(tmp_path):
     with pytest.raises(ConfigError, match="export it with a static batch of 1"):
         probes_of(
             f"{HEADER} probe (float[batch, 4] image) => (float[batch, 4] codes) {{ codes = Relu(image) }}", tmp_path

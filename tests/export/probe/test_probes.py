@@ -11,14 +11,14 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.backends.backends import BackendRun, find_backend
 from depth_distill.export.probe.judgement import Variant, judge, reference
 from depth_distill.export.probe.models import capability_probes, float_conv
-from depth_distill.export.probe.probes import Prober, ProbeResult, last_words
+from depth_distill.export.probe.probes import Prober, ProbeResult, failure_reason
 from depth_distill.export.probe.report import ProbeReport
 from depth_distill.quantization.target.target import load_target
 
 TARGET = load_target("per-tensor-minmax")
 PROBES = {probe.name: probe for probe in capability_probes(TARGET)}
 SIGNED = {probe.name: probe for probe in capability_probes(load_target("symmetric-pow2"))}
-# ONNX's evaluator adds up FP16 in FP16, of which NPUs make float32.
+# ONNX's evaluator accumulates FP16 in FP16, NPUs in float32.
 READINGS = {
     variant.model.SerializeToString(): variant.reading
     for probe in (*PROBES.values(), *SIGNED.values())
@@ -30,7 +30,7 @@ NAMES = [field.name for field in dataclasses.fields(TARGET.capabilities)]
 
 @dataclasses.dataclass(frozen=True)
 class Fake:
-    """A tool chain that computes what a file says, unless ``habit`` changes the file, or refuses it."""
+    """A tool chain that computes files correctly, unless ``habit`` changes the file or refuses it."""
 
     habit: object = staticmethod(lambda model: model)
     quantizes: bool = False
@@ -60,7 +60,7 @@ def replace(model, name, value):
 
 
 def activation_formats(model):
-    """Q and DQ nodes of what is not stored, with scale and zero point."""
+    """Q and DQ nodes of activations, with scale and zero point."""
     values = stored(model)
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in values:
@@ -99,7 +99,7 @@ def one_weight_scale(model):
 
 
 def narrow(model):
-    """INT16 in INT8 units."""
+    """INT16 tensors computed in INT8."""
     for node, scale, zero_point in list(activation_formats(model)):
         if zero_point.dtype.itemsize == 2:
             replace(model, node.input[1], np.float32(scale * 256))
@@ -166,7 +166,7 @@ def test_there_is_a_probe_for_each_capability():
 
 @pytest.mark.parametrize("probes", [PROBES, SIGNED], ids=["unsigned", "signed"])
 @pytest.mark.parametrize("name", NAMES)
-def test_rivals_are_far_from_what_the_file_says(name, probes):
+def test_wrong_readings_are_far_from_the_correct_result(name, probes):
     probe = probes[name]
     for variant in probe.variants:
         truth = reference(variant.reading or variant.model, probe.inputs)
@@ -180,7 +180,7 @@ def test_rivals_are_far_from_what_the_file_says(name, probes):
 
 
 @pytest.mark.parametrize("probes", [PROBES, SIGNED], ids=["unsigned", "signed"])
-def test_a_tool_chain_that_does_what_files_say_is_confirmed(probes):
+def test_a_tool_chain_that_computes_files_correctly_is_confirmed(probes):
     found = verdicts(Fake(), probes)
     assert {name: each.verdict for name, each in found.items()} == dict.fromkeys(NAMES, "confirmed")
     assert "off by 0 output steps, at most 1; 59" in found["int8"].reason
@@ -200,7 +200,7 @@ def test_a_tool_chain_that_does_what_files_say_is_confirmed(probes):
         (swap_outputs, "several_outputs", "unsupported", "accepted, but outputs swapped"),
     ],
 )
-def test_what_is_accepted_and_not_honoured_is_not_confirmed(habit, name, verdict, words):
+def test_a_capability_that_is_accepted_but_not_honoured_is_not_confirmed(habit, name, verdict, words):
     found = verdicts(Fake(habit))
     assert found[name].verdict == verdict
     assert words in found[name].reason
@@ -222,7 +222,7 @@ def test_fp16_in_int8_is_unsupported():
     assert (verdict, reason.partition(":")[0]) == ("unsupported", "accepted, but its FP16 layer computed in INT8")
 
 
-def test_numbers_that_nobody_can_explain_are_unconfirmed():
+def test_unexplained_errors_are_unconfirmed():
     variant = Variant("", float_conv(), 0.5)
     truth, wrong_reading = {"codes": np.zeros(4, np.float32)}, {"codes": np.full(4, 50, np.float32)}
     assert judge(variant, {"codes": np.full(4, 0.5, np.float32)}, truth, [])[0] == "confirmed"
@@ -260,7 +260,7 @@ def test_each_output_has_a_step_of_its_own():
     assert [verdict("index", add(900, each)) for each in (2, 3)] == ["confirmed", "unconfirmed"]
 
 
-def test_a_refusal_is_unsupported_in_the_tool_chains_words():
+def test_a_refusal_is_unsupported_with_the_tool_chains_reason():
     per_channel = refusing(lambda model: any(each.dims == [4] for each in model.graph.initializer))
     found = verdicts(Fake(per_channel))
     assert found["per_channel_weights"] == ProbeResult(
@@ -269,16 +269,16 @@ def test_a_refusal_is_unsupported_in_the_tool_chains_words():
     assert found["int8"].verdict == "confirmed"
 
 
-def test_a_refusal_of_the_form_says_nothing_about_the_capability():
+def test_a_refusal_of_the_form_proves_nothing_about_the_capability():
     new = refusing(lambda model: opset(model) > 19, "ValueError: opset 21, need <= 19")
     found = verdicts(Fake(new))["int16"]
     assert found.verdict == "confirmed"  # by Q/DQ of com.microsoft
     assert found.reason.startswith("com.microsoft Q/DQ: off by 0")
-    assert "a float convolution of opset 21 is, too): ValueError: opset 21, need <= 19" in found.reason
+    assert "a float convolution of opset 21 is refused, too): ValueError: opset 21, need <= 19" in found.reason
     neither = refusing(lambda model: opset(model) > 19 or any(node.domain for node in model.graph.node))
     found = verdicts(Fake(neither))["int16"]
     assert found.verdict == "unconfirmed"
-    assert "INT8 in com.microsoft Q/DQ is, too" in found.reason
+    assert "INT8 in com.microsoft Q/DQ is refused, too" in found.reason
 
 
 def test_a_tool_chain_that_runs_nothing_is_an_error():
@@ -295,7 +295,9 @@ def test_own_ptq():
         return Prober(Fake(quantizes=True, ptq=ptq)).own_ptq()
 
     assert finding(rounded).verdict == "confirmed"
-    assert finding(lambda codes: codes).reason == "accepted, but its output has 1152 values of at most 256: not INT8"
+    assert finding(lambda codes: codes).reason == (
+        "accepted, but its output has 1152 distinct values, more than the 256 of INT8"
+    )
     assert finding(lambda codes: codes).verdict == "unsupported"
     assert finding(lambda codes: rounded(codes, 16)).verdict == "unconfirmed"
     assert Prober(Fake()).own_ptq().verdict == "unsupported"
@@ -307,19 +309,19 @@ def test_a_backend_that_takes_float_files_only():
     assert Prober(backend).capability(PROBES["int8"]).verdict == "unconfirmed"
 
 
-def test_last_words():
+def test_failure_reason():
     head = "backend rknn failed on /tmp/a/probe.onnx (exit code {}). Its last words:\n"
     noise = "\nNeed more information? Set SAVE=/some/dir to save all"
-    assert last_words(head.format(1) + "/tmp/b/model.mlir:15: error: no legal op" + noise) == (
+    assert failure_reason(head.format(1) + "/tmp/b/model.mlir:15: error: no legal op" + noise) == (
         "model.mlir:15: error: no legal op"
     )
-    assert last_words(head.format(-6) + "corrupted double-linked list") == (
+    assert failure_reason(head.format(-6) + "corrupted double-linked list") == (
         "aborts with signal 6: corrupted double-linked list"
     )
-    assert len(last_words(head.format(1) + "Error: " + "x" * 500)) == 150
+    assert len(failure_reason(head.format(1) + "Error: " + "x" * 500)) == 150
 
 
-def test_the_report_says_where_profile_and_tool_chain_disagree():
+def test_the_report_shows_where_profile_and_tool_chain_disagree():
     results = (
         ProbeResult("int8", "unsupported", "Error"),
         ProbeResult("int16", "confirmed", ""),
@@ -330,14 +332,14 @@ def test_the_report_says_where_profile_and_tool_chain_disagree():
         ProbeResult("Relu", "unsupported", "", "Relu"),
     )
     report = ProbeReport(TARGET, "fake 1", results)
-    assert [each.name for each in report.broken] == ["int8", "Conv 2", "Relu"]
-    assert [each.name for each in report.better] == ["per_channel_weights"]
+    assert [each.name for each in report.overstated] == ["int8", "Conv 2", "Relu"]
+    assert [each.name for each in report.understated] == ["per_channel_weights"]
     assert report.capabilities() == {"int8": "no", "int16": "yes", "per_channel_weights": "yes"}
     assert report.forbidden() == ["Relu"]  # one Conv works, so Conv is not forbidden
-    assert "per channel weights: the profile rules it out, and it works" in report.disagreements()
+    assert "per channel weights: the profile rules it out, but it works" in report.disagreements()
 
 
-def test_a_tool_chains_words_are_no_markup():
+def test_messages_of_tool_chains_are_not_parsed_as_markup():
     words = "failed to legalize [/conv_3] in model.mlir:100: [bold]no[/bold] \\"
     report = ProbeReport(TARGET, "fake 1 [/x]", (ProbeResult("Conv [/1]", "unsupported", words, "Conv"),))
     with io.StringIO() as file:

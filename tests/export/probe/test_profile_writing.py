@@ -30,7 +30,7 @@ def written(source, capabilities, forbidden=(), remark=REMARK):
     return [line for line in new if line not in old], load_target(path)
 
 
-def test_only_lines_with_news_change(tmp_path):
+def test_only_lines_with_new_values_change(tmp_path):
     lines, found = written(profile(tmp_path), {"int8": "yes", "int16": "yes", "fp16": "no"}, ["Softmax"])
     assert lines == [
         f'  int16: "yes"  # probed: {REMARK}',
@@ -119,19 +119,21 @@ def test_windows_line_ends_stay(tmp_path):
 
 
 def test_nothing_is_written_that_does_not_load(tmp_path):
-    with pytest.raises(ConfigError, match=r"new.yaml is not written.*contradicts capabilities.per_channel_weights: no"):
+    with pytest.raises(
+        ConfigError, match=r"new.yaml was not written.*contradicts capabilities.per_channel_weights: no"
+    ):
         write_profile(load_target("per-channel"), tmp_path / "new.yaml", {"per_channel_weights": "no"}, [], REMARK)
     assert not list(tmp_path.iterdir())
 
 
 def test_where_a_profile_must_not_go(tmp_path):
     target = load_target("aiware-apache6")
-    with pytest.raises(ConfigError, match="is a built-in profile, which stays as it is"):
+    with pytest.raises(ConfigError, match="is a built-in profile, which must not change"):
         check_destination(target, target.source)
     (tmp_path / "link.yaml").symlink_to(load_target("per-channel").source)
     with pytest.raises(ConfigError, match="is a built-in profile"):
         check_destination(target, tmp_path / "link.yaml")
-    with pytest.raises(ConfigError, match=r"a profile is a .yaml file; write to .*mine.yaml"):
+    with pytest.raises(ConfigError, match=r"a profile must be a .yaml file; write to .*mine.yaml"):
         check_destination(target, tmp_path / "mine.json")
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(ConfigError, match="is a folder"):
