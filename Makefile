@@ -34,7 +34,7 @@ export-npu: $(STAMP) ## Bundle for the NPU: CKPT=runs/.../last.ckpt TARGET=per-t
 
 # Their pins clash, so each tool chain has an environment of its own; one that cannot be installed does not stop the rest.
 RUNNERS := depth_distill/export/backends/runners
-BACKENDS ?= openvino qnn rknn iree
+BACKENDS ?= $(filter-out onnxruntime,$(patsubst $(RUNNERS)/requirements-%.txt,%,$(wildcard $(RUNNERS)/requirements-*.txt)))
 DEPTH_DISTILL_BACKENDS ?= .backends
 .PHONY: backends
 backends: $(STAMP) ## Environments of the NPU tool chains that exports are verified on (several GB)

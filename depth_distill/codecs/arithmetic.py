@@ -4,14 +4,63 @@
 float32 in a fixed order, and powers of two put together from bits. ``xp`` is the array library, ``numpy`` or ``torch``;
 only what both call by one name is used. Two rules keep the bits equal on every device: no quotient by a Python number
 (torch multiplies by its reciprocal on a GPU), and no fused multiply-add (compile C with ``-ffp-contract=off``).
+
+A :class:`StandIn` in the place of ``xp`` makes something else of the same functions: the text of ``decode.py`` and
+``decode.h``, a formula, or the operators of ONNX. So nothing is written twice.
 """
 
+import functools
 import math
 import struct
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 Array = Any
 """float32, of ``xp``."""
+
+
+class StandIn:
+    """Takes the place of ``xp`` where decoding is written out or exported instead of computed.
+
+    Args:
+        own: what it does in place of an :func:`operation`, by the name of that.
+    """
+
+    def __init__(self, own: Mapping[str, Callable[..., Array]]) -> None:
+        self.own = own
+
+    def named(self, name: str, value: Array, note: str) -> Array:
+        """What becomes of an intermediate value that has a name."""
+        return value
+
+    def number(self, value: float) -> Any:
+        """What becomes of a number that a formula shows as it was given."""
+        return value
+
+
+def operation(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Mark a function of ``xp`` that a :class:`StandIn` may do in its own way, such as call it instead of tracing it.
+
+    Its docstring and the names of its parameters are copied into the decoders that call it.
+    """
+
+    @functools.wraps(function)
+    def run(xp: Any, *arguments: Any) -> Array:
+        own = xp.own.get(function.__name__) if isinstance(xp, StandIn) else None
+        return function(xp, *arguments) if own is None else own(*arguments)
+
+    return run
+
+
+def named(xp: Any, name: str, value: Array, note: str = "") -> Array:
+    """The value; where it is written out, an assignment to this name, with a comment."""
+    return xp.named(name, value, note) if isinstance(xp, StandIn) else value
+
+
+def number(xp: Any, value: float) -> Any:
+    """The value; in a formula what is computed from such numbers keeps them: ``15 - 0.5``, not ``14.5``."""
+    return xp.number(value) if isinstance(xp, StandIn) else value
+
 
 _LN2 = math.log(2)
 # Taylor series of 2^f: at |f| <= 1/2 the first missing term is 5e-9, a tenth of the last bit's half.
@@ -61,19 +110,37 @@ def power_of_two(xp: Any, values: Array, factor: float, reach: int = 1) -> Array
         factor: less than 64 in magnitude.
         reach: a power of two.
     """
-    parts = split_factor(factor, reach)
-    high = xp.round(values * parts.grid) * (1 / parts.grid)
-    low = values - high
-    product_high = high * parts.high
-    product_low = high * parts.low + low * parts.whole
-    whole = xp.round(product_high)
-    rest = (product_high - whole) + product_low
-    power = rest * 0.0 + float32(POWER_SERIES[-1])
-    for coefficient in reversed(POWER_SERIES[:-1]):
-        power = power * rest + float32(coefficient)
-    # An integer made of NaN is undefined; the NaN itself is in ``power``.
+    return split_power_of_two(xp, values, *split_factor(factor, reach))
+
+
+@operation
+def power(xp: Any, base: Any, values: Array) -> Array:
+    """``base ** values`` of a positive number and values of at most 1 in magnitude."""
+    return power_of_two(xp, values, math.log2(base))
+
+
+@operation
+def split_power_of_two(xp: Any, values: Array, grid: float, high: float, low: float, factor: float) -> Array:
+    """``2 ** (values * factor)`` by sums, products and roundings alone: libraries differ in the last bit of theirs.
+
+    ``high + low`` is the factor, and values are split at multiples of ``1 / grid``, so that ``product_high`` is exact.
+    """
+    values_high = named(xp, "values_high", xp.round(values * grid) * (1 / grid))
+    product_high = named(xp, "product_high", values_high * high)
+    product_low = named(xp, "product_low", values_high * low + (values - values_high) * factor)
+    whole = named(xp, "whole", xp.round(product_high))
+    rest = named(xp, "rest", (product_high - whole) + product_low)
+    result: Array = float32(POWER_SERIES[-1])
+    for coefficient in reversed(POWER_SERIES[:-1]):  # 2 ** rest
+        result = named(xp, "result", result * rest + float32(coefficient))
+    return result * whole_power_of_two(xp, whole)
+
+
+@operation
+def whole_power_of_two(xp: Any, whole: Array) -> Array:
+    """``2 ** whole`` of whole numbers, put together from bits. NaN gives 1: an integer made of it is undefined."""
     exponent = xp.asarray(xp.where(whole == whole, whole, xp.zeros_like(whole)), dtype=xp.int32)
-    return power * ((exponent + _BIAS) << 23).view(xp.float32)
+    return ((exponent + _BIAS) << 23).view(xp.float32)
 
 
 def log2_ratio(xp: Any, numerator: Array, denominator: Array) -> Array:
@@ -102,19 +169,24 @@ def log2_ratio(xp: Any, numerator: Array, denominator: Array) -> Array:
     return exponent + (s + s * (square * series)) * float32(2 / _LN2)
 
 
+@operation
 def sigmoid(xp: Any, values: Array) -> Array:
-    """``1 / (1 + exp(-x))`` of at most 16 in magnitude."""
-    power = power_of_two(xp, values, -1 / _LN2, reach=16)
-    return xp.ones_like(power) / (power + 1.0)
+    """``1 / (1 + exp(-values))`` of at most 16 in magnitude."""
+    return _reciprocal_of_one_more(xp, power_of_two(xp, values, -1 / _LN2, reach=16))
 
 
+@operation
 def saturating_sigmoid(xp: Any, logits: Array) -> Array:
-    """``1 / (1 + exp(-x))`` of any number, to 3 units in the last place: what a host does to logits.
+    """``1 / (1 + exp(-logits))`` of any number, to 3 units in the last place: what a host does to logits.
 
     From 16.64 up it is 1, and below -32 it stays at 1.3e-14, which no depth can tell from 0. NaN stays NaN.
     """
-    power = power_of_two(xp, xp.clip(logits, -32.0, 32.0), -1 / _LN2, reach=32)
-    return xp.ones_like(power) / (power + 1.0)
+    return _reciprocal_of_one_more(xp, power_of_two(xp, xp.clip(logits, -32.0, 32.0), -1 / _LN2, reach=32))
+
+
+def _reciprocal_of_one_more(xp: Any, power: Array) -> Array:
+    power = named(xp, "power", power)
+    return xp.full_like(power, 1.0) / (power + 1.0)
 
 
 def logit(xp: Any, values: Array) -> Array:

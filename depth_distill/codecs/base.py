@@ -1,12 +1,13 @@
 """What every codec can do."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depth_distill.codecs.arithmetic import Array, float32
+from depth_distill.codecs.arithmetic import Array, float32, number
 from depth_distill.codecs.depth_range import DepthRange
 
 
@@ -19,7 +20,9 @@ class HostCodec(ABC):
     must stay visible.
 
     The methods that take ``xp``, the array library, are what the NumPy and the torch side share. All compute in
-    float32.
+    float32. :meth:`depth_of` is all that a codec says about decoding: the decoders of an export, the formula and the
+    ONNX file are made of it, too (see :class:`~depth_distill.codecs.arithmetic.StandIn`), so of ``xp`` it uses only
+    ``clip``, ``round``, ``where`` and ``full_like``, beside arithmetic, ``<``, ``<=`` and this package's operations.
     """
 
     channels: int
@@ -51,13 +54,24 @@ class HostCodec(ABC):
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
         """:meth:`encode` of a float32 array of ``xp``."""
 
-    @abstractmethod
     def decode_with(self, xp: Any, codes: Array) -> Array:
         """:meth:`decode` of a float32 array of ``xp``."""
+        codes = xp.clip(codes, 0.0, 1.0)
+        depth_m = self.depth_of(xp, [codes[..., k : k + 1, :, :] for k in range(self.channels)])
+        return xp.clip(depth_m, self.near_m, self.far_m)
+
+    @abstractmethod
+    def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
+        """Depth ``(..., 1, H, W)`` of one array of that shape per code, in [0, 1]; what leaves the range is clipped."""
 
     @abstractmethod
     def slopes_with(self, xp: Any, codes: Array) -> Array:
         """Metres that depth moves by one of each code, of the shape of the codes: the gradient of ``decode``."""
+
+    @property
+    def code_names(self) -> tuple[str, ...]:
+        """What a formula and the decoders of an export call each code."""
+        return tuple(f"codes[{k}]" for k in range(self.channels))
 
     @property
     def near_m(self) -> float:
@@ -68,6 +82,10 @@ class HostCodec(ABC):
     def far_m(self) -> float:
         """The farthest depth as a float32."""
         return float32(self.depth_range.max_m)
+
+    def ends(self, xp: Any) -> tuple[Any, Any]:
+        """The nearest and the farthest depth, as numbers that a formula shows as they are."""
+        return number(xp, self.near_m), number(xp, self.far_m)
 
     def clamped(self, xp: Any, depth_m: Array) -> Array:
         """Depth inside the range; NaN becomes the nearest."""

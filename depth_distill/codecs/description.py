@@ -6,6 +6,7 @@ from typing import Any
 
 from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
+from depth_distill.codecs.expression import Expression, Notation, Symbolic, assignments, depth_expression
 from depth_distill.codecs.single import HostSingle
 from depth_distill.codecs.thermometer import HostThermometer
 from depth_distill.codecs.two_part import HostIntegerFractional
@@ -58,51 +59,27 @@ def codec_of(description: Mapping[str, Any]) -> HostCodec:
 def formula(codec: HostCodec) -> str:
     """How codes become metres, in one line for people: ``depth_m = 0.5 * (15/0.5)^code``.
 
-    Codes are clipped to [0, 1] before and depth to its range after. One code is ``code``, several are ``codes``, and
-    those of a two-part codec ``integer`` and ``fractional``. ``round`` takes halves to the even neighbour.
-
-    Raises:
-        ConfigError: a codec of a class that is not one of this package's.
+    Codes are clipped to [0, 1] before and depth to its range after. ``round`` takes halves to the even neighbour.
     """
-    if isinstance(codec, HostThermometer):
-        if codec.spacing == "uniform":
-            return f"u = sum(codes) / {codec.channels}; {_of_single(codec.single, 'u')}"
-        knots = ", ".join(f"{knot:.7g}" for knot in codec.knots)
-        filled = "x[0] + sum(code * (b - a) for code, a, b in zip(codes, x, x[1:]))"
-        return f"x = [{knots}]; u = 1 / (1 + exp(-({filled}))); {_of_single(codec.single, 'u')}"
-    if isinstance(codec, HostIntegerFractional):
-        return _of_integer_fractional(codec)
-    if isinstance(codec, HostSingle):
-        return _of_single(codec, "code")
-    raise ConfigError(f"a codec of class {type(codec).__name__} has no formula; known are {', '.join(_KINDS)}")
+    depth_m = depth_expression(codec, _Readable({"power", "sigmoid"}))
+    last = {each.name: each for each in assignments(depth_m)}
+    earlier = {each for each in assignments(depth_m) if each is not last[each.name]}  # they go on: one long sum
+    steps = [each for each in last.values() if each.name not in codec.code_names]
+    return "; ".join(f"{each.name} = {_FORMULA.write(each.parts[0], earlier)}" for each in steps)
 
 
-def _of_single(codec: HostSingle, code: str) -> str:
-    near, far = f"{codec.depth_range.min_m:.9g}", f"{codec.depth_range.max_m:.9g}"
-    if codec.encoding == "linear":
-        return f"depth_m = {near} + ({far} - {near}) * {code}"
-    if codec.encoding == "inverse":
-        return f"depth_m = 1 / (1/{near} + (1/{far} - 1/{near}) * {code})"
-    return f"depth_m = {near} * ({far}/{near})^{code}"
+class _Readable(Symbolic):
+    """Leaves out what only catches a rounding error or a code beyond its range."""
+
+    def clip(self, values: Any, low: Any, high: Any) -> Expression:
+        """All values are inside."""
+        return values
 
 
-def _of_integer_fractional(codec: HostIntegerFractional) -> str:
-    coarse = f"{codec.metres} * integer"
-    if codec.decoder == "sum":
-        return f"depth_m = {coarse} + fractional"
-    if codec.decoder == "round" and codec.fraction == "sawtooth":
-        return f"depth_m = round({coarse}) + fractional"
-    if codec.decoder == "round":
-        return f"whole = round({coarse}); depth_m = whole + (1 - fractional if whole % 2 else fractional)"
-    if codec.integer == "floor":
-        coarse = f"{coarse} + 0.5"
-    if codec.fraction == "sawtooth":
-        return f"depth_m = round({coarse} - fractional) + fractional"
-    return (
-        f"coarse = {coarse}; rising = 2 * round((coarse - fractional) / 2) + fractional; "
-        "falling = 2 * round((coarse + fractional) / 2) - fractional; "
-        "depth_m = rising if abs(rising - coarse) <= abs(falling - coarse) else falling"
-    )
+_FORMULA = Notation(
+    lambda number: number.formula,
+    {"where": ("{1} if {0} else {2}", 0), "power": ("{}^{}", 4), "sigmoid": ("1 / (1 + exp(-{}))", 3)},
+)
 
 
 def _number(values: Mapping[str, Any], key: str) -> float:

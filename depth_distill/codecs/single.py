@@ -1,12 +1,13 @@
 """One code per pixel."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depth_distill.codecs.arithmetic import Array, float32, log2_ratio, power_of_two
+from depth_distill.codecs.arithmetic import Array, float32, log2_ratio, power
 from depth_distill.codecs.base import HostCodec, rounded_codes
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.errors import ConfigError
@@ -35,6 +36,7 @@ class HostSingle(HostCodec):
     """
 
     channels = 1
+    code_names = ("code",)
 
     def __init__(self, depth_range: DepthRange, encoding: Encoding = "log") -> None:
         if encoding not in get_args(Encoding):
@@ -64,18 +66,16 @@ class HostSingle(HostCodec):
             codes = octaves / xp.full_like(depth_m, float32(self.octaves))
         return xp.clip(codes, 0.0, 1.0)
 
-    def decode_with(self, xp: Any, codes: Array) -> Array:
+    def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
         """From one code."""
-        codes = xp.clip(codes, 0.0, 1.0)
+        (code,) = codes
+        near_m, far_m = self.ends(xp)
         if self.encoding == "linear":
-            depth_m = codes * self.span_m + self.near_m
-        elif self.encoding == "inverse":
-            # a b / (a + (1 - u) (b - a)): no difference cancels, as 1 - u is exact where it is small.
-            denominator = (1.0 - codes) * self.span_m + self.near_m
-            depth_m = xp.full_like(codes, float32(self.near_m * self.far_m)) / denominator
-        else:
-            depth_m = power_of_two(xp, codes, self.octaves) * self.near_m
-        return xp.clip(depth_m, self.near_m, self.far_m)
+            return near_m + (far_m - near_m) * code
+        if self.encoding == "inverse":
+            # No difference cancels, as 1 - u is exact where it is small.
+            return xp.full_like(code, near_m * far_m) / (near_m + (far_m - near_m) * (1.0 - code))
+        return near_m * power(xp, far_m / near_m, code)
 
     def slopes_with(self, xp: Any, codes: Array) -> Array:
         """``b - a``, ``d^2 (1/a - 1/b)`` or ``d ln(b/a)``."""

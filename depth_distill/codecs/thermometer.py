@@ -1,12 +1,13 @@
 """Several codes that fill up one after the other."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depth_distill.codecs.arithmetic import Array, float32, logit, sigmoid
+from depth_distill.codecs.arithmetic import Array, float32, logit, named, sigmoid
 from depth_distill.codecs.base import HostCodec, rounded_codes
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.single import Encoding, HostSingle
@@ -75,25 +76,27 @@ class HostThermometer(HostCodec):
         ]
         return xp.concatenate(codes, -3)
 
-    def decode_with(self, xp: Any, codes: Array) -> Array:
+    def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
         """From ``num_codes`` codes."""
-        return self.single.decode_with(xp, self._position(xp, codes))
+        return self.single.depth_of(xp, [xp.clip(self._position(xp, codes), 0.0, 1.0)])
 
     def slopes_with(self, xp: Any, codes: Array) -> Array:
         """The slope of the single codec times the share of each code."""
-        position = self._position(xp, codes)
+        codes = xp.clip(codes, 0.0, 1.0)
+        position = self._position(xp, [codes[..., k : k + 1, :, :] for k in range(self.channels)])
         slope = self.single.slopes_with(xp, position)
         if self.spacing == "logit":
             slope = slope * (position * (1.0 - position))
         return xp.concatenate([slope * width for width in self.widths], -3)
 
-    def _position(self, xp: Any, codes: Array) -> Array:
+    def _position(self, xp: Any, codes: Sequence[Array]) -> Array:
         """The code of the single codec; added up in one order, as sums depend on it."""
-        codes = xp.clip(codes, 0.0, 1.0)
-        position = codes[..., :1, :, :] * self.widths[0] + self.knots[0]
-        for k in range(1, self.channels):
-            position = position + codes[..., k : k + 1, :, :] * self.widths[k]
-        return sigmoid(xp, position) if self.spacing == "logit" else position
+        name = "logit" if self.spacing == "logit" else "position"
+        first, *others = (width * code for code, width in zip(codes, self.widths, strict=True))
+        total = named(xp, name, self.knots[0] + first if self.knots[0] else first, "added up in this order")
+        for term in others:
+            total = named(xp, name, total + term)
+        return named(xp, "position", sigmoid(xp, total)) if self.spacing == "logit" else total
 
 
 def _knots(num_codes: int, spacing: Spacing) -> list[float]:

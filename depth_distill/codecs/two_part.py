@@ -2,12 +2,13 @@
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from depth_distill.codecs.arithmetic import Array
+from depth_distill.codecs.arithmetic import Array, named
 from depth_distill.codecs.base import HostCodec, rounded_codes
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.errors import ConfigError
@@ -23,6 +24,7 @@ class TwoPartCodec(HostCodec):
     """A codec that can get the whole part wrong while the fraction is right: a *carry error*."""
 
     channels = 2
+    code_names = ("integer", "fractional")
 
     def carry_errors(self, codes: NDArray[Any], reference_m: NDArray[Any]) -> NDArray[np.bool_]:
         """Where the whole part is not the one that brings the fraction nearest to a reference.
@@ -131,13 +133,13 @@ class HostIntegerFractional(TwoPartCodec):
         whole = xp.floor(depth_m)
         fraction = depth_m - whole
         if self.fraction == "triangle":
-            fraction = xp.where(_odd(xp, whole), 1.0 - fraction, fraction)
+            fraction = xp.where(_even(xp, whole), fraction, 1.0 - fraction)
         integer = whole if self.integer == "floor" else depth_m
         return xp.concatenate([integer / xp.full_like(integer, float(self.metres)), fraction], -3)
 
-    def decode_with(self, xp: Any, codes: Array) -> Array:
+    def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
         """By the decoder."""
-        return xp.clip(self._decode(xp, codes)[0], self.near_m, self.far_m)
+        return self._decode(xp, *codes)[0]
 
     def slopes_with(self, xp: Any, codes: Array) -> Array:
         """``n`` and 1 (-1 on a falling triangle), with every decoder.
@@ -146,8 +148,11 @@ class HostIntegerFractional(TwoPartCodec):
         none, and passes the gradient straight through. A straight-through ``round(i - f) + f`` would leave the fraction
         without gradient.
         """
-        integer = xp.full_like(codes[..., :1, :, :], float(self.metres))
-        return xp.concatenate([integer, self._decode(xp, codes)[1]], -3)
+        clipped = xp.clip(codes, 0.0, 1.0)
+        _, rises = self._decode(xp, clipped[..., :1, :, :], clipped[..., 1:, :, :])
+        rising = xp.ones_like(clipped[..., 1:, :, :])
+        slope = rising if rises is None else xp.where(rises, rising, -rising)
+        return xp.concatenate([rising * float(self.metres), slope], -3)
 
     def carry_errors_with(self, xp: Any, codes: Array, reference_m: Array) -> Array:
         """With ``sum``, which chooses no whole part: where depth is half a metre off or more."""
@@ -157,30 +162,30 @@ class HostIntegerFractional(TwoPartCodec):
         nearest_m, _ = self._nearest(xp, reference_m, xp.clip(codes[..., 1:, :, :], 0.0, 1.0))
         return abs(depth_m - xp.clip(nearest_m, self.near_m, self.far_m)) > _SAME_M
 
-    def _decode(self, xp: Any, codes: Array) -> tuple[Array, Array]:
-        """Depth, and whether it rises (1) or falls (-1) with the fraction."""
-        codes = xp.clip(codes, 0.0, 1.0)
-        integer, fraction = codes[..., :1, :, :] * float(self.metres), codes[..., 1:, :, :]
+    def _decode(self, xp: Any, integer: Array, fraction: Array) -> tuple[Array, Array | None]:
+        """Depth, and where it rises with the fraction; None is everywhere."""
+        coarse_m = float(self.metres) * integer
         if self.decoder == "sum":
-            return integer + fraction, xp.ones_like(fraction)
+            return coarse_m + fraction, None
         if self.decoder == "unwrap":
-            return self._nearest(xp, integer + 0.5 if self.integer == "floor" else integer, fraction)
-        whole = xp.round(integer)
+            return self._nearest(xp, coarse_m + 0.5 if self.integer == "floor" else coarse_m, fraction)
         if self.fraction == "sawtooth":
-            return whole + fraction, xp.ones_like(fraction)
-        odd = _odd(xp, whole)
-        depth_m = whole + xp.where(odd, 1.0 - fraction, fraction)
-        return depth_m, xp.where(odd, -xp.ones_like(fraction), xp.ones_like(fraction))
+            return xp.round(coarse_m) + fraction, None
+        whole = named(xp, "whole", xp.round(coarse_m), "metres")
+        even = named(xp, "even", _even(xp, whole), "in odd metres the fraction falls with depth")
+        return whole + xp.where(even, fraction, 1.0 - fraction), even
 
-    def _nearest(self, xp: Any, coarse_m: Array, fraction: Array) -> tuple[Array, Array]:
-        """The depth of this fraction that is nearest to the coarse one, and its slope."""
+    def _nearest(self, xp: Any, coarse_m: Array, fraction: Array) -> tuple[Array, Array | None]:
+        """The depth of this fraction that is nearest to the coarse one, and where it rises with the fraction."""
         if self.fraction == "sawtooth":
-            return xp.round(coarse_m - fraction) + fraction, xp.ones_like(fraction)
-        rising = xp.round((coarse_m - fraction) * 0.5) * 2.0 + fraction
-        falling = xp.round((coarse_m + fraction) * 0.5) * 2.0 - fraction
-        rises = abs(rising - coarse_m) <= abs(falling - coarse_m)
-        return xp.where(rises, rising, falling), xp.where(rises, xp.ones_like(fraction), -xp.ones_like(fraction))
+            return xp.round(coarse_m - fraction) + fraction, None
+        coarse_m = named(xp, "coarse_m", coarse_m)
+        rising = named(xp, "rising", 2.0 * xp.round(0.5 * (coarse_m - fraction)) + fraction, "metres, if even")
+        falling = named(xp, "falling", 2.0 * xp.round(0.5 * (coarse_m + fraction)) - fraction, "metres, if odd")
+        rises = named(xp, "rises", abs(rising - coarse_m) <= abs(falling - coarse_m))
+        return xp.where(rises, rising, falling), rises
 
 
-def _odd(xp: Any, whole: Array) -> Array:
-    return whole - xp.floor(whole * 0.5) * 2.0 == 1.0
+def _even(xp: Any, whole: Array) -> Array:
+    half = 0.5 * whole
+    return abs(xp.round(half) - half) < 0.5

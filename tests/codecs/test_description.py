@@ -1,6 +1,7 @@
 """Codecs as plain data, and as a formula for people."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -40,6 +41,34 @@ def test_a_formula_computes_what_the_codec_does():
         assert found == pytest.approx(float(codec.decode(np.full((1, 1, 1), 0.3)).item()), rel=1e-5)
     expression = formula(HostIntegerFractional(RANGE)).removeprefix("depth_m = ")
     assert eval(expression, {"integer": 7.4 / 15, "fractional": 0.4, "round": round}) == pytest.approx(7.4)
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        *(HostSingle(RANGE, encoding) for encoding in ("linear", "inverse", "log")),
+        *(HostThermometer(RANGE, "log", 8, spacing) for spacing in ("uniform", "logit")),
+        *HostIntegerFractional(RANGE, "sum", "floor").decoders,
+        *HostIntegerFractional(RANGE, "round", "floor", "triangle").decoders,
+        HostIntegerFractional(RANGE, fraction="triangle"),
+    ],
+    ids=str,
+)
+def test_the_steps_of_every_formula_compute_what_the_codec_does(codec):
+    codes = codec.encode(np.float32([[[2.3, 7.7]]]).reshape(1, 1, 2))
+    for pixel in range(2):
+        values = codes[:, 0, pixel].tolist()
+        names = {
+            "codes": values,
+            "round": round,
+            "abs": abs,
+            "exp": math.exp,
+            **dict(zip(codec.code_names, values, strict=True)),
+        }
+        for step in formula(codec).split("; "):
+            name, _, expression = step.partition(" = ")
+            names[name] = eval(expression.replace("^", "**"), names)
+        assert names["depth_m"] == pytest.approx(codec.decode(codes)[0, 0, pixel], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def contents(folder):
 def test_the_bundle_is_whole(bundle, trained_checkpoint):
     assert set(bundle.artifacts) == {"float", "int8", "fp16", "metric"}
     names = {path.name for path in bundle.folder.iterdir()}
-    assert names >= {"decode.py", "decode.h", "encodings.json", "report.html", "report.md", "recipes", "calibration"}
+    assert names >= {"decode.py", "decode.h", "encodings.json", "report.html", "report.md", "runners", "calibration"}
     assert not list(bundle.folder.parent.glob(".bundle*"))
     manifest = bundle.manifest
     assert manifest["formula"] == "depth_m = 0.5 * (15/0.5)^code"
@@ -228,11 +228,7 @@ def test_a_device_that_drifts_is_told_where(bundle, tmp_path, capsys):
     assert f"drift begins at {first}" in capsys.readouterr().out
     assert (tmp_path / "test_npu.png").is_file()
     (tmp_path / "dumps/0000/nothing.npy").write_bytes(b"")
-<<<<<<< HEAD:tests/commands/test_export.py
     assert main([*words, "--dumps", str(tmp_path / "dumps")]) == 2
-=======
-    assert compare([*words, "--dumps", str(tmp_path / "dumps")]) == 2
->>>>>>> hD:tests/commands/test_export_npu.py
     assert "belongs to no layer of the file" in " ".join(capsys.readouterr().err.split())
 
 
@@ -251,10 +247,10 @@ def test_npu_info(bundle, trained_checkpoint, tmp_path, capsys):
     assert main(["npu-info", "--target", "onnxruntime-cpu", "--check", str(tmp_path / "a.onnx")]) == 2
 
 
-def test_recipes_are_those_that_were_run(bundle):
-    recipes = {path.name: path for path in (bundle.folder / "recipes").iterdir()}
+def test_runners_are_those_that_were_run(bundle):
+    runners = {path.name: path for path in (bundle.folder / "runners").iterdir()}
     for backend in BACKENDS.values():
-        assert recipes[backend.recipe.name].read_bytes() == backend.recipe.read_bytes()
+        assert runners[backend.runner.name].read_bytes() == backend.runner.read_bytes()
 
 
 def test_dump_formats_of_the_help_are_those_that_are_read():

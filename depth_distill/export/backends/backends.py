@@ -1,8 +1,8 @@
-"""Tool chains of NPU vendors as backends: each runs its recipe, a script on its own, in an environment of its own.
+"""Tool chains of NPU vendors as backends: each has a runner, a script that runs in an environment of its own.
 
 The pins of the tool chains clash with each other and with PyTorch's, so each lives in ``.backends/<environment>/`` of
 the working directory, or where ``DEPTH_DISTILL_BACKENDS`` points; ``make backends`` builds them. What runs there is
-the recipe that an export bundle carries, so what was verified is what the user gets.
+the runner that an export bundle carries, so what was verified is what the user gets.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ import numpy as np
 from depth_distill.data.reading import did_you_mean
 from depth_distill.errors import ConfigError
 
-RECIPES = Path(__file__).parent / "runners"
+RUNNERS = Path(__file__).parent / "runners"
 _ENVIRONMENTS = "DEPTH_DISTILL_BACKENDS"
 _TAIL_LINES = 12  # of stderr, in an error: the reason comes last
 
@@ -35,7 +35,7 @@ class BackendRun:
         load_seconds: to convert, quantize and load the model.
         version: of the tool chain.
         simulator: it stands in for a chip.
-        notes: what the recipe had to set, and what it could not.
+        notes: what the runner had to set, and what it could not.
     """
 
     outputs: dict[str, np.ndarray]
@@ -58,7 +58,7 @@ class Backend:
         takes: kinds of model: ``float``, ``int8`` (QDQ), ``fp16``, ``mixed`` (FP16 layers in a QDQ file).
         quantizes: it has post-training quantization of its own, for a float model and calibration tensors.
         simulator: it stands in for a chip, so that its latency means nothing.
-        mixes: its own quantization leaves the layers that its recipe's option ``fp16_layers`` names in FP16.
+        mixes: its own quantization leaves the layers that its runner's option ``fp16_layers`` names in FP16.
     """
 
     name: str
@@ -66,14 +66,14 @@ class Backend:
     package: str
     environment: str | None
     takes: frozenset[str]
-    quantizes: bool
-    simulator: bool
+    quantizes: bool = False
+    simulator: bool = False
     mixes: bool = False
 
     @property
-    def recipe(self) -> Path:
+    def runner(self) -> Path:
         """The script that runs in the environment."""
-        return RECIPES / f"run_{self.name}.py"
+        return RUNNERS / f"run_{self.name}.py"
 
     @property
     def python(self) -> Path:
@@ -99,14 +99,14 @@ class Backend:
         options: Mapping[str, str] | None = None,
         repeats: int = 20,
     ) -> BackendRun:
-        """Run the recipe on a model with one input and a batch of 1.
+        """Run a model with one input and a batch of 1.
 
         Args:
             model: ONNX file.
             inputs: ``(N, ...)`` of the model's input dtype, one behind the other.
             calibration: folder with ``tensors.txt``, which lists .npy files of one input each: the tool chain
-                quantizes the float model on them itself, min/max, one scale a tensor.
-            options: of the recipe; its ``--help`` lists them.
+                quantizes the float model on them itself, min/max, one scale per tensor.
+            options: of the runner; its ``--help`` lists them.
             repeats: timed runs behind the first; 0 for none.
 
         Raises:
@@ -126,7 +126,7 @@ class Backend:
             command = [
                 str(self.python.absolute()),
                 *([] if self.environment is None else ["-E"]),  # PYTHONPATH would mix two environments
-                *(str(self.recipe), "--model", str(model.absolute()), "--repeats", str(repeats)),
+                *(str(self.runner), "--model", str(model.absolute()), "--repeats", str(repeats)),
                 *("--inputs", "inputs.npy", "--outputs", "outputs.npz", "--report", "report.json"),
                 *([] if calibration is None else ["--calibration", str(calibration.absolute())]),
             ]
@@ -152,27 +152,18 @@ class Backend:
         )
 
 
+_EVERY_KIND = frozenset({"float", "int8", "fp16", "mixed"})
+
+# A new one is a line here, runners/run_<name>.py and, for an environment of its own, runners/requirements-<name>.txt.
 BACKENDS: Mapping[str, Backend] = {
     each.name: each
     for each in (
-        Backend(
-            "onnxruntime",
-            "ONNX Runtime",
-            "onnxruntime",
-            None,
-            frozenset({"float", "int8", "fp16", "mixed"}),
-            True,
-            False,
-        ),
-        Backend(
-            "openvino", "OpenVINO", "openvino", "openvino", frozenset({"float", "int8", "fp16", "mixed"}), False, False
-        ),
-        Backend("nncf", "NNCF on OpenVINO", "nncf", "openvino", frozenset(), True, False),
-        Backend(
-            "qnn", "Qualcomm QNN", "onnxruntime_qnn", "qnn", frozenset({"float", "int8", "fp16", "mixed"}), True, True
-        ),
-        Backend("rknn", "Rockchip RKNN", "rknn", "rknn", frozenset({"float", "int8", "mixed"}), True, True, mixes=True),
-        Backend("iree", "IREE", "iree", "iree", frozenset({"float", "int8", "fp16", "mixed"}), False, False),
+        Backend("onnxruntime", "ONNX Runtime", "onnxruntime", None, _EVERY_KIND, quantizes=True),
+        Backend("openvino", "OpenVINO", "openvino", "openvino", _EVERY_KIND),
+        Backend("nncf", "NNCF on OpenVINO", "nncf", "openvino", frozenset(), quantizes=True),
+        Backend("qnn", "Qualcomm QNN", "onnxruntime_qnn", "qnn", _EVERY_KIND, quantizes=True, simulator=True),
+        Backend("rknn", "Rockchip RKNN", "rknn", "rknn", _EVERY_KIND - {"fp16"}, True, True, mixes=True),
+        Backend("iree", "IREE", "iree", "iree", _EVERY_KIND),
     )
 }
 

@@ -1,4 +1,4 @@
-"""The files of a bundle: networks, decoders, calibration images, encodings and recipes."""
+"""The files of a bundle: networks, decoders, calibration images, encodings and runners."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from torch import fx
 
 from depth_distill.atomic import write_json
 from depth_distill.codecs import describe_codec
-from depth_distill.export.backends.backends import RECIPES
+from depth_distill.export.backends.backends import RUNNERS
 from depth_distill.export.bundle.steps import Steps, tensor_hash
 from depth_distill.export.interface.calibration_set import write_calibration_set
 from depth_distill.export.interface.decoders import write_decoders
@@ -87,7 +87,7 @@ def write_artifacts(
         lambda: write_json(folder / "encodings.json", aimet_encodings(folder / written["int8"])),
         [f"{BUNDLE}/encodings.json"],
     )
-    steps.run("write recipes", None, lambda: _write_recipes(folder), value=False)
+    steps.run("write runners", None, lambda: _write_runners(folder), value=False)
     return written
 
 
@@ -101,9 +101,9 @@ def _write_calibration(prepared: Prepared, folder: Path) -> None:
     write_calibration_set(inputs.prepare(images).numpy(), inputs.pixels(images).numpy(), INPUT_NAME, folder)
 
 
-def _write_recipes(folder: Path) -> None:
-    shutil.rmtree(folder / "recipes", ignore_errors=True)
-    shutil.copytree(RECIPES, folder / "recipes", ignore=shutil.ignore_patterns("__pycache__"))
+def _write_runners(folder: Path) -> None:
+    shutil.rmtree(folder / "runners", ignore_errors=True)
+    shutil.copytree(RUNNERS, folder / "runners", ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def _write(make: Callable[[Path], object], path: Path) -> None:

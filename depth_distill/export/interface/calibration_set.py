@@ -14,7 +14,7 @@ _README = """\
 Calibration images of this network, {count} of them, in the order of the training split.
 
 tensors/*.npy, tensors.txt   {shape} {dtype}, as the network takes them. RKNN: rknn.build(dataset="tensors.txt");
-                             NNCF, OpenVINO and ONNX Runtime: see ../recipes.
+                             NNCF, OpenVINO and ONNX Runtime: see ../runners.
 raw/*.raw, input_list.txt    the same values without a header, row-major. QNN: --input_list input_list.txt; TensorRT:
                              read them in IInt8Calibrator.get_batch, or trtexec --loadInputs={name}:raw/0000.raw
 images/*.png, images.txt     8-bit RGB of the network's size, before normalization: for tool chains that normalize.

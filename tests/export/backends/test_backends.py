@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from depth_distill.errors import ConfigError
-from depth_distill.export.backends.backends import BACKENDS, RECIPES, Backend, find_backend
+from depth_distill.export.backends.backends import BACKENDS, RUNNERS, Backend, find_backend
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
 from depth_distill.export.onnx_io.file_spec import FileSpec
@@ -19,7 +20,6 @@ from depth_distill.quantization.graph.trace import trace
 from tests.export.networks import calibrated, smooth_images
 
 SIZE = (16, 24)
-SHARED_PART = "# From here on all recipes are the same.\n"
 
 
 def network():
@@ -180,7 +180,8 @@ def test_rknn_keeps_named_layers_in_half_precision(bundle, images):
 
 
 def test_names():
-    assert all(name == backend.name and backend.recipe.is_file() for name, backend in BACKENDS.items())
+    assert all(name == backend.name and backend.runner.is_file() for name, backend in BACKENDS.items())
+    assert {file.name for file in RUNNERS.glob("run_*.py")} == {backend.runner.name for backend in BACKENDS.values()}
     with pytest.raises(ConfigError, match="did you mean 'openvino'"):
         find_backend("openvion")
 
@@ -197,17 +198,12 @@ def test_a_backend_without_ptq_says_which_have_it(bundle, images, monkeypatch):
         find_backend("iree").run(bundle / "float.onnx", images.numpy(), calibration=bundle / "calibration")
 
 
-def test_recipes_share_one_command_line():
-    parts = {file.name: file.read_text().partition(SHARED_PART)[2] for file in RECIPES.glob("run_*.py")}
-    assert set(parts) == {backend.recipe.name for backend in BACKENDS.values()}
-    assert set(parts.values()) == {parts["run_onnxruntime.py"]}
-
-
-def test_recipes_stand_alone():
-    for file in RECIPES.glob("run_*.py"):
+def test_runners_stand_alone_with_what_lies_beside_them(tmp_path):
+    for file in RUNNERS.glob("*.py"):
         assert "depth_distill" not in file.read_text()
     # Of what it does not need, nothing is imported: not even by way of the folder that it lies in.
-    command = [sys.executable, RECIPES / "run_onnxruntime.py", "--help"]
+    copied = shutil.copytree(RUNNERS, tmp_path / "runners")
+    command = [sys.executable, "-E", copied / "run_onnxruntime.py", "--help"]
     help_page = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "500"}
     )

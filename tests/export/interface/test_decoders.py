@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostThermometer
+from depth_distill.codecs.arithmetic import named, power, sigmoid
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders import write_decoders
 from depth_distill.quantization.interface import OutputLayout, output_layout
@@ -134,6 +135,27 @@ def test_both_give_the_bits_of_the_codec(codec, tmp_path):
     assert [library.name(k).decode() for k in range(len(layout.names))] == list(layout.names)
     assert [library.channel_count(k) for k in range(len(layout.names))] == list(layout.channels)
     assert (library.near_m(), library.far_m(), library.has_logits()) == (codec.near_m, codec.far_m, 0)
+
+
+class Quadratic(HostSingle):
+    """A codec that no other file knows: what a new one has to say about decoding."""
+
+    def depth_of(self, xp, codes):
+        square = named(xp, "square", codes[0] * codes[0], "of the code")
+        return sigmoid(xp, square) * power(xp, 2.5, codes[0])
+
+    def encode_with(self, xp, depth_m):
+        return xp.clip(depth_m / 15, 0.0, 1.0)
+
+
+def test_a_new_codec_needs_nothing_here(tmp_path):
+    codec = Quadratic(DepthRange(0.1, 15.0))
+    write_decoders(codec, output_layout(codec), tmp_path)
+    codes = codes_for(codec)
+    assert_same_bits(script_of(tmp_path).decode(codes), codec.decode(codes))
+    assert_same_bits(decoded_in_c(library_of(tmp_path, "-O2"), codes), codec.decode(codes))
+    assert "    square = code * code  # of the code\n" in (tmp_path / "decode.py").read_text()
+    assert "    const float square = code * code; /* of the code */\n" in (tmp_path / "decode.h").read_text()
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: f"{codec}, {codec.depth_range}")

@@ -220,3 +220,17 @@ def test_the_file_that_ends_in_metres(graph, images, tmp_path):
         expected = codec.decode(graph(images[:1]).numpy())
     # 1e-6 in a code is 3.4e-6 in depth: ln(30).
     assert np.abs(found / expected - 1).max() < 2e-5
+
+
+@pytest.mark.parametrize(
+    "codec", [HostThermometer(RANGE, "log", 16, "logit"), HostIntegerFractional(RANGE, fraction="triangle")], ids=str
+)
+def test_the_operators_of_a_decoder_are_those_of_onnx(codec, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, codec.channels, 1), torch.nn.Sigmoid()).eval()
+    image = torch.randn(1, 3, 16, 24)
+    path = export_with_decoder(network, codec, output_layout(codec, separate=False), image, tmp_path / "metric.onnx")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = codec.decode(network(image).numpy())
+    # 1e-6 in a code is 3.4e-6 in depth, and the logit spacing's widths of up to 7 multiply that.
+    assert np.abs(session.run(None, {"image": image.numpy()})[0] / expected - 1).max() < 3e-5

@@ -5,27 +5,17 @@
 It does not quantize: see run_nncf.py. Install with ``pip install -r requirements-openvino.txt``.
 """
 
-import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import openvino
+from runner_io import Arrays, Run, main
 
-TOOL = "openvino"
-VERSION = openvino.__version__
-SIMULATOR = False
 OPTIONS = {
-    "threads": "threads of the runtime; 0, the default, is one a core",
+    "threads": "threads of the runtime; 0, the default, is one per core",
     "low_precision": "1 or 0: integer arithmetic, or rounded floats; 1 unless activations are int8",
     "save": "file for OpenVINO's own model, .xml",
 }
-
-Arrays = dict[str, np.ndarray]
-Run = Callable[[np.ndarray], Arrays]
 
 
 def load(model: Path, calibration: Path | None, options: dict[str, str], notes: list[str]) -> Run:
@@ -71,56 +61,5 @@ def has_signed_activations(network: openvino.Model) -> bool:
     )
 
 
-# From here on all recipes are the same.
-
-
-def calibration_files(folder: Path) -> list[Path]:
-    """The tensors that ``tensors.txt`` lists."""
-    return [folder / line for line in (folder / "tensors.txt").read_text(encoding="utf-8").splitlines() if line]
-
-
-def main() -> None:
-    """Run every input once for its outputs, then ``--repeats`` times for the latency."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="ONNX file with one input and a batch of 1")
-    parser.add_argument("--inputs", type=Path, required=True, help=".npy of N inputs, one behind the other")
-    parser.add_argument("--outputs", type=Path, required=True, help=".npz to write: each output of all N, float32")
-    parser.add_argument("--report", type=Path, required=True, help=".json to write: version, latency, notes")
-    parser.add_argument("--calibration", type=Path, help="folder with tensors.txt: quantize the float model on it")
-    listed = "; ".join(f"{name}: {meaning}" for name, meaning in OPTIONS.items())
-    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=listed or "there are none")
-    parser.add_argument("--repeats", type=int, default=20, help="timed runs; 0 for none")
-    arguments = parser.parse_args()
-    options = dict(each.partition("=")[::2] for each in arguments.option)
-    unknown = sorted(set(options) - set(OPTIONS))
-    if unknown:
-        parser.error(f"unknown option {unknown[0]!r}, expected one of {sorted(OPTIONS)}")
-
-    inputs = np.load(arguments.inputs, allow_pickle=False)
-    notes: list[str] = []
-    start = time.perf_counter()
-    run = load(arguments.model, arguments.calibration, options, notes)
-    load_seconds = time.perf_counter() - start
-    images = [inputs[index : index + 1] for index in range(len(inputs))]
-    results = [run(image) for image in images]
-    outputs = {name: np.concatenate([each[name] for each in results]).astype(np.float32) for name in results[0]}
-    np.savez(arguments.outputs, **outputs)
-
-    milliseconds = []
-    for index in range(0 if SIMULATOR else arguments.repeats):
-        start = time.perf_counter()
-        run(images[index % len(images)])
-        milliseconds.append(1000 * (time.perf_counter() - start))
-    report = {
-        "tool": TOOL,
-        "version": VERSION,
-        "milliseconds": statistics.median(milliseconds) if milliseconds else None,
-        "load_seconds": load_seconds,
-        "simulator": SIMULATOR,
-        "notes": notes,
-    }
-    arguments.report.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    main("openvino", openvino.__version__, load, OPTIONS, about=__doc__)

@@ -1,8 +1,7 @@
 """``decode.py`` and ``decode.h``: what a host needs to turn the outputs of one network into metres, bit by bit.
 
-Both are written for one codec and one layout, without classes or branches that another would need. They are further
-statements of what :mod:`depth_distill.codecs` computes, in the same order of the same IEEE operations; the tests hold
-them to its bits for every codec.
+Both are written for one codec and one layout, without classes or branches that another would need. What they compute is
+traced from the codec's own ``depth_of``: the same IEEE operations in the same order, and so the same bits.
 """
 
 from pathlib import Path

@@ -1,13 +1,14 @@
 """``decode.py``: the codec of one network in NumPy."""
 
-import math
-import re
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Sequence
+from types import MappingProxyType
 
 import numpy as np
 
-from depth_distill.codecs import HostCodec, HostIntegerFractional, HostSingle, HostThermometer, formula
-from depth_distill.codecs.arithmetic import POWER_SERIES, float32, split_factor
+from depth_distill.codecs import HostCodec
+from depth_distill.codecs.expression import Notation, Variable, depth_expression
+from depth_distill.export.interface.decoders.language import STEPS, Language, formula_lines, sigmoid_of_logits
 from depth_distill.quantization.interface import OutputLayout
 
 
@@ -17,145 +18,57 @@ def numpy_script(codec: HostCodec, layout: OutputLayout) -> str:
     Args:
         codec: of the network.
         layout: what leaves the network.
-
-    Raises:
-        ConfigError: a codec of a class that is not one of the package's.
     """
-    body = _body(codec)
-    to_codes = "_saturating_sigmoid(together)" if layout.logits else "together"
+    depth_m, together = depth_expression(codec, STEPS), Variable("together")
+    codes = sigmoid_of_logits(together) if layout.logits else together
+    channels = dict(zip(layout.names, layout.channels, strict=True))
     return _SCRIPT.format(
         codec=str(codec),
-        formula=formula(codec).replace("; ", "\n         "),
-        outputs=" and ".join(f"{name} ({channels}, H, W)" for name, channels in _outputs(layout)),
+        formula=formula_lines(codec, " " * 9),
+        outputs=" and ".join(f"{name} ({count}, H, W)" for name, count in channels.items()),
         logits=_LOGITS_NOTE if layout.logits else "",
-        near=_number(codec.near_m),
-        far=_number(codec.far_m),
+        near=_decimal(codec.near_m),
+        far=_decimal(codec.far_m),
         count=codec.channels,
-        channels=dict(_outputs(layout)),
-        functions=needed_functions(_FUNCTIONS, f"{body}\n{to_codes}"),
-        body=body,
-        to_codes=to_codes,
+        channels=channels,
+        functions=_PYTHON.functions(depth_m, codes),
+        body=textwrap.indent("\n".join(_PYTHON.lines(depth_m)), "    "),
+        to_codes=_PYTHON.notation.write(codes),
     )
 
 
-def needed_functions(functions: Mapping[str, str], text: str) -> str:
-    """Those of the functions, by name and each after those that it calls, that the text calls, directly or not."""
-    chosen = ""
-    for name, function in reversed(list(functions.items())):
-        if re.search(rf"\b{name}\(", chosen + text):
-            chosen = function + chosen
-    return chosen
-
-
-def _outputs(layout: OutputLayout) -> list[tuple[str, int]]:
-    return list(zip(layout.names, layout.channels, strict=True))
-
-
-def _body(codec: HostCodec) -> str:
-    """The lines of ``decode``, from clipped ``codes`` to ``depth_m``."""
-    if isinstance(codec, HostThermometer):
-        lines = [
-            f"widths = {_numbers(codec.widths)}",
-            f"position = codes[..., :1, :, :] * widths[0] + {_number(codec.knots[0])}",
-            "for k in range(1, CODES):  # in this order: sums of floats depend on it",
-            "    position = position + codes[..., k : k + 1, :, :] * widths[k]",
-        ]
-        lines += ["position = _sigmoid(position)"] * (codec.spacing == "logit")
-        lines += ["code = np.clip(position, 0.0, 1.0)", *_single(codec.single)]
-    elif isinstance(codec, HostIntegerFractional):
-        lines = [
-            f"integer, fraction = codes[..., :1, :, :] * {_number(codec.metres)}, codes[..., 1:, :, :]",
-            *_integer_fractional(codec),
-        ]
-    else:
-        assert isinstance(codec, HostSingle)
-        lines = ["code = codes", *_single(codec)]
-    return "\n".join(f"    {line}" for line in lines)
-
-
-def _single(codec: HostSingle) -> list[str]:
-    near, span = _number(codec.near_m), _number(codec.span_m)
-    if codec.encoding == "linear":
-        return [f"depth_m = code * {span} + {near}"]
-    if codec.encoding == "inverse":
-        product = _number(float32(codec.near_m * codec.far_m))
-        return [f"depth_m = np.float32({product}) / ((1.0 - code) * {span} + {near})"]
-    parts = ", ".join(map(_number, split_factor(codec.octaves)))
-    return [f"depth_m = _power_of_two(code, {parts}) * {near}"]
-
-
-def _integer_fractional(codec: HostIntegerFractional) -> list[str]:
-    if codec.decoder == "sum":
-        return ["depth_m = integer + fraction"]
-    if codec.decoder == "round":
-        if codec.fraction == "sawtooth":
-            return ["depth_m = np.round(integer) + fraction"]
-        return [
-            "whole = np.round(integer)",
-            "odd = np.mod(whole, 2) == 1  # where the fraction falls with depth",
-            "depth_m = whole + np.where(odd, 1.0 - fraction, fraction)",
-        ]
-    lines = ["coarse_m = integer + 0.5" if codec.integer == "floor" else "coarse_m = integer"]
-    if codec.fraction == "sawtooth":
-        return [*lines, "depth_m = np.round(coarse_m - fraction) + fraction"]
-    return [
-        *lines,
-        "rising = np.round((coarse_m - fraction) * 0.5) * 2.0 + fraction",
-        "falling = np.round((coarse_m + fraction) * 0.5) * 2.0 - fraction",
-        "depth_m = np.where(abs(rising - coarse_m) <= abs(falling - coarse_m), rising, falling)",
-    ]
-
-
-def _number(value: float) -> str:
+def _decimal(value: float) -> str:
     """The shortest decimal that is this float32."""
     return str(float(str(np.float32(value))))
 
 
-def _numbers(values: list[float]) -> str:
-    return f"[{', '.join(map(_number, values))}]"
-
-
-_POWER_OF_TWO = f'''
-def _power_of_two(values: np.ndarray, grid: float, high: float, low: float, factor: float) -> np.ndarray:
-    """``2 ** (values * factor)`` by sums, products and roundings alone: ``exp2`` differs between machines.
-
-    ``high + low`` is the factor, and values are split at multiples of ``1 / grid``, so that ``product_high`` is exact.
-    """
-    values_high = np.round(values * grid) * (1 / grid)
-    product_high = values_high * high
-    product_low = values_high * low + (values - values_high) * factor
-    whole = np.round(product_high)
-    rest = (product_high - whole) + product_low
-    power = np.full_like(rest, {_number(POWER_SERIES[-1])})
-    for coefficient in {_numbers(list(reversed(POWER_SERIES[:-1])))}:  # 2 ** rest
-        power = power * rest + np.float32(coefficient)
+_WHOLE_POWER_OF_TWO = """
+def _whole_power_of_two(whole: np.ndarray) -> np.ndarray:
+    # Put together from bits; the integer that is made of NaN is undefined.
     exponent = np.where(np.isnan(whole), 0, whole).astype(np.int32)
-    return power * ((exponent + 127) << 23).view(np.float32)
+    return ((exponent + 127) << 23).view(np.float32)
 
-'''
+"""
+_NAMES = {"clip": "np.clip", "round": "np.round", "where": "np.where", "abs": "abs"}
 
-_SIGMOID = f'''
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    """``1 / (1 + exp(-x))`` of at most 16 in magnitude."""
-    power = _power_of_two(values, {", ".join(map(_number, split_factor(-1 / math.log(2), 16)))})
-    return np.float32(1.0) / (power + 1.0)
 
-'''
+class _Python(Language):
+    notation = Notation(lambda number: _decimal(number.value), {}, lambda name: _NAMES.get(name, f"_{name}"))
+    primitives = MappingProxyType({"whole_power_of_two": _WHOLE_POWER_OF_TWO})
 
-_SATURATING_SIGMOID = f'''
-def _saturating_sigmoid(logits: np.ndarray) -> np.ndarray:
-    """``1 / (1 + exp(-x))``; below -32 it stays at 1.3e-14, which no depth can tell from 0."""
-    values = np.clip(logits, -32.0, 32.0)
-    power = _power_of_two(values, {", ".join(map(_number, split_factor(-1 / math.log(2), 32)))})
-    return np.float32(1.0) / (power + 1.0)
+    def assignment(self, variable: Variable, value: str, first: bool, last: bool) -> str:
+        return f"{variable.name} = {value}" + (f"  # {variable.note}" if variable.note else "")
 
-'''
+    def definition(self, name: str, parameters: Sequence[str], note: str, lines: Sequence[str], result: str) -> str:
+        values, *numbers = parameters
+        of = ", ".join([f"{values}: np.ndarray", *(f"{each}: float" for each in numbers)])
+        quotes = '"' * 3
+        end = "" if "\n" not in note else "\n"
+        body = "\n".join([f"{quotes}{note}{end}{quotes}", *lines, f"return {result}"])
+        return f"\ndef _{name}({of}) -> np.ndarray:\n{textwrap.indent(body, '    ')}\n\n"
 
-_FUNCTIONS = {
-    "_power_of_two": _POWER_OF_TWO,
-    "_sigmoid": _SIGMOID,
-    "_saturating_sigmoid": _SATURATING_SIGMOID,
-}
+
+_PYTHON = _Python()
 
 _LOGITS_NOTE = """
 The network stops before its sigmoid: `codes_of` applies it.
@@ -192,7 +105,7 @@ def decode(codes: np.ndarray) -> np.ndarray:
     codes = np.asarray(codes, np.float32)
     if codes.ndim < 3 or codes.shape[-3] != CODES:
         raise ValueError("codes have the shape %s, expected (..., %d, H, W)" % (codes.shape, CODES))
-    codes = np.clip(codes, 0.0, 1.0)
+    codes = np.split(np.clip(codes, 0.0, 1.0), CODES, axis=-3)  # each (..., 1, H, W)
 {body}
     return np.clip(depth_m, MIN_DEPTH_M, MAX_DEPTH_M)
 
