@@ -14,3 +14,7 @@ class DataError(UserError):
 
 class ConfigError(UserError):
     """A configuration that cannot work."""
+
+
+class DivergedError(UserError):
+    """A run whose numbers are not finite any more."""

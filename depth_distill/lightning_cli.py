@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from rich.console import Console
@@ -18,13 +18,17 @@ import depth_distill.losses
 import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
 from depth_distill import runs
 from depth_distill.callbacks import (
+    AtomicCheckpointIO,
+    CheckMonitors,
     DepthPanels,
     FakeQuant,
     FeatureHooks,
     GracefulInterrupt,
     PredictionWriter,
-    RunCheckpoint,
+    ResumeInPlace,
     RunSummary,
+    StopOnNonFinite,
+    best_and_last,
 )
 from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.display.tables import metric_table
@@ -50,12 +54,12 @@ class DepthCLI(LightningCLI):
     """LightningCLI with run folders, a CSV log, Weights & Biases by one flag, and a table at the end."""
 
     run_folder: Path
-    words: Sequence[str]
+    argv: Sequence[str]
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Not the method of LightningCLI, which warns of arguments that do not come from sys.argv itself.
-        self.words = args
+        self.argv = args
         command = getattr(self, "_subcommand_parsers", {}).get(next(iter(args), ""), parser)
         self.config = parse(parser, args, runs.config_files(args), command)
 
@@ -69,7 +73,7 @@ class DepthCLI(LightningCLI):
         parser.add_lightning_class_args(RunSummary, "summary")
         parser.add_lightning_class_args(DepthPanels, "panels")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint", instantiate=False)  # see best_and_last
         parser.set_defaults(
             {
                 "checkpoint.monitor": "val/abs_rel",
@@ -91,15 +95,27 @@ class DepthCLI(LightningCLI):
             # Which checkpoint was the best so far matters to a run that goes on, and to no other.
             warnings.filterwarnings("ignore", "The dirpath has changed")
         runs.require_checkpoint(checkpoint)
-        resumed = runs.resumed_run_folder(checkpoint) if self.subcommand == "fit" else None
-        chosen = self._get(self.config, "run_dir") or resumed
-        name = runs.run_name(runs.config_files(self.words))
-        self.run_folder = Path(chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
+        resumed = checkpoint if self.subcommand == "fit" else None
+        chosen = runs.chosen_run_folder(self.argv, resumed, self._get(self.config, "run_dir"))
+        name = runs.run_name(runs.config_files(self.argv))
+        self.run_folder = (chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
+        # config.yaml runs again elsewhere: another run with it must not write into this folder.
+        self.config[self.subcommand].run_dir = None
         runs.keep_metrics_log(self.run_folder)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        self.trainer_defaults["callbacks"] = [FeatureHooks(), GracefulInterrupt(), *self._progress_bar()]
+        self.trainer_defaults["callbacks"] = [
+            FeatureHooks(),
+            CheckMonitors(),
+            StopOnNonFinite(),
+            ResumeInPlace(),
+            GracefulInterrupt(),
+            *self._progress_bar(),
+            *best_and_last(**self._get(self.config_init, "checkpoint")),
+        ]
+        plugins = self._get(self.config_init, "trainer").plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
 
     def _loggers(self) -> list[Logger] | bool:

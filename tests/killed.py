@@ -1,4 +1,4 @@
-"""A callback that ends its process as a power cut would."""
+"""Callbacks that end their process."""
 
 import os
 import signal
@@ -7,11 +7,12 @@ from pytorch_lightning import Callback
 
 
 class KillAt(Callback):
-    """SIGKILL before the step after ``step`` begins."""
+    """A signal before the step after ``step`` begins; SIGKILL, as a power cut would, if not given."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, signum: int = signal.SIGKILL) -> None:
         self.step = step
+        self.signum = signum
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signum)

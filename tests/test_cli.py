@@ -4,7 +4,10 @@ import contextlib
 import csv
 import io
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +146,67 @@ def test_resuming_continues_in_the_same_folder_and_keeps_the_log(fitted, tmp_pat
     assert json.loads((run / "summary.json").read_text())["epochs"] == 3
     assert (run / "metrics.1.csv").is_file()
     assert (run / "metrics.csv").is_file()
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copied_run_goes_on_in_the_copy(fitted, tmp_path):
+    run = shutil.copytree(fitted, tmp_path / "run")
+    values = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(values | {"run_dir": str(fitted)}))  # as if made with --run_dir
+    before = contents(fitted)
+    words = ["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    assert main([*words, "--trainer.max_epochs", "3", "--panels.every_n_epochs", "0"]) == 0
+    assert contents(fitted) == before
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["epochs"] == 3
+    assert Path(summary["best_checkpoint"]).parent == run / "checkpoints"
+
+
+def test_the_config_of_a_run_with_a_given_folder_leaves_that_folder_alone(config, tmp_path):
+    run = tmp_path / "run"
+    words = ["--panels.every_n_epochs", "0", "--trainer.max_epochs", "1"]
+    assert main(["fit", "--config", str(config), "--run_dir", str(run), *words]) == 0
+    before = contents(run)
+    words = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    assert main(["validate", *words, "--runs_dir", str(tmp_path / "runs")]) == 0
+    assert contents(run) == before
+
+
+def test_a_misspelt_metric_is_one_line_and_exit_code_2_before_training(config, tmp_path, capsys):
+    words = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), "--checkpoint.monitor", "val/absrel"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "ModelCheckpoint monitors 'val/absrel', which nothing logs; did you mean 'val/abs_rel'?" in error
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_a_run_that_diverges_announces_no_best_checkpoint(config, tmp_path, capsys):
+    words = ["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), "--model.init_args.optimizer"]
+    assert main([*words, "AdamW", "--model.init_args.optimizer.lr", "1e30"]) == 2
+    printed = capsys.readouterr()
+    assert "best checkpoint" not in printed.out
+    assert re.search(r"error: epoch 0, step \d: .*\(the first that is not finite: [a-z]+", printed.err)
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_fit_with_a_checkpoint_and_the_code_of_a_shell(config, tmp_path, signum, code):
+    values = yaml.safe_load(config.read_text())
+    values["trainer"]["callbacks"] = [
+        {"class_path": "tests.killed.KillAt", "init_args": {"step": 1, "signum": int(signum)}}
+    ]
+    config.write_text(yaml.safe_dump(values))
+    words = [sys.executable, "-m", "depth_distill", "fit", "--config", str(config), "--run_dir", str(tmp_path / "run")]
+    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent)}
+    done = subprocess.run(words, cwd=CONFIGS.parent, env=environment, timeout=300, capture_output=True, text=True)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"to go on from {last}, give it to fit as --ckpt_path" in done.stderr
+    assert torch.load(last, weights_only=True)["global_step"] == 2  # the batch in progress was finished
 
 
 def test_the_same_seed_gives_the_same_numbers(config, fitted, tmp_path):

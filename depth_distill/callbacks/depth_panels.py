@@ -1,4 +1,4 @@
-"""Draw what the network sees and says at the end of validation and test."""
+"""Pictures of what the network sees and predicts, drawn at the end of validation and test."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from depth_distill.types import DepthBatch
 class DepthPanels(Callback):
     """Save a panel of evenly spread samples: image, ground truth, prediction, error.
 
-    Files land in ``pictures/`` of the run folder, and in Weights & Biases if it is on.
+    The files are in ``pictures/`` of the run folder, and logged to Weights & Biases if that is on.
 
     Args:
-        count: samples a panel.
-        every_n_epochs: how often a panel is drawn during ``fit``; the last epoch is always drawn. 0 draws none.
+        count: number of samples per panel.
+        every_n_epochs: number of epochs of ``fit`` per panel; the last epoch always gets one. With 0 none is drawn.
     """
 
     def __init__(self, count: int = 4, every_n_epochs: int = 5) -> None:

@@ -1,4 +1,4 @@
-"""Features of inner layers, by name, for the losses that compare them."""
+"""Features of inner layers, by the name of the layer, for the losses that compare them."""
 
 import difflib
 import fnmatch
@@ -22,8 +22,9 @@ def hook_points(network: nn.Module) -> dict[str, nn.Module]:
     """The modules whose output can be hooked, by the name of the layer.
 
     In a graph only leaf modules are called. The name of a block (``encoder.layer4``) then stands for the module that
-    computes the block's last value, so that one name serves a network and its traced form. Where an operator without
-    a module comes last, such as an addition, it is the quantizer of its result; without one the block has no entry.
+    computes the last value of the block, so that the same name works for a network and for its graph. Where the last
+    operator has no module, such as an addition, the name stands for the quantizer of its result; without a quantizer
+    the block has no entry.
     """
     graph = network if isinstance(network, fx.GraphModule) else getattr(network, "graph", None)
     if not isinstance(graph, fx.GraphModule):
@@ -47,10 +48,10 @@ def hook_points(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def find_layers(network: nn.Module, pattern: str, whose: str) -> list[str]:
-    """Names of the layers that a name or glob (``decoder.blocks.?``) stands for, in the network's order.
+    """Names of the layers that a name or glob (``decoder.blocks.?``) matches, in the order of the network.
 
     Raises:
-        ConfigError: there are none; the message lists the nearest names.
+        ConfigError: none matches; the message lists the nearest names.
     """
     names = list(hook_points(network))
     if pattern in names:
@@ -67,7 +68,7 @@ def find_layers(network: nn.Module, pattern: str, whose: str) -> list[str]:
 
 
 class FeatureTap:
-    """Hooks on named layers that keep what the layers return while :meth:`recording`."""
+    """Hooks on named layers that keep the outputs of these layers while :meth:`recording`."""
 
     def __init__(self, network: nn.Module, names: list[str]) -> None:
         points = hook_points(network)
@@ -78,7 +79,7 @@ class FeatureTap:
 
     @contextmanager
     def recording(self) -> Iterator[Mapping[str, Tensor]]:
-        """Yield what fills up with features ``(B, C, h, w)`` by layer name.
+        """Yield a mapping from layer names to features ``(B, C, h, w)``, which fills while layers run.
 
         Outside of the block nothing is kept: activation checkpointing runs layers a second time in the backward pass.
         """
@@ -90,7 +91,7 @@ class FeatureTap:
             self._features = None
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         while self._handles:
             self._handles.pop().remove()
 
@@ -106,12 +107,12 @@ class FeatureHooks(Callback):
     """Hook the layers that a :class:`~depth_distill.tasks.DistillationTask` compares.
 
     The command line adds this callback to every run; elsewhere add it yourself. Hooks are set at the start of ``fit``,
-    before the optimizer is built, because layers of different width get an adapter, and taken off at its end and on
-    exceptions. Other tasks are left alone.
+    before the optimizer is built, because pairs of layers with different numbers of channels get an adapter. They are
+    removed at the end of ``fit`` and on exceptions. With other tasks the callback does nothing.
 
     Raises:
-        ConfigError: at the start: a name or glob without a layer, patterns that match different numbers of layers in
-            teacher and student, or a layer that does not return a map ``(B, C, h, w)``.
+        ConfigError: at the start of ``fit``: a name or glob that no layer matches, patterns that match different
+            numbers of layers in teacher and student, or a layer that does not return a map ``(B, C, h, w)``.
     """
 
     @override
@@ -148,7 +149,7 @@ class FeatureHooks(Callback):
 
 
 def _features_of(task: DistillationTask, image: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One pass of both networks, in evaluation mode, which is left as it was."""
+    """Features of the student and of the teacher, in evaluation mode; the student's mode is restored."""
     training = task.network.training
     task.network.eval()
     try:

@@ -1,4 +1,4 @@
-"""Write what ``predict`` predicts."""
+"""Files with the predictions of ``predict``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from depth_distill.types import DepthBatch
 
 
 class PredictionWriter(BasePredictionWriter):
-    """One 16-bit PNG and one colour panel an image, at the network's resolution.
+    """One 16-bit PNG and one colour panel per image, at the network's resolution.
 
-    They land in ``predictions/depth/<name>.png`` and ``predictions/panels/<name>.png`` of the run folder, where the
-    name is the sample's.
+    The files are ``predictions/depth/<name>.png`` and ``predictions/panels/<name>.png`` in the run folder, where
+    ``<name>`` is the name of the sample.
 
     Args:
-        depth_scale: units a metre of the 16-bit PNG.
-        panels: whether to draw the colour panels (about 0.2 s an image).
+        depth_scale: units per metre of the 16-bit PNG.
+        panels: whether to draw the colour panels (about 0.2 s per image).
     """
 
     def __init__(self, depth_scale: float = 1000.0, panels: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Measure a training run and tell how it goes: one line an epoch, and ``summary.json`` at the end."""
+"""The record of a training run: one line per epoch while it runs, and ``summary.json``."""
 
 import time
 from importlib.metadata import version
@@ -20,11 +20,12 @@ VERSIONED = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm"
 class RunSummary(Callback):
     """Time the run and keep its record.
 
-    ``summary.json`` in the run folder is rewritten after every validation, so that an interrupted run leaves its
-    record too: metrics and their protocol, best checkpoint, wall time, images a second, versions, seed.
+    ``summary.json`` in the run folder has metrics and their protocol, best checkpoint, wall time, images per second,
+    versions and seed. It is rewritten after every epoch, so that an interrupted run leaves its record, too.
 
     Args:
-        epoch_lines: print one line an epoch. By default only where there is no terminal, and so no progress bar.
+        epoch_lines: whether to print one line per epoch; if not given, only where the output is not a terminal, and so
+            without a progress bar.
     """
 
     def __init__(self, epoch_lines: bool | None = None) -> None:
@@ -32,14 +33,14 @@ class RunSummary(Callback):
         self._console = Console()
         self._wall_s = 0.0
         self.train_s = 0.0
-        """Seconds spent on training batches, loader included, validation not."""
+        """Seconds spent on training batches, including the loader, without validation."""
         self._train_images = 0
         self._fit_started = 0.0
         self._epoch_started = 0.0
 
     @property
     def images_per_s(self) -> float:
-        """Training images a second, loader included, validation not."""
+        """Training images per second, including the loader, without validation."""
         return self._train_images / self.train_s if self.train_s else 0.0
 
     @override
@@ -66,8 +67,8 @@ class RunSummary(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Runs after the validation of the epoch; ModelCheckpoint is always the last callback, so what is named
-        # as the best checkpoint here is the best of the epochs before, and of this one from on_fit_end on.
+        # This is after the validation of the epoch. Checkpoints are kept after all other callbacks, so the best one
+        # that is named here is that of the epochs before.
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         write_json(self._file(trainer), self.record(trainer))
@@ -96,7 +97,7 @@ class RunSummary(Callback):
 
         Args:
             trainer: the trainer of the run.
-            metrics: metrics of the best checkpoint; those of the last validation unless given.
+            metrics: metrics of the best checkpoint; the metrics of the last validation if not given.
         """
         checkpoint: Any = trainer.checkpoint_callback
         if metrics is None:
@@ -111,7 +112,7 @@ class RunSummary(Callback):
             "wall_s": round(self._wall_s_so_far(), 1),
             "train_images_per_s": round(self.images_per_s, 2),
             "seed": trainer.datamodule.seed,  # type: ignore[attr-defined]
-            "threads": torch.get_num_threads(),  # sums are split among them, so the last digits depend on it
+            "threads": torch.get_num_threads(),  # sums are split among them: the last digits depend on their number
             "versions": {"depth-distill": __version__} | {name: version(name) for name in VERSIONED},
         }
 

@@ -1,4 +1,4 @@
-"""What the teacher says, asked once and kept on disk."""
+"""The teacher's outputs, computed once and kept on disk."""
 
 import hashlib
 from pathlib import Path
@@ -18,20 +18,20 @@ from depth_distill.types import DepthBatch
 
 
 class TeacherCache(Callback):
-    """Keep the teacher's depth and features, so that it runs once for each view of each sample.
+    """Keep the teacher's depth and features, so that the teacher runs once per view of each sample.
 
-    Needs ``data.views``: with augmentation drawn anew at every epoch no answer would be asked for twice. The cache
-    fills during the first ``data.views`` epochs; each process writes the samples it was given. It is kept in a folder
-    named after a hash of everything the answers depend on: the teacher's weights and layers, the samples, their size,
-    normalization, augmentation and seed. Another teacher gets another folder; delete old ones when the disk is full,
-    and that of samples whose files have changed: samples count by name.
+    This needs ``data.views``: with augmentation drawn anew in every epoch no output would be needed twice. The cache
+    fills during the first ``data.views`` epochs; each process writes the samples that it is given. Its folder is named
+    after a hash of all that the outputs depend on: weights and layers of the teacher, the samples, their size,
+    normalization, augmentation and seed. Another teacher therefore gets another folder. Samples are told apart by name
+    only: delete the folder when their files change, and old folders when the disk is full.
 
     Args:
-        folder: where caches are kept.
+        folder: folder in which all caches are kept.
         dtype: type of the features on disk; depth is always ``float32``.
 
     Raises:
-        ConfigError: at the start, without ``data.views``.
+        ConfigError: at the start of ``fit``, without ``data.views``.
         DataError: see :class:`~depth_distill.data.tensor_cache.TensorCache`.
     """
 
@@ -66,10 +66,10 @@ class TeacherCache(Callback):
         self.cache = TensorCache(folder, key, rows, fields)
         rank_zero_info(f"teacher cache: {self.cache.filled} of {rows} rows are there")
 
-        def signals(batch: DepthBatch) -> dict[str, Tensor]:
-            return self._signals(task, batch, trainer.current_epoch % self._views)
+        def cached_outputs(batch: DepthBatch) -> dict[str, Tensor]:
+            return self._cached_outputs(task, batch, trainer.current_epoch % self._views)
 
-        task.teacher_outputs = signals
+        task.teacher_outputs = cached_outputs
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,30 +83,30 @@ class TeacherCache(Callback):
         if isinstance(pl_module, DistillationTask):
             pl_module.teacher_outputs = pl_module.teacher_forward
 
-    def _signals(self, task: DistillationTask, batch: DepthBatch, view: int) -> dict[str, Tensor]:
+    def _cached_outputs(self, task: DistillationTask, batch: DepthBatch, view: int) -> dict[str, Tensor]:
         assert self.cache is not None
         rows = [index * self._views + view for index in batch.sample_index.tolist()]
         kept = self.cache.get(rows)
         if kept is None:
-            said = task.teacher_forward(batch)
-            self.cache.put(rows, said)
-            # As it will be read the next time: the same numbers whether the cache is warm or cold.
+            outputs = task.teacher_forward(batch)
+            self.cache.put(rows, outputs)
+            # Rounded as they will be read the next time: the same numbers whether the cache is warm or cold.
             kept = {
                 name: value if name == "depth_m" else value.to(getattr(torch, self.dtype)).float()
-                for name, value in said.items()
+                for name, value in outputs.items()
             }
         return {name: value.to(batch.image.device, non_blocking=True) for name, value in kept.items()}
 
 
 def _example(task: DistillationTask, image_size: tuple[int, int]) -> DepthBatch:
-    """A batch of one black image: what the teacher returns has the shape of what it will return."""
+    """A batch of one black image, from which the shapes of the teacher's outputs are found."""
     image = torch.zeros(1, 3, *image_size, device=task.device)
     depth_m = torch.zeros(1, 1, *image_size, device=task.device)
     return DepthBatch(image, depth_m, depth_m > 0, torch.zeros(1, dtype=torch.long))
 
 
 def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field], precision: Any) -> str:
-    """SHA-256 of what the teacher's answers depend on."""
+    """SHA-256 of all that the teacher's outputs depend on."""
     dataset = datamodule.train
     parts = [
         weights_hash(teacher),

@@ -1,6 +1,6 @@
-"""DepthTask: supervised training of a metric-depth network. What it trains is what later serves as teacher."""
+"""DepthTask: supervised training of a metric-depth network, such as the teacher of a later distillation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
@@ -21,10 +21,10 @@ class DepthTask(MetricDepthTask):
     Logs ``train/loss``, ``train/<term>`` for each term of the losses, ``val/loss``, and the metrics.
 
     Args:
-        network: see :class:`~depth_distill.tasks.metric_depth.MetricDepthTask`, as for all that is not named here.
+        network: see :class:`~depth_distill.tasks.metric_depth.MetricDepthTask`, also for all other arguments.
         loss: named, weighted terms on depth in metres.
-        code_loss: more terms, on codes: called with the codes, those of the ground truth, and the valid mask. For
-            heads whose codes mean something by themselves.
+        code_loss: further terms, on codes; called with the predicted codes, the codes of the ground truth and the valid
+            mask. For heads whose codes mean something by themselves.
     """
 
     def __init__(
@@ -41,6 +41,15 @@ class DepthTask(MetricDepthTask):
         super().__init__(network, optimizer, lr_scheduler, bands_m, decay_norm_and_bias, channels_last)
         self.loss = loss
         self.code_loss = code_loss
+
+    @override
+    def logged_metrics(self) -> Iterable[str]:
+        """Names of all that is logged during ``fit``."""
+        yield "train/loss"
+        for loss in (self.loss, self.code_loss):
+            if loss is not None:
+                yield from (f"train/{name}" for name in loss.terms)
+        yield from super().logged_metrics()
 
     @override
     def training_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:

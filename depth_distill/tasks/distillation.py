@@ -1,7 +1,7 @@
 """DistillationTask: a student learns from a frozen teacher, with or without ground truth."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,7 +26,7 @@ from depth_distill.tasks.schedules import LRSchedulerFactory
 from depth_distill.types import DepthBatch
 
 BalanceFactory = Callable[[dict[str, float]], nn.Module]
-"""Builds what makes one number of the terms (``output``, ``feature``, ...), from their weights."""
+"""Builds the module that reduces the terms (``output``, ``feature``, ...) to one number, from their weights."""
 
 _NOT_SAVED = "teacher."
 _TRAINING_ONLY = ("adapters.", "balance.")
@@ -39,18 +39,20 @@ class Tap(Protocol):
         """Collect features while the block runs."""
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
 
 
 class TeacherOutputs(Protocol):
-    """Where the teacher's answers come from: the teacher itself, or a cache of what it said."""
+    """Where the teacher's outputs come from: the teacher itself, or a cache of them."""
 
     def __call__(self, batch: DepthBatch) -> dict[str, Tensor]:
-        """``depth_m`` and the features by layer."""
+        """The teacher's depth in metres, as ``depth_m``, and its features by layer."""
 
 
 class DistillationTask(MetricDepthTask):
-    r"""Train a student to say what a teacher says (Hinton et al. 2015), and to think alike (Romero et al. 2015).
+    r"""Train a student to match a teacher's outputs (Hinton et al. 2015) and features (Romero et al. 2015).
+
+    With the callback :class:`~depth_distill.callbacks.FakeQuant` it does so under fake quantization.
 
     The loss is ``output + alpha feature + beta hint + gamma supervised``, unless ``balance`` weighs otherwise:
 
@@ -58,8 +60,8 @@ class DistillationTask(MetricDepthTask):
     * ``feature`` is the mean over ``features``, ``hint`` the mean over ``hints``, of each pair's own loss;
     * ``supervised`` compares with ground truth, where there is any.
 
-    Logs ``train/loss``, ``train/output``, ``train/feature``, ``train/hint``, ``train/supervised``, every single term
-    below them (``train/output/l1``, ``train/feature/encoder.layer4``), and the metrics.
+    Logs ``train/loss``, ``train/output``, ``train/feature``, ``train/hint``, ``train/supervised``, each of the terms
+    that they consist of (``train/output/l1``, ``train/feature/encoder.layer4``), and the metrics.
 
     Features and hints need the callback :class:`~depth_distill.callbacks.FeatureHooks`, which ``fit`` on the command
     line always has. The teacher is not saved in checkpoints, and neither teacher nor adapters are needed to validate,
@@ -67,31 +69,33 @@ class DistillationTask(MetricDepthTask):
 
     Args:
         network: the student.
-        teacher_checkpoint: weights of the teacher, from a run. Without it the teacher is as constructed.
+        teacher_checkpoint: weights of the teacher, from a run. Without it the teacher stays as constructed.
         teacher: any module that maps normalized images ``(B, 3, H, W)`` to depth ``(B, 1, H, W)`` in metres, or a
             :class:`~depth_distill.models.CodeNetwork`; a copy of the student as constructed if not given.
-        student_init: ``teacher`` starts the student from the teacher's weights, ``scratch`` as it is constructed, and a
-            path from that checkpoint.
-        output: terms of ``output``, called with the student's, the teacher's and a valid mask.
+        student_init: what the student starts from: the weights of the ``teacher``, those that it is constructed with
+            (``scratch``), or a checkpoint, by its path.
+        output: terms of ``output``, called with the student's output, the teacher's output and a valid mask.
         output_space: whether ``output`` compares ``metres`` or ``codes``; the teacher's codes are its depth encoded by
             the student's codec, so the heads may differ.
         features: pairs of layers of the ``feature`` term.
-        hints: pairs of layers of the ``hint`` term. Where a pair's channels differ, a 1 x 1 convolution brings the
-            student's to the teacher's; it never leaves training.
+        hints: pairs of layers of the ``hint`` term. Where the two layers of a pair differ in channels, a 1 x 1
+            convolution maps the student's channels to the teacher's; it is used in training only.
         supervised: terms of ``supervised``.
         alpha: weight of ``feature``.
         beta: weight of ``hint``.
         gamma: weight of ``supervised``.
         balance: how the weighted terms become one number.
-        confidence: where ground truth exists, learn from the teacher only where its relative error is at most this.
+        confidence: largest relative error of the teacher at which a pixel with ground truth is learnt from it; pixels
+            without ground truth always are.
         regularizers: penalties called with the student, by name.
-        regularizer_weights: weight of each; 1 unless given.
+        regularizer_weights: weight of each regularizer; 1 unless given.
 
-    The rest is that of :class:`~depth_distill.tasks.MetricDepthTask`.
+    The other arguments are those of :class:`~depth_distill.tasks.MetricDepthTask`.
 
     Raises:
-        ConfigError: from ``fit``: a teacher that is not there or of another architecture than its checkpoint, layers
-            that do not exist or do not return maps, ``gamma`` without terms for it, or a mode that has no such thing.
+        ConfigError: ``gamma`` without terms under ``supervised``, or nothing to learn from the teacher. From ``fit``: a
+            teacher whose checkpoint does not exist or is of another architecture, or layers that do not exist or do
+            not return maps.
     """
 
     def __init__(
@@ -139,8 +143,9 @@ class DistillationTask(MetricDepthTask):
         self.weights = {name: weight for name, weight in weights.items() if used[name] and weight}
         self.balance = balance(self.weights)
         self.confidence = confidence
-        given = regularizers or regularizer_weights
-        self.regularizers = CompositeLoss(regularizers or {}, regularizer_weights) if given else None
+        self.regularizers = (
+            CompositeLoss(regularizers or {}, regularizer_weights) if regularizers or regularizer_weights else None
+        )
         self.adapters = nn.ModuleDict()
         self.feature_pairs: list[ResolvedPair] = []
         self.hint_pairs: list[ResolvedPair] = []
@@ -150,10 +155,12 @@ class DistillationTask(MetricDepthTask):
         self._started = False
 
     def start(self) -> None:
-        """Load the teacher, and the weights that the student starts from. Once; callbacks may need it before set-up.
+        """Load the weights of the teacher, and those that the student starts from; a second call does nothing.
+
+        Callbacks whose set-up comes before that of the task call it.
 
         Raises:
-            ConfigError: a checkpoint that is not there or does not fit.
+            ConfigError: a checkpoint does not exist or does not fit.
         """
         if self._started:
             return
@@ -162,9 +169,9 @@ class DistillationTask(MetricDepthTask):
         if self.teacher_checkpoint is not None:
             load_weights(self.teacher, self.teacher_checkpoint, "model.teacher (a copy of model.network if not given)")
         if self.student_init == "teacher":
-            # Codec, depth range and head, of which a state dict is silent.
-            mine, other = ((x.extra_repr(), str(getattr(x, "head", None))) for x in (self.network, self.teacher))
-            if mine != other:
+            # Codec, depth range and head, which a state dict does not show.
+            student, teacher = ((x.extra_repr(), str(getattr(x, "head", None))) for x in (self.network, self.teacher))
+            if student != teacher:
                 raise ConfigError(
                     "student_init: teacher needs a student of the teacher's architecture, head, codec and depth "
                     "range; start from 'scratch' weights or from a checkpoint of the student"
@@ -197,20 +204,44 @@ class DistillationTask(MetricDepthTask):
         self.hint_pairs = resolve(self.hints, self.network, self.teacher, find_layers)
         return [*self.feature_pairs, *self.hint_pairs]
 
+    @property
+    @override
+    def learns_from_ground_truth(self) -> bool:
+        """Only where ``supervised`` has a weight."""
+        return "supervised" in self.weights
+
+    @override
+    def logged_metrics(self) -> Iterable[str]:
+        """Names of all that is logged during ``fit``; of features and hints once their layers are resolved."""
+        losses = {"output": self.output, "supervised": self.supervised, "regularizer": self.regularizers}
+        names = {kind: list(loss.terms) for kind, loss in losses.items() if loss is not None}
+        names["feature"] = [pair.name for pair in self.feature_pairs]
+        names["hint"] = [pair.name for pair in self.hint_pairs]
+        yield "train/loss"
+        for kind, terms in names.items():
+            if terms and kind != "regularizer":
+                yield f"train/{kind}"
+            yield from (f"train/{kind}/{term}" for term in terms)
+        yield from super().logged_metrics()
+
     def match_features(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
-        """Give pairs of different width an adapter; called with the features of one image.
+        """Give an adapter to pairs of layers with different numbers of channels.
+
+        Args:
+            student: features of one image, by layer.
+            teacher: features of the same image, by layer.
 
         Raises:
             ConfigError: see :func:`~depth_distill.tasks.layer_pairs.check_maps`.
         """
         for kind, pairs in (("feature", self.feature_pairs), ("hint", self.hint_pairs)):
             for pair in pairs:
-                mine, other = check_maps(pair, student, teacher)
-                if mine == other or isinstance(pair.loss, AttentionTransfer):
+                of_student, of_teacher = check_maps(pair, student, teacher)
+                if of_student == of_teacher or isinstance(pair.loss, AttentionTransfer):
                     continue
                 pair.adapter = f"{kind}/{pair.name}/{pair.teacher}".replace(".", "_")
                 if pair.adapter not in self.adapters:
-                    self.adapters[pair.adapter] = nn.Conv2d(mine, other, 1, device=self.device)
+                    self.adapters[pair.adapter] = nn.Conv2d(of_student, of_teacher, 1, device=self.device)
 
     @override
     def training_step(self, batch: DepthBatch, batch_idx: int) -> Tensor:
@@ -233,10 +264,10 @@ class DistillationTask(MetricDepthTask):
         for kind, chosen in (("feature", self.feature_pairs), ("hint", self.hint_pairs)):
             values = []
             for pair in chosen:
-                mine = features[pair.student]
+                feature = features[pair.student]
                 if pair.adapter is not None:
-                    mine = self.adapters[pair.adapter](mine)
-                values.append(pair.loss(mine, teacher[pair.teacher]))
+                    feature = self.adapters[pair.adapter](feature)
+                values.append(pair.loss(feature, teacher[pair.teacher]))
                 logged[f"{kind}/{pair.name}"] = values[-1].detach()
             if values:
                 terms[kind] = torch.stack(values).mean()
@@ -299,8 +330,7 @@ class DistillationTask(MetricDepthTask):
         """Only keys of the teacher may be missing; adapters and balance may be left over outside of ``fit``."""
         found = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [key for key in found.missing_keys if not key.startswith(_NOT_SAVED)]
-        fitting = self._trainer is not None and self._trainer.training
-        unexpected = [key for key in found.unexpected_keys if fitting or not key.startswith(_TRAINING_ONLY)]
+        unexpected = [key for key in found.unexpected_keys if self.stage == "fit" or not key.startswith(_TRAINING_ONLY)]
         if strict and (missing or unexpected):
             raise RuntimeError(
                 f"Error(s) in loading state_dict for {type(self).__name__}:\n"

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from depth_distill.errors import ConfigError
 
 FindLayers = Callable[[nn.Module, str, str], list[str]]
-"""Names of the layers of a network that a pattern stands for; the last argument says whose network it is."""
+"""Names of the layers of a network that match a pattern; the last argument is ``student`` or ``teacher``."""
 
 
 @dataclass
 class LayerPair:
-    """A layer of the student, the layer of the teacher that it is to imitate, and how the two are compared.
+    """A layer of the student, the layer of the teacher that it is to match, and how the two are compared.
 
     Attributes:
-        student: name of a layer, or a glob that stands for several.
-        loss: called with both maps, ``(B, C, h, w)``.
-        teacher: name or glob in the teacher; that of the student if not given.
+        student: name of a layer, or a glob that matches several.
+        loss: called with the maps of both layers, ``(B, C, h, w)``.
+        teacher: name or glob in the teacher; the same as ``student`` if not given.
     """
 
     student: str
@@ -28,24 +28,24 @@ class LayerPair:
 
 @dataclass
 class ResolvedPair:
-    """One layer each."""
+    """A pair with the name of exactly one layer of each network."""
 
     name: str
-    """Key of the term in logs: the student's layer, with a number from its second pair on."""
+    """Key of the term in logs: the name of the student's layer, followed by a number from its second pair on."""
     student: str
     teacher: str
     loss: nn.Module
     adapter: str | None = None
-    """Key of the adapter that brings the student's map to the teacher's width, where they differ."""
+    """Key of the adapter that maps the student's channels to the teacher's, where their numbers differ."""
 
 
 def resolve(
     pairs: Sequence[LayerPair], student: nn.Module, teacher: nn.Module, find_layers: FindLayers
 ) -> list[ResolvedPair]:
-    """Replace names and globs by layers.
+    """Replace names and globs by the layers that they match.
 
     Raises:
-        ConfigError: no such layer, or globs that stand for different numbers of layers in the two networks.
+        ConfigError: no layer matches, or the globs match different numbers of layers in the two networks.
     """
     resolved: list[ResolvedPair] = []
     for pair in pairs:
@@ -56,17 +56,17 @@ def resolve(
                 f"{pair.student!r} stands for {len(of_student)} layers of the student ({', '.join(of_student)}) and "
                 f"{pair.teacher or pair.student!r} for {len(of_teacher)} of the teacher ({', '.join(of_teacher)})"
             )
-        for mine, other in zip(of_student, of_teacher, strict=True):
-            same = sum(each.student == mine for each in resolved)
-            resolved.append(ResolvedPair(f"{mine}_{same}" if same else mine, mine, other, pair.loss))
+        for name, teacher_name in zip(of_student, of_teacher, strict=True):
+            same = sum(each.student == name for each in resolved)
+            resolved.append(ResolvedPair(f"{name}_{same}" if same else name, name, teacher_name, pair.loss))
     return resolved
 
 
 def check_maps(pair: ResolvedPair, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Channels of the student's and the teacher's map.
+    """Number of channels of the student's map and of the teacher's.
 
     Raises:
-        ConfigError: a layer that was not called, or that does not return a map.
+        ConfigError: a layer was not called, or does not return a map.
     """
     channels = []
     for whose, name, features in (("student", pair.student, student), ("teacher", pair.teacher, teacher)):

@@ -1,20 +1,21 @@
-"""What every task shares: data checks, evaluation in metres, optimizer. Tasks add what is minimized."""
+"""What all tasks share: checks of the data, evaluation in metres, the optimizer. Each task adds what is minimized."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
-from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
+from pytorch_lightning.core.mixins import HyperparametersMixin
 from torch import Tensor
 from torch.optim import AdamW
 from typing_extensions import override
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.metrics import BANDS_M, DepthMetrics
 from depth_distill.models import CodeNetwork
+from depth_distill.tasks.finite import diverged, first_non_finite
 from depth_distill.tasks.schedules import LRSchedulerFactory
 from depth_distill.types import DepthBatch
 
@@ -31,12 +32,14 @@ class MetricDepthTask(LightningModule):
         network: image to codes; its codec defines the depth range of the metrics.
         optimizer: called with the parameters.
         lr_scheduler: called with the optimizer and the total number of steps; stepped once per optimizer step.
-        bands_m: depth bands that the metrics are also computed in.
-        decay_norm_and_bias: whether weight decay applies to biases and normalization parameters too.
-        channels_last: keep weights and images in channels-last memory, which convolutions run faster in.
+        bands_m: depth bands for which the metrics are computed as well.
+        decay_norm_and_bias: whether weight decay also applies to biases and normalization parameters.
+        channels_last: whether weights and images are in channels-last memory, in which convolutions are faster.
 
     Raises:
         ConfigError: at set-up, where the network and the data disagree on depth range or image size.
+        DataError: at set-up, where a split that needs ground truth has none.
+        DivergedError: where a predicted depth is not finite.
     """
 
     def __init__(
@@ -49,9 +52,9 @@ class MetricDepthTask(LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        # From the command line the hyperparameters are the config: plain data that a checkpoint can be rebuilt from.
-        # Elsewhere they would be the modules themselves, which a checkpoint must not hold.
-        if _given_hyperparameters.get() is not None:
+        # From the command line the hyperparameters are the config: plain data, from which load_from_checkpoint rebuilds
+        # the task. Elsewhere they would be the modules themselves, which a checkpoint must not hold.
+        if _built_from_plain_data():
             self.save_hyperparameters(logger=False)
         self.network: CodeNetwork = network
         self.optimizer = optimizer
@@ -61,14 +64,27 @@ class MetricDepthTask(LightningModule):
         self.network.to(memory_format=self.memory_format)
         self.val_metrics = DepthMetrics(network.depth_range, bands_m)
         self.test_metrics = DepthMetrics(network.depth_range, bands_m)
+        self.stage: str | None = None
+
+    @property
+    def learns_from_ground_truth(self) -> bool:
+        """Whether the training split has to have depth."""
+        return True
+
+    def logged_metrics(self) -> Iterable[str]:
+        """Names of all that is logged during ``fit``, which callbacks can monitor."""
+        if type(self).validation_loss is not MetricDepthTask.validation_loss:
+            yield "val/loss"
+        yield from (f"val/{name}" for name in self.val_metrics.names)
 
     def validation_loss(self, depth_m: Tensor, batch: DepthBatch) -> Tensor | None:
-        """What is logged as ``val/loss``, of depth predicted in full precision; None where there is no such number."""
+        """The value for ``val/loss``, from depth predicted in full precision; None where the task has none."""
         return None
 
     @override
     def setup(self, stage: str) -> None:
-        """Refuse data that does not fit the network before the first step does."""
+        """Check that the data fits the network, and that the splits of this stage have the ground truth it needs."""
+        self.stage = stage
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None:
             return
@@ -78,6 +94,17 @@ class MetricDepthTask(LightningModule):
                 f"data.depth_range is {datamodule.depth_range} but the network's is {self.network.depth_range}; "
                 "give the network ${data.depth_range.min_m} and ${data.depth_range.max_m}, as the shipped configs do"
             )
+        for split in self._splits_with_ground_truth(stage):
+            if not getattr(datamodule, split).has_depth:
+                raise DataError(
+                    f"data.{split} has no ground truth, without which there is nothing to "
+                    f"{'learn from' if split == 'train' else 'measure'}: give it depth maps (for an RgbdFolder, a "
+                    "column 'depth' in its .csv)"
+                )
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self.stage = None
 
     @override
     def forward(self, image: Tensor) -> Tensor:
@@ -86,7 +113,7 @@ class MetricDepthTask(LightningModule):
         return self.network.codec.decode(self.codes(image))
 
     def codes(self, image: Tensor) -> Tensor:
-        """What the network ends in, ``(B, C, H, W)`` float32."""
+        """Output of the network, ``(B, C, H, W)`` float32."""
         codes: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
         return codes.float()
 
@@ -132,9 +159,16 @@ class MetricDepthTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def in_full_precision(self, image: Tensor) -> Tensor:
-        """Evaluate in float32 whatever the training precision: the float baseline is what all else is compared to."""
+        """Depth in metres, in float32 whatever the training precision: it is the baseline of all comparisons.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
         with torch.autocast(self.device.type, enabled=False):
-            return self(image)
+            depth_m: Tensor = self(image)
+            if not bool(depth_m.isfinite().all()):
+                raise diverged(self, "predicted depth is not finite", first_non_finite(self.network, image))
+        return depth_m
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "MetricDepthTask":
         """A copy that shares the factories: those of the command line hold its parser, which has a lock.
@@ -146,6 +180,14 @@ class MetricDepthTask(LightningModule):
         memo[id(self)] = copied
         copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
+
+    def _splits_with_ground_truth(self, stage: str) -> Iterable[str]:
+        if stage == "fit" and self.learns_from_ground_truth:
+            yield "train"
+        if stage in ("fit", "validate") and self.trainer.limit_val_batches:
+            yield "val"
+        if stage == "test":
+            yield "test"
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -162,3 +204,15 @@ class MetricDepthTask(LightningModule):
         metrics.reset()
         for name, value in values.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "abs_rel")
+
+
+class _Hyperparameters(HyperparametersMixin):
+    """Holds what it is built from, if LightningCLI or ``load_from_checkpoint`` is building something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+
+
+def _built_from_plain_data() -> bool:
+    return bool(_Hyperparameters().hparams)

@@ -11,8 +11,8 @@ from depth_distill.errors import ConfigError
 LRSchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """Builds a scheduler for an optimizer and a total number of steps.
 
-Any torch scheduler whose second argument is a number of steps fits as it is: ``CosineAnnealingLR`` (``T_max``),
-``PolynomialLR`` (``total_iters``), and the one below.
+Any torch scheduler whose second argument is a number of steps can be used: ``CosineAnnealingLR`` (``T_max``),
+``PolynomialLR`` (``total_iters``), and :class:`WarmupCosineLR`.
 """
 
 
@@ -20,9 +20,9 @@ class WarmupCosineLR(LambdaLR):
     """Linear warm-up, then half a cosine down (Loshchilov & Hutter 2017, eq. 5, one cycle).
 
     Args:
-        optimizer: its learning rate is the peak.
-        total_steps: optimizer steps of the whole run.
-        warmup: share of the steps spent on the warm-up.
+        optimizer: optimizer whose learning rate is the peak.
+        total_steps: number of optimizer steps of the whole run.
+        warmup: share of the steps that the warm-up takes.
         final: learning rate at the end, as a share of the peak.
 
     Raises:

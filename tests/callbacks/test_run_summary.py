@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from depth_distill.callbacks import RunCheckpoint, RunSummary
+from depth_distill.callbacks import RunSummary, best_and_last
 from tests.callbacks.small_run import FailAt, datamodule, task, trainer
 
 
@@ -40,8 +40,8 @@ def test_it_is_written_after_every_epoch_and_names_the_best_checkpoint(tmp_path)
             super().on_train_epoch_end(trainer, pl_module)
             records.append(summary_file(tmp_path))
 
-    checkpoint = RunCheckpoint(tmp_path / "checkpoints", monitor="val/abs_rel")
-    trainer(tmp_path, Recorder(epoch_lines=False), checkpoint, epochs=2, enable_checkpointing=True).fit(
+    checkpoints = best_and_last(tmp_path / "checkpoints", monitor="val/abs_rel")
+    trainer(tmp_path, Recorder(epoch_lines=False), *checkpoints, epochs=2, enable_checkpointing=True).fit(
         task(), datamodule()
     )
     assert [record["epochs"] for record in records] == [1, 2]
@@ -52,10 +52,10 @@ def test_it_is_written_after_every_epoch_and_names_the_best_checkpoint(tmp_path)
 
 @pytest.mark.parametrize("step", [4, 6], ids=["after an epoch", "in mid-epoch"])
 def test_times_and_counts_go_on_after_a_resume(tmp_path, step):
-    checkpoint = RunCheckpoint(tmp_path, save_last=True, save_on_exception=True)
+    checkpoints = best_and_last(tmp_path)
     first = RunSummary(epoch_lines=False)
     with pytest.raises(ValueError, match="no such file"):
-        trainer(tmp_path, first, FailAt(step), checkpoint, epochs=3, enable_checkpointing=True).fit(
+        trainer(tmp_path, first, FailAt(step), *checkpoints, epochs=3, enable_checkpointing=True).fit(
             task(), datamodule()
         )
     second = RunSummary(epoch_lines=False)
