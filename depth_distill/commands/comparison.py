@@ -15,11 +15,12 @@ from depth_distill.display.pictures import save_figure
 from depth_distill.display.tables import wide_console
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import find_backend
+from depth_distill.export.backends.layer_runner import LayerRunner
 from depth_distill.export.bundle.bundle import Bundle, load_bundle
 from depth_distill.export.compare.drift import Drift, DriftStatistics, output_drift
 from depth_distill.export.compare.dumps import DumpFolder
 from depth_distill.export.interface.calibration_set import read_calibration_set
-from depth_distill.export.onnx_io.layers import LayerRunner, layers_of, load
+from depth_distill.export.onnx_io.layers import layers_of, load
 from depth_distill.loading.trained import load_run
 
 

@@ -32,8 +32,8 @@ from depth_distill.export.bundle.bundle import (
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
 from depth_distill.export.bundle.reporting import Results, write_results
 from depth_distill.export.bundle.steps import Steps, resumable_passes, source_hash, tensor_hash
+from depth_distill.export.bundle.verification import split_hash, verify
 from depth_distill.export.check.npu_check import check_onnx
-from depth_distill.export.compare.verification import split_hash, verify
 from depth_distill.export.onnx_io.encodings import scales
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
 from depth_distill.loading.trained import LoadedRun, config_of, load_run

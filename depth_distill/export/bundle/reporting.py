@@ -25,7 +25,7 @@ class Results:
 
     Attributes:
         manifest: of the bundle.
-        verified: see :func:`~depth_distill.export.compare.verification.verify`.
+        verified: see :func:`~depth_distill.export.bundle.verification.verify`.
         high_precision: layers in FP16.
         passes: name of each pass of the recipe and what it did.
         findings: of the operator check.

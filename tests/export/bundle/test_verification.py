@@ -7,7 +7,7 @@ import torch
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.backends import BACKENDS, Backend
-from depth_distill.export.compare.verification import Trial, Verifier, trials
+from depth_distill.export.bundle.verification import Trial, Verifier, trials
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 LAYERS = ("encoder.conv1", "head.conv")
