@@ -136,7 +136,11 @@ NAIVE = Recipe((Fold(),), "naive")
 """The network as it is: the shipped recipe of that name."""
 
 
-def load_recipe(recipe: "str | Path | Recipe | Sequence[Any]") -> Recipe:
+RecipeLike = str | Path | Recipe | Sequence[Any]
+"""Whatever :func:`load_recipe` takes."""
+
+
+def load_recipe(recipe: RecipeLike) -> Recipe:
     """A recipe from its name, its file, or its passes.
 
     Args:

@@ -87,6 +87,8 @@ class Roadmap:
         seeds = (row.seeds or self.plan.seeds) if row.kind == "distill" else [0]
         results = network["rows"].setdefault(row.name, {})
         made = {key: value for key, value in asdict(row).items() if key not in ("seeds", "networks")}
+        recipe = load_recipe(row.recipe)
+        made["recipe"] = f"{recipe}, {recipe.sha256[:8]}"  # a recipe may change under its name
         self._require_same(row.name, made, network.setdefault("rows_made_with", {}))
         for seed in seeds:
             if "abs_rel" in results.get(str(seed), {}):

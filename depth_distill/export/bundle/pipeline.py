@@ -18,7 +18,7 @@ from torch import Tensor
 import depth_distill
 from depth_distill.codecs import HostCodec, TwoPartCodec, describe_codec, formula
 from depth_distill.errors import ConfigError, DataError
-from depth_distill.export.backends.backends import Backend
+from depth_distill.export.backends.backends import Backend, find_backend
 from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts
 from depth_distill.export.bundle.bundle import (
     MANIFEST,
@@ -39,8 +39,8 @@ from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
 from depth_distill.quantization.passes.base import Pass, PassReport
 from depth_distill.quantization.passes.outputs import SeparateOutputs
-from depth_distill.quantization.recipe import DEFAULT_RECIPE, Prepared, Recipe, load_recipe
-from depth_distill.quantization.target.target import CalibratorName, NpuTarget
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, Prepared, Recipe, RecipeLike, load_recipe
+from depth_distill.quantization.target.target import CalibratorName, NpuTarget, load_target
 
 _BATCH = 16  # calibration images that are looked at together
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "timm", "numpy")
@@ -183,6 +183,36 @@ def _calibration_images(run: LoadedRun, count: int) -> list[Tensor]:
             "mend or leave out these files, and check data.image_mean and data.image_std"
         )
     return list(images.split(_BATCH))
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    recipe: RecipeLike = DEFAULT_RECIPE,
+    target: str | Path | NpuTarget = "per-tensor-minmax",
+    console: Console | None = None,
+    **options: Any,
+) -> Bundle:
+    """Make a bundle from Python: ``depth_distill.export("last.ckpt", "bundle", recipe="robust")``.
+
+    Args:
+        checkpoint: path of a ``.ckpt`` file of a ``fit``.
+        out: folder of the bundle; an old bundle there is replaced at the end.
+        recipe: name of a shipped recipe, path of a recipe file, list of passes, or a ``Recipe``.
+        target: name or file of an NPU profile, or a profile.
+        console: console for progress; nothing is printed unless given.
+        options: further fields of :class:`ExportOptions`; files are verified on ONNX Runtime unless ``backends`` says
+            otherwise.
+
+    Raises:
+        StepError: naming the step that failed; the old bundle is as it was.
+        ConfigError: no such recipe or target, or ``out`` is something else than a bundle.
+    """
+    profile = target if isinstance(target, NpuTarget) else load_target(target)
+    chosen = {"backends": (find_backend("onnxruntime"),), "recipe": load_recipe(recipe), **options}
+    described = f"depth_distill.export({str(checkpoint)!r}, {str(out)!r}, recipe={str(chosen['recipe'])!r})"
+    settings = ExportOptions(Path(checkpoint), Path(out), command=described, **chosen)
+    return export_bundle(settings, profile, console or Console(quiet=True))
 
 
 def peak_memory_mb() -> float:
