@@ -214,11 +214,12 @@ def test_whatever_goes_in_and_comes_out_depth_is_the_same(network, context, prep
 def test_rounding_is_judged_against_the_trained_function(network, context, monkeypatch):
     references = []
     correct = bias_correct.bias_correct
-    monkeypatch.setattr(
-        bias_correct,
-        "bias_correct",
-        lambda float_graph, *rest: references.append(float_graph) or correct(float_graph, *rest),
-    )
+
+    def watched(float_graph, *others):
+        references.append(float_graph)
+        return correct(float_graph, *others)
+
+    monkeypatch.setattr(bias_correct, "bias_correct", watched)
     prepare = Preparer(network, context)
     prepared, equalized = prepare(Recipe.from_entries(ROUNDED)), prepare(load_recipe("equalize"))
     images = context.images[0]
