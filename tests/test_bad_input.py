@@ -80,6 +80,7 @@ BAD_OPTIONS = {
     "an unknown option of a class": [f"{NETWORK}encodr", "resnet18"],
     "a value of another type": ["--data.batch_size", "many"],
     "an unknown class": ["--data.train", "RgbdFoldr"],
+    "a monitored metric that nothing logs": ["--checkpoint.monitor", "val/absrel"],
     "a checkpoint that is not there": ["--ckpt_path", "run/checkpoints/last.ckpt"],
 }
 # Whole command lines.

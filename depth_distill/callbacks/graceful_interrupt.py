@@ -76,10 +76,11 @@ class GracefulInterrupt(Callback):
         Console(stderr=True).print(f"\nstopping after this batch{again}")
 
     def _stop_if_requested(self, trainer: Trainer) -> None:
-        if trainer.strategy.reduce_boolean_decision(self._received is not None, all=False):
-            if self._received == signal.SIGTERM:
-                raise SystemExit(TERMINATED)
-            raise KeyboardInterrupt
+        def in_any_process(decision: bool) -> bool:
+            return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+        if in_any_process(self._received is not None):
+            raise SystemExit(TERMINATED) if in_any_process(self._received == signal.SIGTERM) else KeyboardInterrupt
 
     def _restore(self) -> None:
         while self._previous:

@@ -207,8 +207,8 @@ class DistillationTask(MetricDepthTask):
     @property
     @override
     def learns_from_ground_truth(self) -> bool:
-        """Only where ``supervised`` has a weight."""
-        return "supervised" in self.weights
+        """No: where there is none, the student learns from the teacher alone."""
+        return False
 
     @override
     def logged_metrics(self) -> Iterable[str]:

@@ -3,6 +3,9 @@
 import logging
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,3 +145,13 @@ class FailAtStart(Callback):
 def test_after_the_run_ctrl_c_is_as_before(tmp_path):
     trainer(tmp_path, GracefulInterrupt()).fit(task(), datamodule())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path, rank):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "tests.callbacks.interrupted_processes", str(tmp_path), str(rank)]
+    done = subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, timeout=300)
+    assert done.returncode == 143
+    assert steps_of(tmp_path / "last.ckpt") == 2
