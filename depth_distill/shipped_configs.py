@@ -1,11 +1,11 @@
 """The configs that come with the package: where they are, and their names."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from depth_distill.errors import ConfigError
+from depth_distill.suggestions import did_you_mean
 
 _NAME = re.compile(r"[\w-]+(/[\w-]+)*")  # no suffix, so no file
 _OPTIONS = ("-c", "--config", "--data")
@@ -36,9 +36,9 @@ def find_config(name_or_path: str | Path) -> Path:
         return Path(word)
     shipped = shipped_folder() / f"{word}.yaml"
     if not shipped.is_file():
-        close = difflib.get_close_matches(word, shipped_names(), n=1)
-        hint = f"did you mean '{close[0]}'?" if close else "give a .yaml file, or a name such as quickstart"
-        raise ConfigError(f"there is no file '{word}', and no shipped config of that name; {hint}")
+        raise ConfigError(
+            f"there is no file '{word}', and no shipped config of that name; {did_you_mean(word, shipped_names())}"
+        )
     return shipped
 
 

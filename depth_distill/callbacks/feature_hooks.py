@@ -1,6 +1,5 @@
 """Features of inner layers, by the name of the layer, for the losses that compare them."""
 
-import difflib
 import fnmatch
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing_extensions import override
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
+from depth_distill.suggestions import did_you_mean
 from depth_distill.tasks import DistillationTask
 
 
@@ -60,10 +60,7 @@ def find_layers(network: nn.Module, pattern: str, whose: str) -> list[str]:
     depth = pattern.count(".")
     found = [name for name in names if name.count(".") == depth and fnmatch.fnmatchcase(name, pattern)]
     if not found:
-        nearest = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3)
-        raise ConfigError(
-            f"the {whose} has no layer {pattern!r} that can be hooked; the nearest are {', '.join(nearest) or 'none'}"
-        )
+        raise ConfigError(f"the {whose} has no layer {pattern!r} that can be hooked; {did_you_mean(pattern, names)}")
     return found
 
 

@@ -1,7 +1,6 @@
 """How subcommands are parsed: options that several of them share, checked numbers, and errors of one line."""
 
 import argparse
-import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import NoReturn
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import load_target
 from depth_distill.shipped_configs import find_config, shipped_names, with_config_files
+from depth_distill.suggestions import did_you_mean
 
 # Keys of a config that an override may name as a whole; every other one has a dot.
 _WHOLE_KEYS = ("--seed_everything", "--data", "--model", "--trainer")
@@ -68,9 +68,7 @@ class CommandParser(argparse.ArgumentParser):
         option = word.partition("=")[0].rstrip("+")
         known = (*self._option_string_actions, *_WHOLE_KEYS)
         if re.match(r"--\w", word) and "." not in option and option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"{self.prog} --help lists all"
-            raise ConfigError(f"there is no option {option}; {hint}")
+            raise ConfigError(f"there is no option {option}; {did_you_mean(option, known)}")
 
 
 def whole_number(text: str) -> int:
@@ -126,9 +124,7 @@ def recipe_word(text: str) -> str:
         return text
     names = shipped_names("recipe")
     if text not in names:
-        close = difflib.get_close_matches(text, names, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"expected one of {', '.join(names)}"
-        raise argparse.ArgumentTypeError(f"there is no recipe '{text}'; {hint}")
+        raise argparse.ArgumentTypeError(f"there is no recipe '{text}'; {did_you_mean(text, names)}")
     return text
 
 

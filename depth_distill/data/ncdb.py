@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
-from depth_distill.data.reading import did_you_mean, resolve_inside
+from depth_distill.data.reading import resolve_inside
 from depth_distill.data.sample_files import FileDataset, SampleFiles, images_by_stem, read_index_file, sample_name
 from depth_distill.errors import DataError
+from depth_distill.suggestions import did_you_mean
 
 IMAGE_FOLDER = "image_a6"
 
@@ -98,7 +99,7 @@ class _FolderIndex:
         if image_folder not in self._depths:
             folder = image_folder.parent / self.depth_name
             if not folder.is_dir():
-                present = (path.name for path in image_folder.parent.glob("newest_*_maps") if path.is_dir())
+                present = sorted(path.name for path in image_folder.parent.glob("newest_*_maps") if path.is_dir())
                 raise DataError(
                     f"{where}: no folder {folder}; {did_you_mean(self.depth_name, present)}; set depth_kind to "
                     "the part between newest_ and _maps"

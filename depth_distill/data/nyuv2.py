@@ -12,9 +12,10 @@ import torch
 from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
-from depth_distill.data.reading import depth_tensor, did_you_mean, resolve_inside
+from depth_distill.data.reading import depth_tensor, resolve_inside
 from depth_distill.data.sample_files import read_index_file, require_folder
 from depth_distill.errors import DataError
+from depth_distill.suggestions import did_you_mean
 from depth_distill.types import DepthSample
 
 # The region inside the white border that undistortion adds to the colour image, 561 x 427 of 640 x 480: rows 45 to 471
@@ -138,8 +139,8 @@ class NyuV2Labeled(DepthDataset):
     def _open(self) -> Any:
         require_folder(self.root)
         if not self._path.exists():
-            present = did_you_mean(self.file, (path.name for path in self.root.glob("*.mat")))
-            raise DataError(f"{self._path}: no such file; of *.mat files in {self.root} {present}")
+            present = did_you_mean(self.file, sorted(path.name for path in self.root.glob("*.mat")))
+            raise DataError(f"{self._path}: no such file among the *.mat files in {self.root}; {present}")
         try:
             content = h5py.File(self._path, "r")
         except OSError as error:

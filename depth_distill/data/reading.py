@@ -1,11 +1,10 @@
 """Read images, depth maps and masks into tensors, and check the paths that manifests name."""
 
-import difflib
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,16 +127,6 @@ def resolve_inside(root: Path, relative: str, where: str) -> Path:
     if normal.parts[:1] == ("..",):
         raise DataError(f"{where}: '{relative}' leaves the data root {root}; set the root further up")
     return root / normal
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """End of an error message: the available names, and the one nearest to ``word``."""
-    names = sorted(choices)
-    if not names:
-        return "there is none"
-    listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    nearest = difflib.get_close_matches(word, names, n=1)
-    return f"there is {listed}" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
 
 
 def _read_png_16(path: Path) -> NDArray[np.generic]:

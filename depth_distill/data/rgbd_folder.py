@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from depth_distill.data.reading import did_you_mean, resolve_inside
+from depth_distill.data.reading import resolve_inside
 from depth_distill.data.sample_files import FileDataset, SampleFiles, read_index_file, sample_name
 from depth_distill.errors import DataError
+from depth_distill.suggestions import did_you_mean
 
 COLUMNS = ("image", "depth", "mask")
 

@@ -11,8 +11,9 @@ import torch
 from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
-from depth_distill.data.reading import IMAGE_EXTENSIONS, did_you_mean, read_depth, read_image, read_mask
+from depth_distill.data.reading import IMAGE_EXTENSIONS, read_depth, read_image, read_mask
 from depth_distill.errors import ConfigError, DataError
+from depth_distill.suggestions import did_you_mean
 from depth_distill.types import DepthSample
 
 
@@ -155,8 +156,10 @@ def read_index_file(root: Path, relative: str | Path, option: str) -> str:
         return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark before the header
     except (FileNotFoundError, NotADirectoryError):
         folder = path.parent if path.parent.is_dir() else root
-        present = did_you_mean(path.name, (file.name for file in folder.glob(f"*{path.suffix}")))
-        raise DataError(f"{path}: no such file ({option}); of *{path.suffix} files in {folder} {present}") from None
+        present = did_you_mean(path.name, sorted(file.name for file in folder.glob(f"*{path.suffix}")))
+        raise DataError(
+            f"{path}: no such file ({option}) among the *{path.suffix} files in {folder}; {present}"
+        ) from None
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path}: cannot be read as text ({error}); {option} must name a UTF-8 text file") from error
 

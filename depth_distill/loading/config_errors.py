@@ -1,6 +1,5 @@
 """Shorten jsonargparse's error messages to the key, what is wrong with it, and the fix."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from depth_distill.data.reading import did_you_mean
+from depth_distill.suggestions import did_you_mean
 
 # Lines that only repeat the types, errors or value of the alternatives of a key.
 _NOISE = re.compile(
@@ -80,9 +79,7 @@ def _statement(leaf: _ErrorLeaf, bases: Sequence[str], options: Sequence[str]) -
         cure = "give --data.root FOLDER, which the shipped configs take it from" if match[1] == "root" else "set it"
         return f"{class_name} needs '{match[1]}', which is not set; {cure}"
     if match := re.search(r"(?:does not accept option|unrecognized arguments:) '?(?:--)?([\w.]+)", text):
-        nearest = difflib.get_close_matches(match[1], options, n=1)
-        cure = f"did you mean '{nearest[0]}'?" if nearest else "--help lists all"
-        return f"there is no option '{match[1]}'; {cure}"
+        return f"there is no option '{match[1]}'; {did_you_mean(match[1], options)}"
     text = re.sub(r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", text)
     return re.sub(r"\. Got value: (.*)", r", got '\1'", text).replace("Given value: ", "got ")
@@ -96,7 +93,7 @@ def _parameters(class_path: str) -> list[str]:
         return []
 
 
-def _subclasses(bases: Sequence[str]) -> set[str]:
+def _subclasses(bases: Sequence[str]) -> list[str]:
     """Names of this package's concrete subclasses of the base classes."""
     names: set[str] = set()
     for base in bases:
@@ -107,4 +104,4 @@ def _subclasses(bases: Sequence[str]) -> set[str]:
             waiting += kind.__subclasses__()
             if not inspect.isabstract(kind) and kind.__module__.startswith("depth_distill."):
                 names.add(kind.__name__)
-    return names
+    return sorted(names)

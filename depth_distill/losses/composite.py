@@ -1,12 +1,12 @@
 """A weighted sum of named losses."""
 
-import difflib
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.suggestions import did_you_mean
 
 
 class CompositeLoss(nn.Module):
@@ -27,8 +27,7 @@ class CompositeLoss(nn.Module):
             raise ConfigError(f"a loss needs at least one term, none of them named 'total'; got {sorted(terms)}")
         for name in weights or {}:
             if name not in terms:
-                nearest = difflib.get_close_matches(name, terms, n=1) or sorted(terms)
-                raise ConfigError(f"weights has {name!r}, but there is no such term; did you mean {nearest[0]!r}?")
+                raise ConfigError(f"weights has {name!r}, but there is no such term; {did_you_mean(name, terms)}")
         self.terms = nn.ModuleDict(terms)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in terms}
 

@@ -1,12 +1,12 @@
 """Weighted sums of named loss terms, with fixed or learned weights."""
 
-import difflib
 import math
 
 import torch
 from torch import Tensor, nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.suggestions import did_you_mean
 
 # Added to each term: exp(-s) converges to at most 10^6 for a term that stays at 0, and rounding below 0 is harmless.
 _FLOOR = 1e-6
@@ -99,8 +99,9 @@ def _weighted(terms: dict[str, Tensor], weights: dict[str, float]) -> list[str]:
     """Names of the terms with a nonzero weight."""
     for name in terms:
         if name not in weights:
-            nearest = difflib.get_close_matches(name, weights, n=1) or sorted(weights)
-            raise ConfigError(f"term {name!r} has no weight; did you mean {nearest[0]!r}? Use 0 to leave it out")
+            raise ConfigError(
+                f"term {name!r} has no weight (give it 0 to leave it out); weights: {did_you_mean(name, weights)}"
+            )
     names = [name for name in terms if weights[name]]
     if not names:
         raise ConfigError(f"none of the terms {sorted(terms)} has a weight above 0; weights are {weights}")

@@ -1,6 +1,5 @@
 """Encoders: timm backbones that return a feature pyramid."""
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import timm
 from torch import nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.suggestions import did_you_mean
 
 
 def build_encoder(name: str, pretrained: bool = False, weights: Path | str | None = None) -> nn.Module:
@@ -23,11 +23,7 @@ def build_encoder(name: str, pretrained: bool = False, weights: Path | str | Non
             the weights do not exist, do not fit the architecture or cannot be downloaded.
     """
     if name.split(".")[0] not in timm.list_models():
-        nearest = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ConfigError(
-            f"timm has no encoder {name!r}; the nearest names are {', '.join(nearest) or 'none'} "
-            "(timm.list_models() lists them all)"
-        )
+        raise ConfigError(f"timm has no encoder {name!r}; {did_you_mean(name, timm.list_models())}")
     if pretrained and weights is not None:
         raise ConfigError(f"give either pretrained: true or weights: {weights}, not both")
     if weights is not None and not Path(weights).is_file():

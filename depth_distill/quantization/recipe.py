@@ -31,8 +31,9 @@ from depth_distill.quantization.passes.stress import Stress
 from depth_distill.quantization.simulate.calibrate import calibrate, weights_hash
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, placement, quantizers
 from depth_distill.quantization.simulate.ptq import with_ranges
-from depth_distill.quantization.target.validated import FieldError, nearest, validated_from_mapping
+from depth_distill.quantization.target.validated import FieldError, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder, shipped_names
+from depth_distill.suggestions import did_you_mean
 
 DEFAULT_RECIPE = "equalize"
 TOLERANCE = 1e-4
@@ -164,8 +165,8 @@ def load_recipe(recipe: RecipeLike) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         if text not in recipe_names():
             raise ConfigError(
-                f"unknown recipe {text!r}; {nearest(text, recipe_names())}, the path of a .yaml file, or a list of "
-                f"passes ({', '.join(PASSES)})"
+                f"unknown recipe {text!r}; {did_you_mean(text, recipe_names())}, the path of a .yaml file, or a list "
+                f"of passes ({', '.join(PASSES)})"
             )
         path = shipped_folder() / "recipe" / f"{text}.yaml"
     try:
@@ -415,7 +416,7 @@ def _pass_of(entry: Any, where: str) -> Pass:
     else:
         name, arguments = entry, {}
     if name not in PASSES:
-        raise ConfigError(f"{where}: there is no pass {name!r}; {nearest(str(name), PASSES)}")
+        raise ConfigError(f"{where}: there is no pass {name!r}; {did_you_mean(str(name), PASSES)}")
     try:
         return validated_from_mapping(PASSES[name], {} if arguments is None else arguments)
     except FieldError as error:

@@ -314,8 +314,8 @@ def test_wide_layers_stay_in_half_precision(tmp_path, source):
     ("content", "message"),
     [
         (None, "does not exist"),
-        ("{", "is no result of depth-distill mixed-precision"),
-        ("[]", "is no result of"),
+        ("{", "is not a result of depth-distill mixed-precision"),
+        ("[]", "is not a result of"),
     ],
 )
 def test_a_file_that_lists_no_layers(tmp_path, content, message):

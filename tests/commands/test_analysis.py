@@ -75,7 +75,7 @@ def test_target_images_and_config_may_be_chosen(prepare):
 def test_an_unknown_target_is_found_before_anything_is_read(tmp_path):
     parser = CommandParser("analysis", "")
     add_analysis(parser)
-    with pytest.raises(ConfigError, match="unknown target 'per-tensor'; nearest: 'per-tensor-minmax'"):
+    with pytest.raises(ConfigError, match="unknown target 'per-tensor'; did you mean 'per-tensor-minmax'"):
         parser.parse(["--checkpoint", "none.ckpt", "--out", str(tmp_path), "--target", "per-tensor"])
 
 

@@ -31,7 +31,7 @@ def test_it_says_what_is_wrong(tool, checkpoint, tmp_path, capsys):
     assert "last.ckpt" in error(checkpoint.with_name("lost.ckpt"))  # what there is instead
     assert "is of another network than" in error(checkpoint, ENCODER, "mobilenetv3_small_050")
     assert "timm has no encoder 'resnet81'" in error(checkpoint, ENCODER, "resnet81")
-    assert "unknown target 'per-chanel'; nearest: 'per-channel'" in error(checkpoint, "--target", "per-chanel")
+    assert "unknown target 'per-chanel'; did you mean 'per-channel'" in error(checkpoint, "--target", "per-chanel")
     assert "there is no option 'data.batch_sise'" in error(checkpoint, "--data.batch_sise", "2")
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert "last.ckpt cannot be read as a checkpoint" in error()

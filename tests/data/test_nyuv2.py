@@ -108,7 +108,7 @@ def test_nothing_is_opened_before_it_is_needed(tmp_path):
     data = NyuV2Labeled(tmp_path / "missing")
     with pytest.raises(DataError, match="missing: the data folder does not exist"):
         len(data)
-    with pytest.raises(DataError, match=rf"{FILE}: no such file; .* there is none"):
+    with pytest.raises(DataError, match=rf"{FILE}: no such file among the \*\.mat files in .*; there are none"):
         len(NyuV2Labeled(tmp_path))
 
 
@@ -116,7 +116,9 @@ def test_bad_file(root, tmp_path):
     path = root / FILE
     with h5py.File(path, "a") as file:
         del file["rawDepths"]
-    with pytest.raises(DataError, match=rf"{FILE}: has no 'rawDepths'; there is depths, images"):
+    with pytest.raises(
+        DataError, match=rf"{FILE}: has no 'rawDepths'; did you mean 'depths'\? expected one of depths, images"
+    ):
         len(NyuV2Labeled(root, raw=True))
     path.write_bytes(path.read_bytes()[:600])
     with pytest.raises(DataError, match=rf"{FILE}: cannot be read as HDF5 .*download it again"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depth_distill.data.reading import did_you_mean, read_depth, read_image, read_mask, resolve_inside
+from depth_distill.data.reading import read_depth, read_image, read_mask, resolve_inside
 from depth_distill.errors import DataError
 from tests.data.files import write_depth, write_image
 
@@ -205,14 +205,6 @@ def test_links_are_followed_but_dots_are_resolved_in_the_text(tmp_path):
     assert read_image(resolve_inside(root, "rgb/1.png", "line 2")).shape == (3, 4, 6)
     # Asked for rgb/../disk, the system would go to the parent of the link's target, which is outside the root.
     assert resolve_inside(root, "rgb/../disk/1.png", "line 2") == root / "disk" / "1.png"
-
-
-def test_did_you_mean():
-    assert (
-        did_you_mean("trian.csv", ["val.csv", "train.csv"]) == "there is train.csv, val.csv; did you mean 'train.csv'?"
-    )
-    assert did_you_mean("x", []) == "there is none"
-    assert did_you_mean("x", [f"{i:02d}" for i in range(12)]).endswith("08, 09 and 2 more")
 
 
 @pytest.mark.real_data

@@ -104,7 +104,8 @@ def test_missing_manifest_names_what_is_there(root):
     (root / "train.csv").write_text("image\nrgb/0.png\n")
     (root / "val.csv").write_text("image\nrgb/0.png\n")
     with pytest.raises(
-        DataError, match=r"trian\.csv: no such file \(manifest\).*train\.csv, val\.csv; did you mean 'train"
+        DataError,
+        match=r"trian\.csv: no such file \(manifest\) .*; did you mean 'train\.csv'\? expected one of train\.csv, val",
     ):
         len(RgbdFolder(root, "trian.csv"))
 
@@ -114,7 +115,10 @@ def test_missing_manifest_names_what_is_there(root):
     [
         ("", r"train\.csv: no samples; expected a CSV manifest with the header image,depth"),
         ("image,depth\n", r"train\.csv: no samples"),
-        ("rgb/0.png,depth/0.png\n", r"line 1: unknown column 'rgb/0\.png' in the header; there is depth, image, mask"),
+        (
+            "rgb/0.png,depth/0.png\n",
+            r"line 1: unknown column 'rgb/0\.png' in the header; expected one of image, depth",
+        ),
         ("image,dpeth\nrgb/0.png,depth/0.png\n", r"line 1: unknown column 'dpeth'.*did you mean 'depth'"),
         ("depth\ndepth/0.png\n", r"line 1: expected the header image,depth .* got depth"),
         ("image,image\nrgb/0.png,rgb/1.png\n", "line 1: expected the header"),

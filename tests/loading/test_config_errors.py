@@ -23,9 +23,9 @@ init_args=Namespace(encodng='log'))
 def test_the_key_is_spelled_as_on_the_command_line_and_the_nearest_option_is_named():
     explained = explain(UNKNOWN_OPTION)
     assert explained.startswith(
-        "model.init_args.network.init_args.head.init_args: SingleHead has no option 'encodng'; there is "
+        "model.init_args.network.init_args.head.init_args: SingleHead has no option 'encodng'; "
     )
-    assert explained.endswith("did you mean 'encoding'?")
+    assert explained.endswith("did you mean 'encoding'? expected one of in_channels, depth_range, encoding, output")
     assert "\n" not in explained
     assert "Namespace" not in explained
 
@@ -65,9 +65,11 @@ def test_an_unknown_class_is_compared_with_subclasses_of_the_same_base():
 def test_options_of_the_command_line():
     options = ["trainer.max_epochs", "data.root"]
     assert explain("unrecognized arguments: --data.rot x", options) == (
-        "there is no option 'data.rot'; did you mean 'data.root'?"
+        "there is no option 'data.rot'; did you mean 'data.root'? expected one of data.root, trainer.max_epochs"
     )
-    assert explain("unrecognized arguments: --zzz", options) == "there is no option 'zzz'; --help lists all"
+    assert explain("unrecognized arguments: --zzz", options) == (
+        "there is no option 'zzz'; expected one of data.root, trainer.max_epochs"
+    )
 
 
 def test_a_file_that_is_not_yaml_is_named():

@@ -332,5 +332,5 @@ def test_a_loss_that_learns_nothing_is_refused(kwargs, message):
 
 
 def test_a_weight_of_a_regularizer_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match="there is a weight for 'kurtosys' but no such term; did you mean 'kurtosis'"):
+    with pytest.raises(ConfigError, match="weights has 'kurtosys', but there is no such term; did you mean 'kurtosis'"):
         task(regularizers={"kurtosis": KurtosisPenalty()}, regularizer_weights={"kurtosys": 0.01})

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from depth_distill.data.reading import did_you_mean
 from depth_distill.errors import ConfigError
+from depth_distill.suggestions import did_you_mean
 
 RUNNERS = Path(__file__).parent / "runners"
 _ENVIRONMENTS = "DEPTH_DISTILL_BACKENDS"

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from depth_distill.data.reading import did_you_mean
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.layer_runner import LayerRunner
 from depth_distill.export.onnx_io.layers import INPUT, layers_of, load, match_layers
+from depth_distill.suggestions import did_you_mean
 
 _SAME_STEP = 1.01  # 1 % for float rounding, as in parity
 

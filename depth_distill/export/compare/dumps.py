@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from depth_distill.errors import DataError
 from depth_distill.export.onnx_io.layers import OnnxLayer
-from depth_distill.quantization.target.validated import nearest
+from depth_distill.suggestions import did_you_mean
 
 DumpDtype = Literal["float32", "float16", "int8", "uint8", "int16", "uint16"]
 DumpLayout = Literal["nchw", "nhwc"]
@@ -53,7 +53,7 @@ class DumpFolder:
             for path in sorted(each for each in image.iterdir() if each.suffix in _SUFFIXES):
                 name = path.stem if path.stem in names else by_key.get(_key(path.stem))
                 if name is None:
-                    raise DataError(f"{path} belongs to no layer of the file; {nearest(path.stem, names)}")
+                    raise DataError(f"{path} belongs to no layer of the file; {did_you_mean(path.stem, names)}")
                 if name in files:
                     raise DataError(f"{path} and {files[name]} belong to the same layer, {name}: delete one of them")
                 files[name] = path

@@ -1,1 +1,1 @@
-"""Where accuracy is lost: replay, sensitivity, error budget, mixed precision."""
+"""Analyses of where INT8 loses accuracy: sensitivity, error budget, mixed precision."""

@@ -12,12 +12,12 @@ from depth_distill.quantization.analysis.switching import score_settings
 from depth_distill.quantization.simulate.fake_quantize import EnabledSites, quantizers
 
 _FLOAT, _INTEGER = "float", "integer"
-_STEM = ("stem", "conv", "bn", "norm", "act")  # timm's names of what stands before the stages
+_STEM = ("stem", "conv", "bn", "norm", "act")  # timm's names of the modules before the stages
 
 
 @dataclass(frozen=True)
 class BudgetItem:
-    """One source of error: metrics with only it rounded, and with all but it."""
+    """One source of error, with the metrics if only it is rounded, and if everything else is."""
 
     name: str
     quantizers: int
@@ -27,7 +27,7 @@ class BudgetItem:
 
 @dataclass(frozen=True)
 class ErrorBudget:
-    """All sources, and the two networks that they lie between. Sources overlap: weights and stages share quantizers."""
+    """All sources, and metrics of the float and integer networks. Sources overlap: weights are also part of stages."""
 
     float_metrics: Mapping[str, float]
     integer_metrics: Mapping[str, float]
@@ -38,7 +38,7 @@ class ErrorBudget:
         return asdict(self)
 
     def table(self, title: str) -> Table:
-        """One row a source: abs_rel against ground truth, and mean drift from the float network if it was measured."""
+        """One row per source: abs_rel against ground truth and, if measured, mean drift from the float network."""
         metrics = [name for name in ("abs_rel", "drift_mm") if name in self.float_metrics]
         table = Table(title=title)
         table.add_column("rounded")
@@ -58,18 +58,18 @@ class ErrorBudget:
 
 
 def error_budget(quantized: fx.GraphModule, scorer: Scorer, progress: bool = True) -> ErrorBudget:
-    """Score the network with each source of error alone, and with all but each.
+    """Score the network with each source of error alone, and with all others.
 
     Sources are quantizers by kind (weights, activations between layers, network input, head pre-activation, output
     codes) and by stage, weights and activations together.
 
     Args:
-        quantized: from ``fake_quantize``, with ranges; it is not changed.
+        quantized: network from ``fake_quantize``, with ranges; it is not changed.
         scorer: images and metrics.
-        progress: show a progress bar.
+        progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a quantizer without a range.
+        ConfigError: a quantizer has no range.
     """
     sources = error_sources(quantized)
     every: EnabledSites = frozenset(quantizers(quantized))
@@ -86,7 +86,7 @@ def error_budget(quantized: fx.GraphModule, scorer: Scorer, progress: bool = Tru
 
 
 def error_sources(quantized: fx.GraphModule) -> dict[str, EnabledSites]:
-    """The quantizers of each source, by its name; sources without a quantizer are left out."""
+    """The quantizers of each source of error, by name; sources without a quantizer are left out."""
     found = quantizers(quantized)
     kinds = {
         "weights": [site for site, each in found.items() if each.kind == "weight"],
@@ -106,9 +106,9 @@ def error_sources(quantized: fx.GraphModule) -> dict[str, EnabledSites]:
 
 
 def _stage(site: str) -> str:
-    """``encoder.layer1`` of ``encoder.layer1.0.conv1.weight``; ``decoder.blocks.2`` of ``decoder.blocks.2.cat``.
+    """Stage of a site: ``encoder.layer1`` for ``encoder.layer1.0.conv1.weight``.
 
-    What stands before the stages of an encoder is its stem.
+    A decoder block is a stage, and so is the stem of an encoder: all that comes before its stages.
     """
     parts = site.removesuffix(".weight").split(".")
     if parts[0] == "head" or len(parts) == 1:

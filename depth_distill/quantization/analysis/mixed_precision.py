@@ -1,4 +1,4 @@
-"""Which layers to leave in FP16 or INT16, so that the rest can be INT8: by threshold, or for a target accuracy."""
+"""Choose layers to leave in FP16 or INT16 while the rest is INT8: by a threshold, or for a target accuracy."""
 
 import copy
 import json
@@ -18,23 +18,23 @@ from depth_distill.quantization.simulate.npu_operators import NpuOperator, enabl
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget
 
 HighPrecisionFormat = Literal["fp16", "int16"]
-"""What the layers that INT8 is too coarse for are computed in."""
+"""Format of the layers for which INT8 is too coarse."""
 
 Evaluate = Callable[[fx.GraphModule], dict[str, float]]
-"""Metrics of a network, ``abs_rel`` among them."""
+"""Computes the metrics of a network, including ``abs_rel``."""
 
-_BYTES = {"int8": (1, 4), "fp16": (2, 2), "int16": (2, 4)}  # of a weight and of a bias
+_BYTES = {"int8": (1, 4), "fp16": (2, 2), "int16": (2, 4)}  # per weight and per bias
 _MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
 class MixedNetwork:
-    """One assignment: the layers that are not INT8, what the network then scores, and its size.
+    """One assignment of formats: the layers that are not INT8, and the accuracy and size of the resulting network.
 
     Attributes:
-        layers: in the high-precision format, in the order in which they were chosen.
-        abs_rel: of the network.
-        megabytes: weights and biases, 1 MB = 1e6 bytes.
+        layers: layers in the high-precision format, in the order in which they were chosen.
+        abs_rel: abs_rel of the network.
+        megabytes: size of weights and biases, 1 MB = 1e6 bytes.
     """
 
     layers: tuple[str, ...]
@@ -48,11 +48,11 @@ class MixedPrecision:
 
     Attributes:
         high_precision: format of the chosen layers.
-        target_abs_rel: what was asked for.
-        chosen: the smallest set that was found to reach it; the best that was seen if none does.
-        reached: whether it does.
-        curve: assignments of growing size, pure INT8 first; of the seen ones, those that no smaller one beats.
-        float_abs_rel: of the float network.
+        target_abs_rel: requested abs_rel.
+        chosen: smallest assignment found that reaches the target; the most accurate one if none does.
+        reached: whether the chosen assignment reaches the target.
+        curve: evaluated assignments that none of the same size or smaller beats, by size, pure INT8 first.
+        float_abs_rel: abs_rel of the float network.
         int8_mb: size with all layers in INT8.
         high_precision_mb: size with all layers in the high-precision format.
     """
@@ -72,7 +72,7 @@ class MixedPrecision:
         target = f"abs_rel {self.target_abs_rel:g}"
         high_precision, found = self.high_precision.upper(), f"abs_rel {self.chosen.abs_rel:.4f}"
         if not self.reached:
-            return f"{target} cannot be reached: the best that was seen is {found}; FP32 has {self.float_abs_rel:.4f}"
+            return f"{target} cannot be reached: the best found is {found}; FP32 has {self.float_abs_rel:.4f}"
         if not self.chosen.layers:
             return f"pure INT8 already suffices for {target}: {found}"
         count = len(self.chosen.layers)
@@ -98,10 +98,10 @@ class MixedPrecision:
 
 
 def chosen_layers(file: Path) -> tuple[str, ...]:
-    """The layers in the high-precision format that ``depth-distill mixed-precision`` chose, from its JSON file.
+    """The layers that ``depth-distill mixed-precision`` chose for the high-precision format, from its JSON file.
 
     Raises:
-        ConfigError: no such file, or another kind of file.
+        ConfigError: the file does not exist, or is of another kind.
     """
     try:
         return tuple(json.loads(file.read_text())["chosen"]["layers"])
@@ -111,34 +111,34 @@ def chosen_layers(file: Path) -> tuple[str, ...]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"high_precision_layers: {file} is no result of depth-distill mixed-precision: {error!r}"
+            f"high_precision_layers: {file} is not a result of depth-distill mixed-precision: {error!r}"
         ) from error
 
 
 def check_high_precision_format(target: NpuTarget, high_precision: HighPrecisionFormat) -> None:
-    """Refuse what the target cannot run.
+    """Refuse a format that the target cannot run beside INT8.
 
     Raises:
-        ConfigError: the target does not do ``high_precision``, or has one precision for all layers; the message shows
-            the line of its profile that says so.
+        ConfigError: the target does not support ``high_precision``, or has one precision for all layers; the message
+            quotes the line of its profile.
     """
     for capability in (high_precision, "per_layer_precision"):
         if getattr(target.capabilities, capability) == "no":
             key = f"capabilities.{capability}"
             line = target.line_of(key) if target.source is not None else f"{target.name}: {key}: no"
-            raise ConfigError(f"the target does not do mixed precision with {high_precision.upper()}: {line}")
+            raise ConfigError(f"the target does not support mixed precision with {high_precision.upper()}: {line}")
 
 
 def set_precision(
     quantized: fx.GraphModule, layers: Collection[str], high_precision: HighPrecisionFormat = "fp16"
 ) -> fx.GraphModule:
-    """A copy of the network with some layers in the high-precision format and the rest as they were.
+    """A copy of the network with some layers in the high-precision format.
 
-    Where both sides of a tensor are in the high-precision format it is rounded to that, else to the target's, see
+    A tensor is rounded to that format if its producer and all its consumers use it, otherwise to the target's, see
     :func:`~depth_distill.quantization.simulate.npu_operators.enabled_sites_for`.
 
     Raises:
-        ConfigError: a name that is no layer.
+        ConfigError: a name is no layer.
     """
     mixed = copy.deepcopy(quantized)
     narrow = enabled_sites_for(npu_operators(mixed), layers)
@@ -160,7 +160,7 @@ def mixed_network(
     high_precision: HighPrecisionFormat = "fp16",
     calibrator: CalibratorName = "minmax",
 ) -> fx.GraphModule:
-    """:func:`set_precision`, calibrated anew: what is in front of a layer decides about its range.
+    """Run :func:`set_precision` and calibrate again, because the format of earlier layers affects later ranges.
 
     Raises:
         ConfigError: see :func:`set_precision`.
@@ -174,7 +174,10 @@ def mixed_network(
 def megabytes(
     operators: Iterable[NpuOperator], layers: Collection[str], high_precision: HighPrecisionFormat = "fp16"
 ) -> float:
-    """Size of all weights and biases: one byte a weight and four a bias in INT8, two a weight in FP16 and INT16."""
+    """Size of all weights and biases in MB of 1e6 bytes.
+
+    A weight takes 1 byte in INT8 and 2 in FP16 and INT16; a bias takes 4 bytes in INT8 and INT16 and 2 in FP16.
+    """
     total = 0
     for each in operators:
         weight_bytes, bias_bytes = _BYTES[high_precision if each.name in layers else "int8"]
@@ -183,7 +186,7 @@ def megabytes(
 
 
 def layers_above(sensitivity: Sensitivity, threshold: float = 0.02) -> tuple[str, ...]:
-    """The layers whose rounding alone costs more than ``threshold`` in abs_rel, the most sensitive first."""
+    """Layers that alone cost more than ``threshold`` in abs_rel in integers, the most sensitive first."""
     return tuple(each.name for each in sensitivity.layers if each.degradation > threshold)
 
 
@@ -197,28 +200,26 @@ def search_mixed_precision(
     on_step: Callable[[MixedNetwork], object] = lambda step: None,
     calibrator: CalibratorName = "minmax",
 ) -> MixedPrecision:
-    """The smallest set of layers in the high-precision format with which abs_rel is at most the target.
+    """Search for the smallest set of high-precision layers with which abs_rel is at most the target.
 
-    Layers are added in the order of what the integer network gains by each (``recovery``), then of what each costs
-    alone (``degradation``), until the target is reached; then each chosen layer, the one that gained least first, is
-    put back to INT8 if the target still holds. The network is calibrated and evaluated anew after every change.
+    Layers are added in order of their ``recovery``, then of their ``degradation``, until the target is reached. Then
+    each added layer, starting with the last, is set back to INT8 if the target is still reached. The network is
+    calibrated and evaluated again after every change. The search is greedy, so a smaller set may exist.
 
-    The curve also has the first 1, 2, 4, 8, ... and all layers of that order.
-
-    This is a greedy search: smaller sets may exist that no single exchange leads to.
+    The curve also has the first 1, 2, 4, 8, ... and all layers in that order.
 
     Args:
-        quantized: from ``fake_quantize`` for the target; it is not changed.
-        evaluate: metrics of a network.
-        sensitivity: of the same network.
-        calibration: batches of images.
-        target_abs_rel: what is to be reached.
-        high_precision: the other format.
+        quantized: network from ``fake_quantize`` for the target; it is not changed.
+        evaluate: computes the metrics of a network.
+        sensitivity: sensitivity of the layers of ``quantized``.
+        calibration: batches of calibration images.
+        target_abs_rel: abs_rel to reach.
+        high_precision: format of the layers that are not INT8.
         on_step: called with every assignment that was evaluated.
-        calibrator: of the target: how ranges are measured.
+        calibrator: the target's calibrator, which measures activation ranges.
 
     Raises:
-        ConfigError: a target that is not positive.
+        ConfigError: the target is not positive.
     """
     if not target_abs_rel > 0:
         raise ConfigError(f"target_abs_rel must be positive, received {target_abs_rel}")
@@ -248,7 +249,7 @@ def search_mixed_precision(
         found = min(seen.values(), key=lambda each: each.abs_rel)
     every = [each.name for each in operators if each.is_layer]
     for count in [2**power for power in range(len(every).bit_length())] + [len(every)]:
-        assess(ranked[:count])  # the curve beyond what was searched
+        assess(ranked[:count])  # more points for the curve
     return MixedPrecision(
         high_precision,
         target_abs_rel,
@@ -262,7 +263,7 @@ def search_mixed_precision(
 
 
 def _front(seen: Iterable[MixedNetwork]) -> tuple[MixedNetwork, ...]:
-    """Those of the assignments that none of the same size or smaller beats (the Pareto front)."""
+    """The assignments that none of the same size or smaller beats (the Pareto front)."""
     front: list[MixedNetwork] = []
     for each in sorted(seen, key=lambda each: (each.megabytes, each.abs_rel)):
         if not front or each.abs_rel < front[-1].abs_rel:

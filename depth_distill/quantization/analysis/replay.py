@@ -1,4 +1,4 @@
-"""Running a fake-quantized network again after some switches were changed, and only as far as they reach."""
+"""Run a fake-quantized network again after some quantizers were switched, recomputing only the affected nodes."""
 
 import copy
 import operator
@@ -14,17 +14,17 @@ from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
 
 
 class Replay:
-    """A network whose quantizers are switched often on the same images.
+    """Runs a network on the same images with many settings of its quantizers.
 
-    :meth:`record` runs it once and remembers the value of every node; :meth:`again` runs it with other switches, and
-    recomputes only the nodes behind a quantizer whose switch differs. The result is the same, bit by bit, as that of a
-    whole run: the same operators are called on the same tensors. In-place operators are called out of place, so a
-    network that reads a tensor after something overwrote it computes something else here.
+    :meth:`record` runs the network once and stores the value of every node. :meth:`again` runs it with other settings
+    and recomputes only the nodes after a quantizer that was switched. The result is bit-identical to that of a complete
+    run: the same operators are called on the same tensors. In-place operators are called out of place, so the result
+    differs for a network that reads a tensor after it was overwritten.
 
-    Memory: all values of one batch.
+    Memory: the values of all nodes for one batch.
 
     Args:
-        quantized: from ``fake_quantize``, with ranges; it is copied, and ends in evaluation mode.
+        quantized: network from ``fake_quantize``, with ranges; a copy in evaluation mode is used.
     """
 
     def __init__(self, quantized: fx.GraphModule) -> None:
@@ -48,7 +48,7 @@ class Replay:
             quantizer.enabled = site in sites
 
     def record(self, images: Tensor) -> Tensor:
-        """Codes with the present switches; the values on the way are kept."""
+        """Codes of the images with the current settings; all intermediate values are stored."""
         self._recorded = self._switched_on()
         self._values = {}
         self._interpreter.args_iter = iter([images])
@@ -59,10 +59,10 @@ class Replay:
         return self._codes(self._values)
 
     def again(self, upto: str | None = None) -> Tensor:
-        """Codes of the recorded images with the present switches.
+        """Codes of the recorded images with the current settings.
 
         Args:
-            upto: stop at this quantizer, and return what leaves it instead.
+            upto: site of a quantizer to stop at; its output is returned instead.
         """
         last = None if upto is None else self._nodes[upto][0]
         changed = self._switched_on() ^ self._recorded
@@ -79,7 +79,7 @@ class Replay:
         return self._codes(values)
 
     def recorded(self, site: str) -> Tensor:
-        """The tensor that left a quantizer in the recorded run."""
+        """Output of a quantizer in the recorded run."""
         return _tensor(self._values[self._nodes[site][0]])
 
     def _switched_on(self) -> frozenset[str]:

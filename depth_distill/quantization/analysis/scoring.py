@@ -1,4 +1,4 @@
-"""What an analysis needs to know about images and their score: given from outside, as passes know no data sets."""
+"""Interface between the analyses and the images and metrics that a caller supplies."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Scorer(Protocol):
-    """Batches of images, and a score for the codes that a network makes of them.
+    """Batches of images, and metrics of the codes that a network returns for them.
 
     :class:`depth_distill.evaluation.Evaluator` is one.
     """
@@ -21,7 +21,7 @@ class Scorer(Protocol):
         """Names of the metrics; ``abs_rel`` is one of them."""
 
     def measure(self, position: int, codes: Tensor) -> Tensor:
-        """Metrics of each image of the batch at ``position``, ``(B, len(names))`` float64."""
+        """Metrics per image of the batch at ``position``, ``(B, len(names))`` float64."""
 
     def summarize(self, rows: Tensor) -> dict[str, float]:
-        """Metrics of the whole set, from the rows ``(N, len(names))`` of all its images."""
+        """Metrics of the whole set from those of its images, ``(N, len(names))``."""

@@ -1,4 +1,4 @@
-"""Which layers lose accuracy in integers: each one alone, and all but each."""
+"""Which layers lose accuracy in integers: each layer alone, and all others."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,16 @@ _FLOAT, _INTEGER = "float", "integer"
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """One layer.
+    """Sensitivity of one layer.
 
     Attributes:
-        name: the module.
-        weights: number of its weights.
+        name: name of the module.
+        weights: number of weights.
         alone: metrics with only this layer in integers.
         leave_one_out: metrics with only this layer in floating point.
-        degradation: abs_rel of ``alone`` over that of the float network: what its rounding costs.
-        recovery: abs_rel of the integer network over that of ``leave_one_out``: what floating point there would gain.
+        degradation: abs_rel of ``alone`` minus that of the float network: the cost of this layer in integers.
+        recovery: abs_rel of the integer network minus that of ``leave_one_out``: the gain of this layer in floating
+            point.
     """
 
     name: str
@@ -43,7 +44,7 @@ class LayerSensitivity:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All layers, the most sensitive first (by ``degradation``), and the two networks that they lie between."""
+    """All layers by ``degradation``, the most sensitive first, and the metrics of the float and the integer network."""
 
     float_metrics: Mapping[str, float]
     integer_metrics: Mapping[str, float]
@@ -54,7 +55,7 @@ class Sensitivity:
         return asdict(self)
 
     def table(self, title: str, bands: Sequence[str] = ()) -> Table:
-        """One row a layer; ``bands`` are suffixes of metric names, such as ``0.5-2m``."""
+        """One row per layer; ``bands`` are suffixes of metric names, such as ``0.5-2m``."""
         table = Table(title=title)
         table.add_column("layer")
         columns = ["abs_rel", *(f"abs_rel_{band}" for band in bands)]
@@ -77,19 +78,19 @@ class Sensitivity:
 def sensitivity(
     quantized: fx.GraphModule, scorer: Scorer, resume: Path | None = None, progress: bool = True
 ) -> Sensitivity:
-    """Score the network with each layer alone in integers, and with all but each.
+    """Score the network with each layer alone in integers, and with all others in integers.
 
-    A layer in integers rounds its weight, its inputs and its output, see
+    The weight, inputs and output of a layer in integers are rounded, see
     :func:`~depth_distill.quantization.simulate.npu_operators.enabled_sites_for`; the rest is float32.
 
     Args:
-        quantized: from ``fake_quantize``, with ranges; it is not changed.
+        quantized: network from ``fake_quantize``, with ranges; it is not changed.
         scorer: images and metrics.
         resume: folder for unfinished work, see :func:`~depth_distill.quantization.analysis.switching.score_settings`.
-        progress: show a progress bar.
+        progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a network without quantized layers, or a quantizer without a range.
+        ConfigError: the network has no quantized layers, or a quantizer has no range.
     """
     operators = npu_operators(quantized)
     settings = sensitivity_settings(operators)
@@ -105,14 +106,14 @@ def sensitivity(
 
 
 def sensitivity_settings(operators: Sequence[NpuOperator]) -> dict[str, EnabledSites]:
-    """The settings that :func:`sensitivity` scores, by name.
+    """The sites that are on in each run of :func:`sensitivity`, by name of the run.
 
     Raises:
         ConfigError: there is no quantized layer.
     """
     layers = [each.name for each in operators if each.is_layer]
     if not layers:
-        raise ConfigError("the network has no quantized layers: fake_quantize it before asking for sensitivities")
+        raise ConfigError("the network has no quantized layers: fake_quantize it before measuring sensitivity")
     settings = {_FLOAT: enabled_sites_for(operators, layers), _INTEGER: enabled_sites_for(operators, [])}
     for name in layers:
         settings[f"{name} alone"] = enabled_sites_for(operators, [other for other in layers if other != name])
@@ -122,14 +123,14 @@ def sensitivity_settings(operators: Sequence[NpuOperator]) -> dict[str, EnabledS
 
 @dataclass(frozen=True)
 class FastSensitivity:
-    """A ranking from one pass, and how far it can be trusted.
+    """A ranking of layers from one pass, and its agreement with the exact ranking on the first batch.
 
     Attributes:
-        sqnr_db: by layer, the lowest first: power of its float output over that of the error which rounding the
-            layer's weight, inputs and output makes of it.
-        agreement: Spearman's rank correlation with ``degradation`` of the exact sensitivity on the first batch.
-        top: how many of the exact five most sensitive layers are among the five first.
-        images: size of that batch.
+        sqnr_db: SQNR in dB by layer, the lowest first: power of the float output over that of the error from rounding
+            the layer's weight, inputs and output.
+        agreement: Spearman's rank correlation with ``degradation``.
+        top: number of the five most sensitive layers that are also among the five first here.
+        images: number of images in the first batch.
     """
 
     sqnr_db: Mapping[str, float]
@@ -139,13 +140,13 @@ class FastSensitivity:
 
 
 def fast_sensitivity(quantized: fx.GraphModule, scorer: Scorer, progress: bool = True) -> FastSensitivity:
-    """Rank layers by the noise in their own outputs; nothing behind a layer is computed.
+    """Rank layers by the SQNR of their outputs; nothing behind a layer is computed.
 
-    That noise says nothing of how much the rest of the network minds it, so the ranking is compared with the exact
-    one on the first batch.
+    SQNR does not tell how the rest of the network responds to the noise, so the ranking is compared with the exact one
+    on the first batch.
 
     Raises:
-        ConfigError: as :func:`sensitivity`.
+        ConfigError: see :func:`sensitivity`.
     """
     operators = npu_operators(quantized)
     settings = sensitivity_settings(operators)

@@ -1,4 +1,4 @@
-"""The score of a network under many settings of its quantizers: what sensitivity and error budget are made of."""
+"""Score a network with many settings of its quantizers, for sensitivity and error budget."""
 
 import hashlib
 import json
@@ -26,21 +26,21 @@ def score_settings(
     resume: Path | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of the network under each setting; the same numbers as one full evaluation a setting would give.
+    """Metrics of the network with each setting, equal to those of one full evaluation per setting.
 
-    Each batch is run twice, all off and all on; from there a setting costs only what differs from the nearer of the
-    two, see :class:`~depth_distill.quantization.analysis.replay.Replay`.
+    Each batch is run twice, with all quantizers off and with all on. Each setting then recomputes only what differs
+    from the nearer of the two, see :class:`~depth_distill.quantization.analysis.replay.Replay`.
 
     Args:
-        quantized: from ``fake_quantize``, with ranges; it is not changed.
+        quantized: network from ``fake_quantize``, with ranges; it is not changed.
         scorer: images and metrics.
-        settings: by name; a site that does not exist is an error.
-        resume: folder that the rows of finished batches are kept in, so that an interrupted call goes on where it
-            stopped. Rows of another network, other ranges, settings or metrics are not used.
-        progress: show a progress bar.
+        settings: the sites that are on, by name of the setting.
+        resume: folder for the rows of finished batches, so that an interrupted call can continue. Rows of another
+            network, or of other ranges, settings or metrics, are not used.
+        progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: an unknown site, or a quantizer without a range.
+        ConfigError: a site does not exist, or a quantizer has no range.
     """
     select(quantized, {site for setting in settings.values() for site in setting})
     every = frozenset(quantizers(quantized))
@@ -73,12 +73,12 @@ def score_settings(
 
 
 class _KeptRows:
-    """Rows ``(settings, B, metrics)`` of finished batches, a file each, under a key that says what they are of."""
+    """Rows ``(settings, B, metrics)`` of finished batches, one file per batch, in a folder named after their hash."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder = folder / key
         if folder.exists() and not folder.is_dir():
-            raise ConfigError(f"{folder} is a file: name a folder to keep unfinished work in")
+            raise ConfigError(f"{folder} is a file, expected a folder for unfinished work")
 
     def load(self, position: int) -> Tensor | None:
         path = self._file(position)
@@ -102,6 +102,6 @@ def _key(quantized: fx.GraphModule, scorer: Scorer, settings: Mapping[str, Enabl
     described = [constants, {name: sorted(setting) for name, setting in settings.items()}, scorer.names]
     digest.update(json.dumps(described).encode())
     for images in scorer.images:
-        digest.update(str(tuple(images.shape)).encode())  # rows are kept a batch
+        digest.update(str(tuple(images.shape)).encode())  # rows are kept per batch
         digest.update(images.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

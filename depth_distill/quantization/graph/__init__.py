@@ -1,1 +1,1 @@
-"""Networks as fx graphs: trace, kinds of nodes, operators of an NPU, channel groups."""
+"""Networks as fx graphs: tracing, kinds of nodes, channel groups, weights that nothing quantizes."""

@@ -43,13 +43,13 @@ class LayerChannels:
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """A partition of all channels of a network: one positive scale for each group changes nothing but rounding.
+    """A partition of all channels of a network: one positive scale per group changes nothing but rounding.
 
     Attributes:
         count: number of groups; group ``PINNED`` keeps scale 1.
-        layers: the convolutions by module name.
-        activations: group of each channel by node name, ``(C,)``; only nodes whose channels are known.
-        pinned: why output channels of a layer are pinned, by module name; layers without pinned ones are absent.
+        layers: groups of each convolution's channels, by module name.
+        activations: group of each channel by node name, ``(C,)``; only nodes with known channels.
+        pinned: reason why output channels of a layer are pinned, by module name; only layers with pinned channels.
     """
 
     count: int
@@ -61,28 +61,29 @@ class ChannelGroups:
 def channel_groups(graph_module: fx.GraphModule) -> ChannelGroups:
     """Group the channels of a network: cross-layer equalization (Nagel et al. 2019, section 4.1) on whole graphs.
 
-    A convolution starts a group for each output channel. ReLU, leaky ReLU, PReLU, pooling, means over space and
-    interpolation pass groups on, concat strings them together, and an add unites those of its operands. A product
-    passes on the groups of one operand if the other is pinned, as gates behind a sigmoid are. All else pins: the
-    network's input and output, what is not positively homogeneous, and what is unknown.
+    A convolution starts one group per output channel. ReLU, leaky ReLU, PReLU, pooling, means over space and
+    interpolation keep the groups of their input, a concat concatenates those of its inputs, and an add unites those of
+    its operands. A product keeps the groups of one operand if the other is pinned, as a gate after a sigmoid is.
+    Everything else pins its operands: the network's input and output, operators that are not positively homogeneous,
+    and unknown operators.
 
     Raises:
-        ConfigError: a batch norm that was not folded.
+        ConfigError: a batch norm is not folded.
     """
-    search = _Search(graph_module)
+    grouping = _ChannelGrouping(graph_module)
     for node in graph_module.graph.nodes:
-        search.visit(node)
-    return search.result()
+        grouping.visit(node)
+    return grouping.result()
 
 
-class _Search:
-    """Union-find: a convolution makes new channels, each with a parent; those with the same root are one group."""
+class _ChannelGrouping:
+    """Union-find: a convolution makes new channels, each with a parent; channels with the same root are one group."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self.graph_module = graph_module
         self.parents = [PINNED]
-        self.reasons: dict[int, str] = {}  # why the parent of a channel is PINNED
-        self.channels: dict[fx.Node, list[int] | None] = {}  # None: pinned, and how many is unknown
+        self.reasons: dict[int, str] = {}  # by channel: why its parent is PINNED
+        self.channels: dict[fx.Node, list[int] | None] = {}  # None: pinned, and their number is unknown
         self.shapes: set[fx.Node] = set()
         self.layers: dict[str, tuple[list[int], list[int]]] = {}
         names: dict[int, list[str]] = {}
@@ -135,7 +136,7 @@ class _Search:
             if operation in _SUMS:
                 return self._sum(node, first, second)
             return self._product(node, first, second, operation in _QUOTIENTS)
-        if len(sources) == 1 and self._passes_on(operation, node):
+        if len(sources) == 1 and self._keeps_groups(operation, node):
             return known[0]
         doubt = "" if operation in _NOT_HOMOGENEOUS else "known to be "
         self._pin(known, f"read by {self._describe(node)}, not {doubt}positively homogeneous")
@@ -143,7 +144,7 @@ class _Search:
             return [PINNED] * len(known[0])
         return None
 
-    def _passes_on(self, operation: str, node: fx.Node) -> bool:
+    def _keeps_groups(self, operation: str, node: fx.Node) -> bool:
         if operation == "mean":
             dims = _argument(node, 1, "dim", None)
             dims = dims if isinstance(dims, Sequence) else [dims]
@@ -232,7 +233,7 @@ class _Search:
         return channels is None or all(self._root(channel) == PINNED for channel in channels)
 
     def _unite(self, first: list[int], second: list[int], reason: str) -> None:
-        """``reason`` is why one is pinned if the other is."""
+        """Unite channels pairwise; ``reason`` is why one is pinned if the other is."""
         for pair in zip(first, second, strict=True):
             low, high = sorted(map(self._root, pair))
             if low != high:
@@ -251,7 +252,7 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
 
 
 def _broadcast(first: list[int] | None, second: list[int] | None) -> tuple[list[int] | None, list[int] | None]:
-    """A single channel meets as many as the other operand has."""
+    """Repeat a single channel to match the other operand."""
     if first is not None and second is not None:
         if len(first) == 1:
             first = first * len(second)

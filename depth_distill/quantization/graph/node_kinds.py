@@ -1,4 +1,4 @@
-"""What each node of a traced network is to a quantizer: a layer, an activation, a move of values, or arithmetic."""
+"""The kind of each node of a traced network: a layer, an activation, a move of values, or other arithmetic."""
 
 import operator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Kind = Literal["input", "output", "layer", "activation", "add", "concat", "move"
 
 @dataclass(frozen=True)
 class Operation:
-    """The role of one node; ``activation`` names it where ``kind`` is ``"activation"``."""
+    """The kind of one node; ``activation`` is its name if ``kind`` is ``"activation"``, else None."""
 
     kind: Kind
     activation: ActivationName | None = None
@@ -93,10 +93,10 @@ _SHAPE_METHODS = {"size", "dim", "numel"}
 
 
 def classify(graph_module: fx.GraphModule) -> dict[fx.Node, Operation]:
-    """The role of every node, in graph order.
+    """The kind of every node, in graph order.
 
     Raises:
-        ConfigError: a batch norm that was not folded, or a weight that no module owns.
+        ConfigError: a batch norm is not folded, or a weight belongs to no module.
     """
     operations: dict[fx.Node, Operation] = {}
     for node in graph_module.graph.nodes:
@@ -105,7 +105,7 @@ def classify(graph_module: fx.GraphModule) -> dict[fx.Node, Operation]:
 
 
 def scoped_name(node: fx.Node) -> str:
-    """A name that says where a node is: a module's own path, or that of the module around it and the operator."""
+    """Dotted name of a node: the path of its module, or the path of the module around it and the function's name."""
     if node.op in ("call_module", "placeholder", "get_attr", "output"):
         return str(node.target)
     word = node.target if isinstance(node.target, str) else node.target.__name__

@@ -1,4 +1,4 @@
-"""The one way a network becomes a graph that passes can edit."""
+"""Trace a network to a graph that passes can edit."""
 
 import copy
 
@@ -9,10 +9,10 @@ LEAF_MODULES = (BatchNormAct2d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 class NetworkTracer(fx.Tracer):
-    """Keeps whole what a pass treats as one layer, also where the class is timm's and not torch's.
+    """Does not trace into modules that passes treat as one layer, including timm's.
 
-    timm's ``BatchNormAct2d`` is a batch norm *and* an activation: traced through, it would fall apart into functional
-    calls and lose its name.
+    timm's ``BatchNormAct2d`` is a batch norm *and* an activation: tracing into it would give functional calls without
+    its name.
     """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -21,12 +21,12 @@ class NetworkTracer(fx.Tracer):
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
-    """A graph of a copy of ``model`` in evaluation mode; the names of its leaf modules survive.
+    """The graph of a copy of ``model`` in evaluation mode; its leaf modules keep their names.
 
-    A graph is copied as it is, and so is that of a module which keeps one as ``graph``.
+    A model that is a graph already, or has one as its attribute ``graph``, is only copied.
 
     Raises:
-        torch.fx.proxy.TraceError: the network has control flow that depends on tensors.
+        torch.fx.proxy.TraceError: the control flow of the network depends on tensors.
     """
     held = model if isinstance(model, fx.GraphModule) else getattr(model, "graph", None)
     if isinstance(held, fx.GraphModule):
@@ -37,7 +37,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
 
 def calls_by_module(graph_module: fx.GraphModule) -> dict[str, list[fx.Node]]:
-    """The nodes that call each module, in graph order: more than one where a module is used twice."""
+    """The nodes that call each module, in graph order: several for a module that is used more than once."""
     calls: dict[str, list[fx.Node]] = {}
     for node in graph_module.graph.nodes:
         if node.op == "call_module":

@@ -1,4 +1,4 @@
-"""Which parameters of a network no quantizer would ever see."""
+"""Parameters of a network that no quantizer would round."""
 
 from collections.abc import Collection
 
@@ -8,14 +8,14 @@ from depth_distill.quantization.graph.node_kinds import classify
 
 
 def unquantized_weights(graph_module: fx.GraphModule, sites: Collection[str]) -> list[str]:
-    """Parameters of two or more dimensions that the network uses and that are not the weight of a quantizer's site.
+    """Names of the parameters in use that have two or more dimensions and no quantizer.
 
-    Vectors stay out of this: a bias is added in int32, and the factors of a normalization or of a PReLU are constants
-    of an operator whose output is rounded.
+    Vectors are exempt: a bias is added in int32, and the factors of a normalization or a PReLU are constants of an
+    operator whose output is rounded.
 
     Args:
         graph_module: a traced network without batch norm.
-        sites: names of the sites that ``placement`` finds.
+        sites: names of the sites that have a quantizer, from ``placement``.
     """
     found = []
     for node, operation in classify(graph_module).items():

@@ -1,4 +1,4 @@
-"""Adaptive rounding: every weight goes up or down, whichever lets its layer compute what the float layer does."""
+"""Adaptive rounding: round each weight up or down so that its layer's output stays close to that of the float layer."""
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
@@ -25,19 +25,19 @@ _GAMMA, _ZETA = -0.1, 1.1  # the rectified sigmoid reaches 0 and 1 at finite var
 _BETAS = (16, 8, 4, 2)  # powers of two cost a few squarings; pow() took 40 % of an iteration
 _LEARNING_RATE = 0.2  # 20 times the paper's, with 1 / 30 of its iterations
 _LAMBDA = 10.0  # the error is 1 for rounding to nearest, and the regularizer a mean, so it fits any layer
-_POSITIONS = 8192  # output positions of a layer that are looked at
-_BATCH = 256
-_HELD_OUT = 8  # one image in so many
+_POSITIONS = 8192  # output positions per layer that weights are fitted on
+_BATCH = 256  # positions per optimizer step
+_HELD_OUT = 8  # one image in eight is held out
 
 
 @dataclass(frozen=True)
 class AdaRound(Pass):
-    """Round every weight up or down, whichever keeps the output of its layer, see :func:`adaround`.
+    """Round weights up or down so that the output of each layer is kept, see :func:`adaround`.
 
     Args:
         iterations: optimizer steps per layer.
-        images: number of calibration images that layers are fitted on.
-        seed: seed of the positions that are looked at.
+        images: number of calibration images to fit the rounding on.
+        seed: seed of the random output positions.
     """
 
     name: ClassVar[str] = "adaround"
@@ -49,7 +49,7 @@ class AdaRound(Pass):
     seed: Literal[0] | int = 0
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
-        """Quantize for the target, round, and take the quantizers out again; the weights then lie on their grid."""
+        """Quantize for the target, round, and remove the quantizers; the weights then lie on their grid."""
         batches = context.first_batches(self.images)
         rounded = adaround(
             graph, context.quantize(graph), batches, self.iterations, self.seed, progress=context.progress
@@ -68,33 +68,34 @@ def adaround(
     """A copy of ``quantized`` whose float weights lie on their grid, rounded so that each layer's output is kept.
 
     AdaRound (Nagel et al. 2020), asymmetric reconstruction with the fused activation (eq. 25), in topological order:
-    a layer reads what the layers before it make, already rounded, and is fitted to the output of the float layer. Its
-    rounding is chosen from the first images; an output channel keeps rounding to nearest unless the choice is better
-    on the last eighth of the images, which it has not seen.
+    the inputs of a layer come from the layers before it, already rounded, and its output is fitted to that of the float
+    layer. The rounding is fitted on the first seven eighths of the images; an output channel keeps rounding to nearest
+    unless the fitted rounding is better on the last eighth, which is held out.
 
-    The largest magnitude of every tensor (channel, where scales are per channel) keeps its code. So a tool chain that
-    takes ``max |w| / 127`` finds the same scale and rounds each weight to itself, and the gain survives a vendor's
-    own quantization of the float file (:func:`~depth_distill.quantization.simulate.fake_quantize.remove_fake_quant`).
-    Biases stay: correct them afterwards with :func:`~depth_distill.quantization.passes.bias_correct.bias_correct`.
-    Layers that are called more than once are rounded to nearest; those whose weight quantizer is off stay float.
+    The largest magnitude of every tensor (or channel, if scales are per-channel) keeps its code. So a tool chain that
+    uses ``max |w| / 127`` finds the same scale and rounds each weight to itself, and the gain is kept when a vendor
+    quantizes the float file (see :func:`~depth_distill.quantization.simulate.fake_quantize.remove_fake_quant`).
+    Biases do not change: correct them afterwards with
+    :func:`~depth_distill.quantization.passes.bias_correct.bias_correct`. Layers that are called more than once are
+    rounded to nearest; those whose weight quantizer is off stay float.
 
-    Memory: both networks run node by node over all batches in lockstep, as in ``bias_correct``; on top come the
-    inputs of one layer.
+    Memory: both networks run node by node over all batches in lockstep, as in ``bias_correct``, plus the inputs of one
+    layer.
 
     Args:
         graph_module: the float network.
         quantized: the same network with fake-quantizers and calibrated ranges; layers have the same names.
         batches: images ``(B, 3, H, W)`` on the device of the networks; deep layers overfit on fewer than about 64.
-        iterations: optimizer steps of each layer.
-        seed: of the positions that are looked at.
-        progress: show a progress bar.
+        iterations: optimizer steps per layer.
+        seed: seed of the random output positions.
+        progress: whether to show a progress bar.
 
     Returns:
         The rounded network in evaluation mode; calibrate it again, as its activations have changed.
 
     Raises:
-        ConfigError: no images, no iterations, a layer of ``quantized`` that is not in the float network, a network
-            without fake-quantized layers, or asymmetric weights.
+        ConfigError: there are no images, no iterations or no fake-quantized layers, a layer of ``quantized`` is not in
+            the float network, or weights are asymmetric.
     """
     if not batches:
         raise ConfigError("adaptive rounding needs calibration images, received none")
@@ -132,7 +133,9 @@ def _check(layers: dict[str, QuantizedLayer], reference: fx.GraphModule, float_n
     for name, layer in layers.items():
         weight = getattr(reference.get_submodule(name), "weight", None) if name in float_nodes else None
         if not isinstance(weight, Tensor) or weight.shape != layer.weight.shape:
-            raise ConfigError(f"the float network has no layer {name!r} of this shape: it is not what was quantized")
+            raise ConfigError(
+                f"the float network has no layer {name!r} of this shape: it is not the network that was quantized"
+            )
         if not layer.weight_quantizer.tensor_format.symmetric:
             raise ConfigError(f"{name}: received an asymmetric weight format, expected a symmetric one")
 
@@ -145,7 +148,7 @@ def _start(network: fx.GraphModule, batches: Sequence[Tensor]) -> list[fx.Interp
 
 
 def _run(runs: Sequence[fx.Interpreter], nodes: Iterable[fx.Node], upto: fx.Node) -> None:
-    """Run the next nodes for all batches; values that nobody reads any more are dropped."""
+    """Run the next nodes for all batches, and drop values that are not needed any more."""
     for node in nodes:
         for run in runs:
             run.env[node] = run.run_node(node)
@@ -158,7 +161,7 @@ def _run(runs: Sequence[fx.Interpreter], nodes: Iterable[fx.Node], upto: fx.Node
 def _fused_activation(
     node: fx.Node, network: fx.GraphModule, operations: dict[fx.Node, Operation]
 ) -> Callable[[Tensor], Tensor]:
-    """The activation behind a layer with no quantizer in between; the identity where there is none."""
+    """The activation behind a layer with no quantizer in between, otherwise the identity."""
     users = list(node.users)
     while len(users) == 1 and operations[users[0]].kind == "identity":
         users = list(users[0].users)
@@ -178,13 +181,13 @@ def _fused_activation(
 
 @dataclass(frozen=True)
 class _Samples:
-    """What a layer reads at ``M`` output positions, and what should leave its activation there.
+    """Inputs of a layer at ``M`` output positions, and the outputs to be fitted there.
 
     Attributes:
-        columns: ``(M, groups, K)``, as ``weight`` is ``(groups, channels, K)``.
-        targets: ``(M, groups * channels)``.
-        bias: of the layer.
-        activation: of ``(M, groups * channels)``.
+        columns: inputs ``(M, groups, K)`` for a weight ``(groups, channels, K)``.
+        targets: outputs of the float layer after its activation, ``(M, groups * channels)``.
+        bias: bias of the layer.
+        activation: fused activation, a function of ``(M, groups * channels)``.
     """
 
     columns: Tensor
@@ -193,7 +196,7 @@ class _Samples:
     activation: Callable[[Tensor], Tensor]
 
     def error(self, weight: Tensor, chosen: Tensor | None = None) -> Tensor:
-        """Mean squared error of each channel, ``(groups, channels)`` (eq. 25)."""
+        """Mean squared error per channel, ``(groups, channels)`` (eq. 25)."""
         columns, targets = self.columns, self.targets
         if chosen is not None:
             columns, targets = columns[chosen], targets[chosen]
@@ -210,9 +213,9 @@ def _round(
     iterations: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """The layer's weight on its grid."""
+    """The layer's weight, rounded to its grid."""
     quantizer = layer.weight_quantizer
-    rounded = quantizer(layer.weight)  # to nearest; and the quantizer's range is that of the weight now
+    rounded = quantizer(layer.weight)  # to nearest; this also sets the quantizer's range to that of the weight
     shape = [-1 if dim == quantizer.channel_dim else 1 for dim in range(rounded.ndim)]
     scale, largest = (
         _matrices(layer, (each.view(shape) if each.ndim else each).expand_as(rounded))
@@ -237,7 +240,7 @@ def _round(
 def _choose_up(
     fraction: Tensor, down: Tensor, scale: Tensor, samples: _Samples, iterations: int, generator: torch.Generator
 ) -> Tensor:
-    """Which weights to round up, as 0 and 1: minimizes eq. 25 with the regularizer of eq. 24 by Adam."""
+    """1 for each weight to round up, 0 for the others: minimizes eq. 25 with the regularizer of eq. 24 by Adam."""
     nearest_error = samples.error((down + fraction.round()) * scale).mean()
     if nearest_error == 0:
         return fraction.round()
@@ -273,13 +276,13 @@ def _sample(
 
 
 def _windows(layer: QuantizedLayer, inputs: Tensor) -> Tensor:
-    """What every output position reads, ``(B, H, W, C, kh, kw)``: a view, but for the padding."""
+    """Inputs of every output position, ``(B, H, W, C, kh, kw)``: a view, except for the padding."""
     if isinstance(layer, QuantizedLinear):
         return inputs.flatten(0, -2)[:, None, None, :, None, None]
     assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
     if isinstance(layer, QuantizedConvTranspose2d):
-        # It is a convolution with the flipped kernel of the input with zeros in between.
+        # Equals a convolution with the flipped kernel on the input with zeros in between.
         batch, channels, height, width = inputs.shape
         spread = inputs.new_zeros(batch, channels, (height - 1) * stride[0] + 1, (width - 1) * stride[1] + 1)
         spread[:, :, :: stride[0], :: stride[1]] = inputs
@@ -295,7 +298,7 @@ def _windows(layer: QuantizedLayer, inputs: Tensor) -> Tensor:
 
 
 def _by_position(layer: QuantizedLayer, outputs: Tensor) -> Tensor:
-    """``(B, H, W, channels)``."""
+    """Outputs as ``(B, H, W, channels)``."""
     if isinstance(layer, QuantizedLinear):
         return outputs.flatten(0, -2)[:, None, None, :]
     return outputs.permute(0, 2, 3, 1)
@@ -306,7 +309,7 @@ def _groups(layer: QuantizedLayer) -> int:
 
 
 def _matrices(layer: QuantizedLayer, weight: Tensor) -> Tensor:
-    """A weight, or anything of its shape, as ``(groups, channels, K)``; the columns are those of :func:`_windows`."""
+    """A tensor of the weight's shape as ``(groups, channels, K)``, with ``K`` in the order of :func:`_windows`."""
     if isinstance(layer, QuantizedConvTranspose2d):
         return weight.flip(2, 3).unflatten(0, (_groups(layer), -1)).transpose(1, 2).flatten(2)
     return weight.flatten(1).unflatten(0, (_groups(layer), -1))

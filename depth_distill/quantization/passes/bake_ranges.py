@@ -1,4 +1,4 @@
-"""Learned activation ranges in the float file, so that a tool chain that measures ranges finds these."""
+"""Clip activations to their learned ranges, so that the calibration of a tool chain finds these ranges."""
 
 import copy
 import math
@@ -16,7 +16,7 @@ from depth_distill.quantization.graph.trace import calls_by_module
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.simulate.fake_quantize import placement
 from depth_distill.quantization.target.target import ActivationName, NpuTarget
-from depth_distill.quantization.target.validated import nearest
+from depth_distill.suggestions import did_you_mean
 
 _Range = tuple[float, float]
 
@@ -33,7 +33,7 @@ _CLIPS = ("relu", "relu6", "clip")
 
 @dataclass(frozen=True)
 class BakeRanges(Pass):
-    """Make the activation ranges that a student was trained with part of the float network, see :func:`bake_ranges`."""
+    """Clip activations to the ranges that a student was trained with, see :func:`bake_ranges`."""
 
     name: ClassVar[str] = "bake_ranges"
     changes_function: ClassVar[bool] = True  # values beyond a learned range are clipped, as they were in training
@@ -50,27 +50,26 @@ class BakeRanges(Pass):
 
 
 def bake_ranges(graph_module: fx.GraphModule, target: NpuTarget, ranges: Mapping[str, _Range]) -> fx.GraphModule:
-    """A copy in which what the target rounds is clipped to the range that it was trained with.
+    """A copy in which every activation that the target rounds is clipped to the range that it was trained with.
 
-    Min/max calibration cannot find more than a range lets through; where calibration reaches both ends, it finds
-    exactly that range. A ReLU, ReLU6 or clip becomes the clip under its own name; elsewhere the clip comes behind the
-    operator, called ``<site>_clip``. There is none where no value could reach it: behind a sigmoid, or a concat of
-    clipped tensors, whose range holds theirs. The image is left alone: its range is known, and nothing there could
-    take a clip in.
+    Min/max calibration then finds at most that range, and exactly that range if the images reach both ends. A ReLU,
+    ReLU6 or clip is replaced by the clip under its own name; elsewhere a clip ``<site>_clip`` is added behind the
+    operator. There is no clip that could have no effect: behind a sigmoid, or behind a concat of clipped tensors whose
+    ranges lie within its own. The image is not clipped: its range is known, and no operator could absorb the clip.
 
     Args:
         graph_module: a traced float network, batch norm folded.
-        target: which decides where activations are rounded.
-        ranges: (lowest, highest) by site, as a student was trained with.
+        target: NPU, which determines where activations are rounded.
+        ranges: (lowest, highest) by site that a student was trained with.
 
     Raises:
-        ConfigError: a range of a site that the network does not have, or one that holds nothing of what gets there.
+        ConfigError: the network lacks the site of a range, or no value of the network at a site lies in its range.
     """
     baked = copy.deepcopy(graph_module)
     sites = {site.name: site for site in placement(baked, target) if site.kind != "weight"}
     for name in ranges:
         if name not in sites:
-            raise ConfigError(f"there is a range of {name}, but the network has no such site; {nearest(name, sites)}")
+            raise ConfigError(f"there is a range of {name}, but no such site; {did_you_mean(name, sites)}")
     range_of = {node: (name, ranges[name]) for name in ranges for node in sites[name].nodes}
     calls = calls_by_module(baked)
     bounds: dict[fx.Node, _Range] = {}
@@ -85,7 +84,7 @@ def bake_ranges(graph_module: fx.GraphModule, target: NpuTarget, ranges: Mapping
         if inside == bounds[node]:
             continue
         if inside[0] >= inside[1]:
-            raise ConfigError(f"the range of {name}, {low:g} to {high:g}, holds nothing of what the network has there")
+            raise ConfigError(f"the range of {name}, {low:g} to {high:g}, contains no value that the network has there")
         takes_in = operation.activation in _CLIPS and bounds[node] != _ANY
         path = scoped_name(node)
         if not takes_in or node.op != "call_module" or len(calls[path]) > 1:
@@ -106,21 +105,21 @@ def bake_ranges(graph_module: fx.GraphModule, target: NpuTarget, ranges: Mapping
 def _bounds(
     node: fx.Node, operation: Operation, graph_module: fx.GraphModule, bounds: Mapping[fx.Node, _Range]
 ) -> _Range:
-    """The lowest and the highest value that a node can have."""
+    """Bounds on the values of a node."""
     if operation.activation == "clip" and node.op == "call_module":
         module = cast(nn.Hardtanh, graph_module.get_submodule(str(node.target)))
         return module.min_val, module.max_val
     if operation.activation is not None:
         return _BOUNDS.get(operation.activation, _ANY)
     if operation.kind in ("move", "identity", "concat"):
-        # Padding adds zeros, which every range of a quantizer holds.
+        # Padding adds zeros, which every quantizer range includes.
         sources = [bounds[source] for source in node.all_input_nodes]
         return min(low for low, _ in sources), max(high for _, high in sources)
     return _ANY
 
 
 def _free(path: str, graph_module: fx.GraphModule) -> str:
-    """``path``, numbered if its clip is there already: an operator that is called twice in one module."""
+    """``path``, numbered if its clip exists already because an operator is called twice in one module."""
     taken = {name for name, _ in graph_module.named_modules()}
     name, count = path, 0
     while f"{name}_clip" in taken:

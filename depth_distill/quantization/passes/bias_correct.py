@@ -1,4 +1,4 @@
-"""Empirical bias correction: the mean error of every layer, taken out of its bias."""
+"""Empirical bias correction: subtract the mean error of every layer's output from its bias."""
 
 import copy
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 @dataclass(frozen=True)
 class BiasCorrect(Pass):
-    """Take the mean error that rounding causes out of the biases, see :func:`bias_correct`.
+    """Subtract the mean error caused by rounding from the biases, see :func:`bias_correct`.
 
     Args:
-        images: number of calibration images that the means are estimated on.
+        images: number of calibration images to estimate the means on.
     """
 
     name: ClassVar[str] = "bias_correct"
@@ -32,13 +32,13 @@ class BiasCorrect(Pass):
     images: int = 64
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
-        """Quantize for the target, correct against the trained function, and take the quantizers out again."""
+        """Quantize for the target, correct against the trained function, and remove the quantizers."""
         reference = context.reference or graph
         corrected = bias_correct(reference, context.quantize(graph), context.first_batches(self.images))
         return PassResult(remove_fake_quant(corrected), PassReport("biases corrected"))
 
     def shaped(self, graph: fx.GraphModule) -> fx.GraphModule:
-        """Layers that are called once have a bias."""
+        """The graph with a bias in every layer that is called once."""
         shaped = copy.deepcopy(graph)
         for name, nodes in calls_by_module(shaped).items():
             if _is_layer(shaped, name) and len(nodes) == 1:
@@ -48,18 +48,18 @@ class BiasCorrect(Pass):
 
 
 def bias_correct(graph_module: fx.GraphModule, quantized: fx.GraphModule, batches: Sequence[Tensor]) -> fx.GraphModule:
-    """A copy of ``quantized`` in which every layer's output has the mean, by channel, that it has in float.
+    """A copy of ``quantized`` in which every channel of a layer's output has the same mean as in the float network.
 
     Nagel et al. 2019, section 4.2 and appendix D (empirical): rounding shifts the mean of a layer's output by
-    ``E[y~] - E[y]``, which is subtracted from its bias, in topological order, so that each layer is corrected behind
-    corrected ones. Layers without bias get one. Layers that are called more than once are left alone.
+    ``E[y~] - E[y]``, which is subtracted from its bias, in topological order, so that the inputs of each layer come
+    from corrected layers. Layers without a bias get one. Layers that are called more than once do not change.
 
-    Correct behind :func:`~depth_distill.quantization.passes.equalize.equalize`, not instead of it: where rounding
-    destroys more than the mean (a stressed network as it is), abs_rel got worse in 11 of 12 trials, and in one where
-    only weights were rounded.
+    Run it after :func:`~depth_distill.quantization.passes.equalize.equalize`, not instead of it: if rounding changes
+    more than the mean (a network with perturbed channel scales that is not equalized), abs_rel got worse in 11 of 12
+    trials, and in one trial that rounded only weights.
 
-    Cost: one pass of each network. Both run node by node over all batches in lockstep, so that the maps that skip
-    connections keep alive are in memory for all images: 16 to 64 images are enough, as only means are estimated.
+    Cost: one pass of each network. Both run node by node over all batches in lockstep, so that the feature maps of
+    skip connections are in memory for all images: 16 to 64 images are enough, as only means are estimated.
 
     Args:
         graph_module: the float network.
@@ -67,10 +67,10 @@ def bias_correct(graph_module: fx.GraphModule, quantized: fx.GraphModule, batche
         batches: images ``(B, 3, H, W)`` on the device of the networks.
 
     Returns:
-        The corrected network in evaluation mode, as it was measured.
+        The corrected network in evaluation mode.
 
     Raises:
-        ConfigError: no images, or a layer of ``quantized`` that is not in the float network.
+        ConfigError: there are no images, or a layer of ``quantized`` is not in the float network.
     """
     if not batches:
         raise ConfigError("bias correction needs calibration images, received none")
@@ -79,7 +79,7 @@ def bias_correct(graph_module: fx.GraphModule, quantized: fx.GraphModule, batche
     single = {nodes[0]: name for name, nodes in calls.items() if len(nodes) == 1}
     missing = [name for name in single.values() if not _is_layer(graph_module, name)]
     if missing:
-        raise ConfigError(f"the float network has no layer {missing[0]!r}: it is not what was quantized")
+        raise ConfigError(f"the float network has no layer {missing[0]!r}: it is not the network that was quantized")
     means = _output_means(graph_module, set(single.values()), batches)
     runs = [fx.Interpreter(corrected) for _ in batches]
     for run, batch in zip(runs, batches, strict=True):
@@ -107,7 +107,7 @@ def _is_layer(module: nn.Module, name: str) -> bool:
 
 
 def _output_means(graph_module: fx.GraphModule, names: set[str], batches: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Mean of each layer's output by channel, ``(C,)`` float64, over all images and positions."""
+    """Mean per channel of each layer's output over all images and positions, ``(C,)`` float64."""
     sums: dict[str, Tensor] = {}
     network = copy.deepcopy(graph_module).eval()
 
@@ -124,7 +124,7 @@ def _output_means(graph_module: fx.GraphModule, names: set[str], batches: Sequen
 
 
 def _mean(outputs: Sequence[Tensor], layer: Layer) -> Tensor:
-    """Mean by channel, ``(C,)`` float64; batches count by their images."""
+    """Mean per channel, ``(C,)`` float64; batches are weighted by their number of images."""
     channel = -1 if isinstance(layer, nn.Linear) else 1
     total = sum(output.double().movedim(channel, 0).flatten(1).mean(1) * len(output) for output in outputs)
     return cast(Tensor, total) / sum(len(output) for output in outputs)

@@ -11,47 +11,47 @@ from depth_distill.quantization.graph.channel_groups import PINNED, ChannelGroup
 from depth_distill.quantization.passes.rescale import as_matrix
 
 # Chosen on two trained U-Nets (ResNet18, MobileNetV2), where the SQNR of equal choices scatters by 1 to 2 dB.
-_P = 8.0  # of the p-norm that stands for the maximum: 4 converges faster, to 0.3 to 1.7 dB less
-_SIDE_WEIGHT = 0.3  # of a bias or activation; ResNet18: 1 costs weights 4 dB, 0.1 activations 8 dB if 20 % are dead
+_P = 8.0  # exponent of the p-norm that approximates the maximum: 4 converges faster, but loses 0.3 to 1.7 dB
+# Weight of a bias or activation. ResNet18: 1 costs weights 4 dB; 0.1 costs activations 8 dB if 20 % are dead.
+_SIDE_WEIGHT = 0.3
 _TOLERANCE = 1e-4  # change of the criterion, in nats summed over layers; 1e-6 takes 1.4 to 1.8 times the steps
 
 
 @dataclass(frozen=True)
-class Balance:
-    """Scales ``(groups.count,)`` float64, the steps it took to find them, and whether the search came to its end."""
+class EqualizationScales:
+    """Scales ``(groups.count,)`` float64, number of steps of their search, and whether it converged."""
 
     scales: Tensor
     iterations: int
     converged: bool
 
 
-def balance(
+def find_scales(
     graph_module: fx.GraphModule, groups: ChannelGroups, activation_ranges: Mapping[str, Tensor], max_iterations: int
-) -> Balance:
-    """The scale of each channel group that makes per-tensor quantization cost least.
+) -> EqualizationScales:
+    """The scales of the channel groups that minimize the cost of per-tensor quantization.
 
     With ``u = log s``, a scaled weight is ``|w_oi| exp(u_o - u_i)``. The step of its quantizer is proportional to its
-    maximum; what matters is the step relative to the weights, hence to their geometric mean. So this sum over layers
-    is minimized::
+    maximum; what matters is the step relative to the weights, hence to their geometric mean. So the sum of this term
+    over layers is minimized::
 
         log ||W exp(u_o - u_i)||_p  -  mean_o u_o  +  mean_i u_i
 
-    Each term is the log of maximum over geometric mean, up to a constant and with a p-norm (p = 8) for the maximum.
-    It rewards what the criterion of Nagel et al. 2019, eq. 8-9, rewards (precision of channels relative to their
-    tensor, for producers and consumers alike), but is convex in ``u`` for any number of producers and consumers a
-    group. A hundred
-    rounds of the geometric mean of their eq. 11 over all layers of a group had not converged and were 8 dB below no
-    equalization at all (a trained ResNet18 U-Net).
+    The term is the log of the maximum over the geometric mean, up to a constant and with a p-norm (p = 8) for the
+    maximum. Like the criterion of Nagel et al. 2019, eq. 8-9, it rewards precision of channels relative to their
+    tensor, for producers and consumers alike, but it is convex in ``u`` for any number of producers and consumers per
+    group. On a trained ResNet18 U-Net, a hundred rounds of the geometric mean of their eq. 11 over all layers of a
+    group did not converge and were 8 dB below no equalization at all.
 
-    Biases and activations, which are added and rounded in one scale, too, get the same term with a smaller weight.
-    Without it a channel whose weights are almost zero but whose bias is not would be blown up: its activation would
-    then set the range of its tensor.
+    Biases and activations, which also have one scale per tensor, get the same term with a smaller weight. Without it, a
+    channel with weights near zero but a larger bias would be scaled up so much that its activation would set the range
+    of the tensor.
 
     Args:
-        graph_module: the network.
-        groups: its channel groups.
-        activation_ranges: largest magnitude of each channel, ``(C,)`` by node name; may be empty.
-        max_iterations: steps of L-BFGS.
+        graph_module: a traced network without batch norm.
+        groups: channel groups of the network.
+        activation_ranges: largest magnitude per channel, ``(C,)`` by node name; may be empty.
+        max_iterations: maximum number of L-BFGS steps.
     """
     terms = [*_weight_terms(graph_module, groups), *_vector_terms(graph_module, groups, activation_ranges)]
     logs = torch.zeros(groups.count, dtype=torch.float64, requires_grad=True)
@@ -77,7 +77,7 @@ def balance(
     state = optimizer.state[logs]
     iterations = int(state.get("n_iter", 0))
     converged = iterations < max_iterations and int(state["func_evals"]) < 2 * max_iterations
-    return Balance(logs.detach().exp(), iterations, converged)
+    return EqualizationScales(logs.detach().exp(), iterations, converged)
 
 
 class _Term(Protocol):
@@ -88,7 +88,10 @@ class _Term(Protocol):
 
 @dataclass(frozen=True)
 class _WeightTerm:
-    """``powers``: ``(G, out, in)`` ``(|w| / max |w|)^p``; groups and averaging weights of its rows and columns."""
+    """The term of a weight: ``powers`` is ``(|w| / max |w|)^p``, ``(G, out, in)``.
+
+    The other tensors are the channel groups and averaging weights of its rows and columns.
+    """
 
     powers: Tensor
     outputs: Tensor
@@ -107,7 +110,7 @@ class _WeightTerm:
 
 @dataclass(frozen=True)
 class _VectorTerm:
-    """Log magnitudes of a bias or of an activation's channels, and their groups."""
+    """The term of a bias or activation: log magnitude and group of each channel."""
 
     magnitudes: Tensor
     channels: Tensor
@@ -123,7 +126,7 @@ def _weight_terms(graph_module: fx.GraphModule, groups: ChannelGroups) -> list[_
         magnitude = as_matrix(graph_module.get_submodule(name)).double().abs().amax(-1).cpu()  # type: ignore[arg-type]
         if magnitude.max() == 0:
             continue
-        # Channels of zeros lose nothing and count for nothing.
+        # All-zero channels lose nothing and do not count.
         rows, columns = (magnitude.amax(2) > 0).double(), (magnitude.amax(1) > 0).double()
         blocks = len(magnitude)
         terms.append(

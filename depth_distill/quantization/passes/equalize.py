@@ -1,4 +1,4 @@
-"""Graph-wide cross-layer equalization: channels of equal range, so that one scale a tensor is enough."""
+"""Graph-wide cross-layer equalization: channels of equal range, so that one scale per tensor is enough."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from torch import Tensor, fx
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.channel_groups import ChannelGroups, channel_groups
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
-from depth_distill.quantization.passes.equalization_scales import balance
+from depth_distill.quantization.passes.equalization_scales import find_scales
 from depth_distill.quantization.passes.rescale import as_matrix, rescale
-from depth_distill.quantization.target.validated import nearest
+from depth_distill.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
-class LayerBalance:
+class RangeRatios:
     """Range ratios of one convolution: the tensor's max |w| over the geometric mean of its channels' max |w|.
 
-    1 is best: a per-tensor scale then serves every channel. Channels of zeros do not count.
+    The best ratio is 1: a per-tensor scale then suits every channel. All-zero channels do not count.
     """
 
     name: str
@@ -32,17 +32,17 @@ class LayerBalance:
 
 @dataclass(frozen=True)
 class EqualizationReport:
-    """What :func:`equalize` did.
+    """Outcome of :func:`equalize`.
 
     Attributes:
         layers: range ratios of each convolution, in graph order.
         free_groups: number of channel groups that could be scaled.
-        pinned: why output channels of a layer kept scale 1, by layer.
-        iterations: steps of the optimizer.
-        converged: whether it stopped by itself.
+        pinned: reason why output channels of a layer kept scale 1, by layer.
+        iterations: number of optimizer steps.
+        converged: whether the optimizer converged before the maximum number of steps.
     """
 
-    layers: tuple[LayerBalance, ...]
+    layers: tuple[RangeRatios, ...]
     free_groups: int
     pinned: Mapping[str, str]
     iterations: int
@@ -50,13 +50,13 @@ class EqualizationReport:
 
     @property
     def summary(self) -> str:
-        """The outcome in a few words."""
+        """The outcome in a short phrase."""
         state = "converged" if self.converged else "NOT converged"
         return f"{self.free_groups} free channel groups; {state} after {self.iterations} iterations"
 
     @property
     def gain(self) -> dict[str, float]:
-        """Largest and mean range ratio of the layers, before and after."""
+        """Largest and mean range ratio of the layers, before and after equalization."""
         before = [max(each.outputs_before, each.inputs_before) for each in self.layers]
         after = [max(each.outputs_after, each.inputs_after) for each in self.layers]
         return {
@@ -67,7 +67,7 @@ class EqualizationReport:
         }
 
     def table(self) -> Table:
-        """One row per layer: range ratios before and after, and why a layer is pinned."""
+        """One row per layer: range ratios before and after, and the reason why channels are pinned."""
         title = "Range ratio: max |w| of the tensor / geometric mean of its channels"
         table = Table(title=title, caption=self.summary)
         table.add_column("layer")
@@ -82,7 +82,7 @@ class EqualizationReport:
 
 @dataclass(frozen=True)
 class Equalization:
-    """The equalized network and what was done to get it."""
+    """The equalized network and a report."""
 
     graph_module: fx.GraphModule
     report: EqualizationReport
@@ -93,7 +93,7 @@ class Equalize(Pass):
     """Rescale channels graph-wide so that one scale per tensor is enough, see :func:`equalize`.
 
     Args:
-        max_iterations: most steps of the optimizer that finds the scales.
+        max_iterations: maximum number of steps of the optimizer that finds the scales.
     """
 
     name: ClassVar[str] = "equalize"
@@ -112,45 +112,46 @@ def equalize(
     activation_ranges: Mapping[str, Tensor] | None = None,
     max_iterations: int = 500,
 ) -> Equalization:
-    """Rescale the channels of a network so that its weights, and activations, lose least by per-tensor scales.
+    """Rescale the channels of a network so that its weights and activations lose least from per-tensor scales.
 
-    The function stays the same up to float rounding. Cross-layer equalization (Nagel et al. 2019, section 4.1)
-    balances pairs of layers in a chain; here the scales of all channel groups are found together, so that residual
-    streams and skips take part. See :func:`~depth_distill.quantization.passes.equalization_scales.balance` for the
-    criterion: it is convex, so the result does not depend on how the channels were scaled before.
+    The function of the network stays the same up to float rounding. Cross-layer equalization (Nagel et al. 2019,
+    section 4.1) balances pairs of layers in a chain; here the scales of all channel groups are found together,
+    including those of residual streams and skip connections. The criterion of
+    :func:`~depth_distill.quantization.passes.equalization_scales.find_scales` is convex, so the result does not depend
+    on the previous scaling of the channels.
 
     Args:
         graph_module: a traced network without batch norm.
-        activation_ranges: largest magnitude of each channel, ``(C,)`` by node name, see :func:`channel_ranges`.
-            Without them biases stand in.
-        max_iterations: steps of the optimizer; the report says whether they sufficed.
+        activation_ranges: largest magnitude per channel, ``(C,)`` by node name, see :func:`channel_ranges`. Without
+            them, only weights and biases are taken into account.
+        max_iterations: maximum number of optimizer steps; the report tells whether the optimizer converged.
 
     Raises:
-        ConfigError: a batch norm that was not folded, or ranges of a node that does not exist or has other channels.
+        ConfigError: a batch norm is not folded, or ranges belong to a node that does not exist or has other channels.
     """
     groups = channel_groups(graph_module)
     for name, ranges in (activation_ranges or {}).items():
         if name not in groups.activations:
             raise ConfigError(
-                f"activation_ranges: no channels of {name!r} are known; {nearest(name, groups.activations)}"
+                f"activation_ranges: no channels of {name!r} are known; {did_you_mean(name, groups.activations)}"
             )
         if ranges.shape != groups.activations[name].shape:
             raise ConfigError(
-                f"activation_ranges[{name!r}]: received {ranges.shape}, expected one value a channel, "
+                f"activation_ranges[{name!r}]: received {ranges.shape}, expected one value per channel, "
                 f"{groups.activations[name].shape}"
             )
-    found = balance(graph_module, groups, activation_ranges or {}, max_iterations)
+    found = find_scales(graph_module, groups, activation_ranges or {}, max_iterations)
     equalized = rescale(graph_module, groups, found.scales)
     before, after = _range_ratios(graph_module, groups), _range_ratios(equalized, groups)
     layers = tuple(
-        LayerBalance(name, before[name][0], after[name][0], before[name][1], after[name][1]) for name in groups.layers
+        RangeRatios(name, before[name][0], after[name][0], before[name][1], after[name][1]) for name in groups.layers
     )
     report = EqualizationReport(layers, groups.count - 1, groups.pinned, found.iterations, found.converged)
     return Equalization(equalized, report)
 
 
 def channel_ranges(graph_module: fx.GraphModule, batches: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Largest magnitude of each channel, ``(C,)`` by node name, of the tensors that an NPU rounds.
+    """Largest magnitude per channel of the tensors that an NPU rounds, ``(C,)`` by node name.
 
     These are the inputs of convolutions and of functions (adds, concats). One pass, in constant memory.
 
@@ -159,7 +160,7 @@ def channel_ranges(graph_module: fx.GraphModule, batches: Iterable[Tensor]) -> d
         batches: images ``(B, 3, H, W)`` on the device of the network.
 
     Raises:
-        ConfigError: a batch norm that was not folded.
+        ConfigError: a batch norm is not folded.
     """
     groups = channel_groups(graph_module)
     read = {
@@ -190,7 +191,7 @@ class _RangeRecorder(fx.Interpreter):
 
 
 def _range_ratios(graph_module: fx.GraphModule, groups: ChannelGroups) -> dict[str, tuple[float, float]]:
-    """Ratios over output and over input channels."""
+    """Range ratios over output and over input channels, by layer."""
     ratios = {}
     for name in groups.layers:
         magnitude = as_matrix(graph_module.get_submodule(name)).double().abs().amax(-1)  # type: ignore[arg-type]

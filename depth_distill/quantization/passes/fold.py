@@ -1,4 +1,4 @@
-"""Batch norm into the layer before it: the network that is quantized has none."""
+"""Batch norm folding: merge every batch norm into the layer before it."""
 
 import copy
 from dataclasses import dataclass
@@ -33,18 +33,18 @@ class Fold(Pass):
 def fold(graph_module: fx.GraphModule) -> fx.GraphModule:
     """A copy of the network in which every batch norm is part of the layer before it (Jacob et al. 2018, eq. 14).
 
-    With ``k = gamma / sqrt(var + eps)``: ``weight * k`` and ``(bias - mean) * k + beta``, computed in float64. What
-    remains under the batch norm's name is its activation (timm's ``BatchNormAct2d``) or an ``nn.Identity``, so that
-    names, and hooks by name, survive.
+    With ``k = gamma / sqrt(var + eps)``: ``weight * k`` and ``(bias - mean) * k + beta``, computed in float64. The
+    batch norm is replaced by its activation (timm's ``BatchNormAct2d``) or an ``nn.Identity`` of the same name, so that
+    hooks by name still work.
 
-    A 2-d batch norm that is not alone behind a conv or linear layer (the identity branch of RepVGG, the
-    pre-activation of DenseNet) becomes an equivalent depthwise 1 x 1 convolution called ``<name>_affine``. Networks
-    with re-parameterizable blocks (RepVGG, MobileOne) come out smaller from
-    ``fold(trace(timm.utils.reparameterize_model(model)))``: one convolution a block.
+    A 2-d batch norm that does not directly follow a conv or linear layer as its only reader (the identity branch of
+    RepVGG, the pre-activation of DenseNet) becomes an equivalent depthwise 1 x 1 convolution ``<name>_affine``.
+    Networks with re-parameterizable blocks (RepVGG, MobileOne) become smaller with
+    ``fold(trace(timm.utils.reparameterize_model(model)))``: one convolution per block.
 
     Raises:
-        ConfigError: batch norm that always uses the statistics of the batch, a functional batch norm, or a 1-d or
-            3-d one that cannot be folded into a layer.
+        ConfigError: a batch norm has no running statistics, is functional, or is a 1-d or 3-d one that cannot be folded
+            into a layer.
     """
     folded = copy.deepcopy(graph_module)
     calls = calls_by_module(folded)
@@ -72,7 +72,7 @@ def fold(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 
 def _layer_before(node: fx.Node, graph_module: fx.GraphModule, calls: dict[str, list[fx.Node]]) -> str | None:
-    """The layer whose every output goes to this batch norm and nowhere else."""
+    """Name of the layer whose outputs are read by this batch norm only; None if there is none."""
     before = node.all_input_nodes[0]
     if before.op != "call_module":
         return None
@@ -84,7 +84,7 @@ def _layer_before(node: fx.Node, graph_module: fx.GraphModule, calls: dict[str, 
 
 
 def _factors(batch_norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """``k`` and ``beta - mean * k`` of ``y = k x + (beta - mean k)``, both ``(C,)`` float64."""
+    """``k`` and ``beta - mean * k`` of the batch norm ``y = k x + (beta - mean k)``, both ``(C,)`` float64."""
     mean, variance = cast(Tensor, batch_norm.running_mean).double(), cast(Tensor, batch_norm.running_var).double()
     factor = torch.rsqrt(variance + batch_norm.eps)
     shift = -mean * factor
@@ -114,8 +114,8 @@ def _make_convolution(graph_module: fx.GraphModule, name: str, calls: list[fx.No
     batch_norm = cast(_BatchNorm, graph_module.get_submodule(name))
     if not isinstance(batch_norm, nn.BatchNorm2d):
         raise ConfigError(
-            f"{name} is a {type(batch_norm).__name__} that is not alone behind a conv or linear layer: it can neither "
-            "be folded nor replaced by a convolution"
+            f"{name} is a {type(batch_norm).__name__} that does not directly follow a conv or linear layer as its only "
+            "reader: it can neither be folded nor replaced by a convolution"
         )
     factor, shift = _factors(batch_norm)
     channels = len(factor)

@@ -1,4 +1,4 @@
-"""Multiplying activations channel by channel without changing what a network computes."""
+"""Rescale activations channel by channel without changing the function of a network."""
 
 import copy
 from typing import cast
@@ -17,11 +17,12 @@ def rescale(graph_module: fx.GraphModule, groups: ChannelGroups, scales: Tensor)
 
     Args:
         graph_module: the network that ``groups`` belongs to.
-        groups: see :func:`~depth_distill.quantization.graph.channel_groups.channel_groups`.
-        scales: ``(groups.count,)`` factors.
+        groups: channel groups of the network, see
+            :func:`~depth_distill.quantization.graph.channel_groups.channel_groups`.
+        scales: factor per group, ``(groups.count,)``.
 
     Raises:
-        ValueError: factors that are not positive and finite, or not 1 for the pinned group.
+        ValueError: a factor is not positive and finite, or that of the pinned group is not 1.
     """
     if scales.shape != (groups.count,) or not bool((scales > 0).all() and scales.isfinite().all()):
         raise ValueError(f"expected {groups.count} positive and finite scales, received {scales}")

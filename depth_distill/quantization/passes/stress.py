@@ -1,4 +1,4 @@
-"""A network as bad for per-tensor quantization as one likes, that computes the same."""
+"""Spread the channel scales of a network to make it harder to quantize per tensor, without changing its function."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,13 +18,13 @@ _LARGEST_SIGMA = 4.0
 
 @dataclass(frozen=True)
 class PerturbedNetwork:
-    """The stressed network and how much of it was stressed.
+    """A network with perturbed channel scales.
 
     Attributes:
-        graph_module: the network with spread channel ranges.
-        scaled_channels: output channels of convolutions that were scaled.
-        pinned_channels: those that could not be.
-        pinned: why, by layer.
+        graph_module: the network.
+        scaled_channels: number of output channels of convolutions that were scaled.
+        pinned_channels: number of those that could not be scaled.
+        pinned: reason why channels could not be scaled, by layer.
     """
 
     graph_module: fx.GraphModule
@@ -35,10 +35,10 @@ class PerturbedNetwork:
 
 @dataclass(frozen=True)
 class Stress(Pass):
-    """An instrument of experiments, not a cure: make a network as bad for per-tensor scales as is wanted.
+    """Make a network harder to quantize per tensor, for experiments; see :func:`perturb_channel_scales`.
 
     Args:
-        sigma: standard deviation of the logarithm of the channel scales, see :func:`perturb_channel_scales`.
+        sigma: standard deviation of the logarithm of the channel scales.
         seed: seed of the random scales.
     """
 
@@ -56,7 +56,7 @@ class Stress(Pass):
 
 
 def perturb_channel_scales(graph_module: fx.GraphModule, sigma: float, seed: int = 0) -> PerturbedNetwork:
-    """Spread the ranges of channels: each group is scaled by ``exp(sigma N(0, 1))``, exactly undone by its consumers.
+    """Spread channel ranges: scale each group by ``exp(sigma N(0, 1))``, which its consumers undo exactly.
 
     The float function stays the same up to rounding. On a ResNet18 U-Net, per-tensor INT8 multiplies abs_rel by 3 at
     sigma 0.8. Channels that cannot be scaled exactly keep their scale and are reported.
@@ -64,11 +64,11 @@ def perturb_channel_scales(graph_module: fx.GraphModule, sigma: float, seed: int
     Args:
         graph_module: a traced network without batch norm.
         sigma: standard deviation of the log scale, > 0.
-        seed: of the random scales.
+        seed: seed of the random scales.
 
     Raises:
-        ConfigError: sigma is not a positive number, a batch norm was not folded, or no channel can be scaled; the
-            message then names the layers and the reasons.
+        ConfigError: sigma is not a positive number, a batch norm is not folded, or no channel can be scaled; the
+            message then has the reason for each layer.
     """
     if not (math.isfinite(sigma) and sigma > 0):
         raise ConfigError(f"sigma must be a positive number, received {sigma}")
@@ -92,18 +92,19 @@ def find_sigma(
     tolerance: float = 0.02,
     max_trials: int = 12,
 ) -> float:
-    """The sigma whose stressed network loses as much by quantization as is wanted, by bisection.
+    """The sigma at which quantization loses a wanted factor of accuracy, by bisection.
 
     Args:
         graph_module: a traced network without batch norm.
-        loss_ratio: error of a network after quantization, over that before; grows with sigma, if not everywhere.
-        wanted: the ratio to reach.
-        seed: of the random scales, the same for every sigma.
-        tolerance: relative distance from ``wanted`` that ends the search.
-        max_trials: evaluations of ``loss_ratio``; the nearest of them is returned if none is near enough.
+        loss_ratio: error of a network after quantization over that before; it mostly grows with sigma.
+        wanted: ratio to reach.
+        seed: seed of the random scales, the same for every sigma.
+        tolerance: relative distance from ``wanted`` at which the search ends.
+        max_trials: maximum number of evaluations of ``loss_ratio``; if none is within the tolerance, the sigma of the
+            nearest ratio is returned.
 
     Raises:
-        ConfigError: no sigma up to 4 loses as much, or see :func:`perturb_channel_scales`.
+        ConfigError: no sigma up to 4 reaches the ratio, or see :func:`perturb_channel_scales`.
     """
     low, high = 0.0, _LARGEST_SIGMA
     best, nearest = math.nan, math.inf
@@ -118,6 +119,7 @@ def find_sigma(
         low, high = (sigma, high) if ratio < wanted else (low, sigma)
     if high == _LARGEST_SIGMA and nearest > math.log1p(tolerance):
         raise ConfigError(
-            f"no sigma up to {_LARGEST_SIGMA:g} makes quantization lose {wanted:g} times, nearest {best:g}"
+            f"no sigma up to {_LARGEST_SIGMA:g} makes the error after quantization {wanted:g} times as large; the "
+            f"nearest is sigma {best:g}"
         )
     return best

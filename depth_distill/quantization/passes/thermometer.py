@@ -1,4 +1,4 @@
-"""A single code as several that fill up one after the other: a finer 8-bit output without training."""
+"""Replace a single code by thermometer codes, for a finer 8-bit output without training."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from depth_distill.quantization.passes.base import Context, Pass, PassReport, Pa
 
 @dataclass(frozen=True)
 class Thermometer(Pass):
-    """Share out a single code among several, see :func:`thermometer`.
+    """Divide a single code among several, see :func:`thermometer`.
 
     Args:
         num_codes: 2, 4, 8 or 16. With a sigmoid, 2 codes are coarser than one; see docs/heads.md.
@@ -26,7 +26,7 @@ class Thermometer(Pass):
     num_codes: Literal[2, 4, 8, 16] = 8
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
-        """Refuse any codec but a single code."""
+        """Refuse codecs other than a single code."""
         if not isinstance(context.interface.codec, HostSingle) or context.interface.outputs.logits:
             raise ConfigError(f"expected a network that returns a single code, received {context.interface.codec}")
 
@@ -42,10 +42,10 @@ class Thermometer(Pass):
 def thermometer(
     graph_module: fx.GraphModule, single: HostSingle, num_codes: int
 ) -> tuple[fx.GraphModule, HostThermometer]:
-    """A copy that returns the same depth in ``num_codes`` codes, each so many times finer where the head clips.
+    """A copy that returns the same depth in ``num_codes`` codes; for a head that clips, each is that many times finer.
 
     The last convolution is repeated with other factors and biases, and clipped. A sigmoid cannot stay in the graph: its
-    own output is rounded to 8 bits, and what is made of it afterwards is no finer. So the codes share out the
+    own output is rounded to 8 bits, and codes computed from it would be no finer. So the codes divide the range of the
     *pre-activation*, and the sigmoid moves into the codec, on the host. Float depth is that of the network, to 1e-5 of
     the code range.
 
@@ -56,7 +56,7 @@ def thermometer(
         num_codes: 2, 4, 8 or 16.
 
     Raises:
-        ConfigError: another ending.
+        ConfigError: the network ends otherwise.
     """
     converted = copy.deepcopy(graph_module)
     (output,) = (node for node in converted.graph.nodes if node.op == "output")
@@ -82,7 +82,7 @@ def thermometer(
 
 
 def thermometer_filter(weight: Tensor, bias: Tensor | None, codec: HostThermometer) -> tuple[Tensor, Tensor]:
-    """Weight and bias that make every code of one filter's output ``x``: ``(x - x_k) / (x_k+1 - x_k)``, in float64."""
+    """Weight and bias that compute all codes ``(x - x_k) / (x_k+1 - x_k)`` of one filter's output ``x``, in float64."""
     knots = torch.tensor(codec.knots, dtype=torch.float64, device=weight.device)
     widths = knots.diff()
     shift = 0.0 if bias is None else bias.detach().double()

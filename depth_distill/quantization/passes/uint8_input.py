@@ -1,4 +1,4 @@
-"""Pixels as the input: the first convolution normalizes them."""
+"""Take pixels as the input, which the first convolution normalizes."""
 
 import copy
 import operator
@@ -17,12 +17,12 @@ _WHITE = 255.0
 
 @dataclass(frozen=True)
 class Uint8Input(Pass):
-    """Take pixels, which the first convolution normalizes, see :func:`fold_normalization`."""
+    """Fold the normalization of pixels into the first convolution, see :func:`fold_normalization`."""
 
     name: ClassVar[str] = "uint8_input"
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
-        """Refuse a second time, and targets whose activations are symmetric."""
+        """Refuse a network that takes pixels already, and targets with symmetric activations."""
         if context.interface.inputs.uint8:
             raise ConfigError("the network takes pixels already")
         if context.target.activations.symmetric:
@@ -37,20 +37,20 @@ class Uint8Input(Pass):
 
 
 def fold_normalization(graph_module: fx.GraphModule, mean: Sequence[float], std: Sequence[float]) -> fx.GraphModule:
-    """A copy that takes pixels, 0 to 255 as floats, and normalizes them in its first convolution.
+    """A copy that takes pixels, floats from 0 to 255, and normalizes them in its first convolution.
 
     The mean cannot go into the bias: a convolution that pads with zeros would then see black instead of grey around
-    the image. So the image gets a fourth channel, 255 everywhere, which carries the mean; it is padded with zeros like
-    the others, and the border is exact: ``w' = w / (255 std)`` and, of the fourth channel, ``-sum_c w'_c mean_c``. Its
-    weights are of the size of the others, so that one scale suits all.
+    the image. So the image gets a fourth channel, 255 everywhere, which carries the mean and is padded with zeros like
+    the others. The border is then exact: ``w' = w / (255 std)`` and, for the fourth channel, ``-sum_c w'_c mean_c``.
+    Its weights are about as large as the others, so that one scale suits all.
 
     Args:
         graph_module: a traced float network whose image is read by one convolution only.
-        mean: of each colour channel, in [0, 1].
-        std: of each colour channel.
+        mean: mean per colour channel, in [0, 1].
+        std: standard deviation per colour channel, in [0, 1].
 
     Raises:
-        ConfigError: something else than one convolution without groups reads the image.
+        ConfigError: the image is read by anything but one convolution without groups.
     """
     folded = copy.deepcopy(graph_module)
     (image,) = (node for node in folded.graph.nodes if node.op == "placeholder")

@@ -1,1 +1,1 @@
-"""Fake quantization: quantizers, where they go, calibration."""
+"""Fake quantization: quantizers, their placement, and calibration."""

@@ -17,21 +17,21 @@ from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import preserve_quantizer_state, quantizers
 from depth_distill.quantization.simulate.statistics import RangeStatistic, range_statistic
 from depth_distill.quantization.target.target import CalibratorName
-from depth_distill.quantization.target.validated import nearest
+from depth_distill.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What calibration found. Weight ranges are not in it: they follow from the weights.
+    """Activation ranges from calibration. Weight ranges are not included: they follow from the weights.
 
     Attributes:
-        calibrator: the statistic.
+        calibrator: statistic that the ranges were measured with.
         samples: number of calibration images.
         weights_sha256: hash of the network's weights, see :func:`weights_hash`.
-        ranges: low and high by site.
+        ranges: lowest and highest value by site.
 
     Raises:
-        ConfigError: a range that is not finite or upside down.
+        ConfigError: a range is not finite, or its ends are swapped.
     """
 
     calibrator: CalibratorName
@@ -45,15 +45,15 @@ class Calibration:
                 raise ConfigError(f"calibration: {site}: received the range {low} to {high}, expected low <= high")
 
     def save(self, path: Path) -> None:
-        """Write as JSON; the file is whole or not there."""
+        """Write as JSON, atomically."""
         write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":
-        """Read what :meth:`save` wrote.
+        """Read a file from :meth:`save`.
 
         Raises:
-            ConfigError: no such file, or not a calibration.
+            ConfigError: the file does not exist, or is not a calibration.
         """
         try:
             values: dict[str, Any] = json.loads(path.read_text())
@@ -74,23 +74,23 @@ def calibrate(
 ) -> Calibration:
     """Ranges of the *float* network's activations over all batches, as a tool chain with PTQ measures them.
 
-    Each batch is seen once and forgotten; the memory does not depend on their number, nor the result on how the
-    images are cut into batches. The network is left as it was: see :func:`apply_calibration`.
+    Each batch is used once and not kept: memory does not depend on the number of batches, and the result does not
+    depend on the batch size. The network is not changed: see :func:`apply_calibration`.
 
     Args:
         quantized: a network from :func:`~depth_distill.quantization.simulate.fake_quantize.fake_quantize`.
         batches: normalized images ``(B, 3, H, W)``.
         calibrator: ``minmax``; ``moving_average`` of each image's minimum and maximum; ``percentile``; or ``mse``,
             the smallest mean squared error of the values after rounding.
-        percentile: share of the values inside the range, in percent; for ``percentile`` only.
-        progress: show a progress bar.
+        percentile: percentage of the values inside the range; for ``percentile`` only.
+        progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: unknown calibrator, a percentile outside of (0, 100], or a network without quantizers.
-        DataError: no images, or NaN or infinity in some tensor; names it and the first such image.
+        ConfigError: the calibrator is unknown, the percentile is outside (0, 100], or the network has no quantizers.
+        DataError: there are no images, or a tensor has NaN or infinity; the message names it and the first such image.
     """
     if calibrator not in get_args(CalibratorName):
-        raise ConfigError(f"calibrator: received {calibrator!r}, {nearest(calibrator, get_args(CalibratorName))}")
+        raise ConfigError(f"calibrator: received {calibrator!r}, {did_you_mean(calibrator, get_args(CalibratorName))}")
     if not 0 < percentile <= 100:
         raise ConfigError(f"percentile: received {percentile}, expected more than 0 and at most 100")
     statistics = {
@@ -130,7 +130,7 @@ def apply_calibration(calibration: Calibration, quantized: nn.Module) -> None:
     """Set the activation ranges of a network, in place.
 
     Raises:
-        ConfigError: the weights changed since, or the network has other sites.
+        ConfigError: the weights have changed since calibration, or the network has other sites.
     """
     if calibration.weights_sha256 != weights_hash(quantized):
         raise ConfigError("this calibration was measured on other weights: calibrate again after every weight change")
@@ -146,22 +146,22 @@ def set_ranges(quantized: nn.Module, ranges: Mapping[str, tuple[float, float]]) 
     sites = activation_quantizers(quantized)
     for site in sites:
         if site not in ranges:
-            raise ConfigError(f"the calibration lacks the range of {site}; {nearest(site, list(ranges))}")
+            raise ConfigError(f"the calibration lacks the range of {site}; {did_you_mean(site, list(ranges))}")
     for site, (low, high) in ranges.items():
         if site not in sites:
             raise ConfigError(
-                f"the calibration has a range of {site}, but the network does not; {nearest(site, sites)}"
+                f"the calibration has a range of {site}, but the network does not; {did_you_mean(site, sites)}"
             )
         sites[site].set_range(low, high)
 
 
 def activation_quantizers(quantized: nn.Module) -> dict[str, FakeQuantizer]:
-    """The quantizers of everything but weights: input, activations and outputs."""
+    """The quantizers of input, activations and outputs, by site: all but those of weights."""
     return {site: quantizer for site, quantizer in quantizers(quantized).items() if quantizer.kind != "weight"}
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names and bytes of all parameters and buffers but the quantizers' own."""
+    """SHA-256 of the names and bytes of all parameters and buffers, except those of quantizers."""
     digest = hashlib.sha256()
     for path, module in model.named_modules():
         if isinstance(module, FakeQuantizer):

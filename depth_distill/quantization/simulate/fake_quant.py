@@ -3,11 +3,11 @@
 Why not torchao's classes (0.18, ``torchao.quantization.pt2e``):
 
 * ``FakeQuantize`` switches on buffers, so every forward pass branches on tensor values: that cannot be exported and
-  makes a GPU wait. It knows no power-of-two scales, and an unobserved instance silently quantizes with scale 1.
+  makes a GPU wait. It has no power-of-two scales, and an unobserved instance silently quantizes with scale 1.
 * ``LearnableFakeQuantize`` creates its parameters in the first forward pass, after the optimizer was built.
-* both call torch's fake-quantize operators, whose CPU kernels are scalar: 13.9 ms forward and backward for 1.6 M values
+* Both call torch's fake-quantize operators, whose CPU kernels are scalar: 13.9 ms forward and backward for 1.6 M values
   on one core (29.8 ms with learned ranges), against 1.1 ms for :class:`_RoundToFormat`, as much as a ReLU.
-* importing it takes 5 s.
+* Importing it takes 5 s.
 
 Its conventions are kept: the qparams of its ``MinMaxObserver``, ranges that include zero, learned zero points.
 For export the quantizers are replaced by torch's own operators with constants, see ``export/qdq.py``.
@@ -22,20 +22,20 @@ from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import TensorFormat
 
 SiteKind = Literal["input", "weight", "activation", "output"]
-"""What a quantizer rounds; ``output`` is what leaves the network."""
+"""Kind of tensor that a quantizer rounds; ``output`` is an output of the network."""
 
 _SMALLEST_SCALE = torch.finfo(torch.float32).eps  # torchao's floor: keeps 1 / scale and int32 biases finite
 
 
 def affine_parameters(low: Tensor, high: Tensor, tensor_format: TensorFormat) -> tuple[Tensor, Tensor]:
-    """Scale and zero point with which ``[low, high]``, widened to include zero, is representable.
+    """Scale and zero point that represent ``[low, high]``, widened to include zero.
 
     Symmetric: ``scale = max(|low|, |high|) / quant_max``. Asymmetric: ``scale = (high - low) / (quant_max -
     quant_min)``, ``zero_point = quant_min - round(low / scale)`` (Jacob et al. 2018, eq. 1; ONNX QuantizeLinear).
     Power-of-two scales are rounded up, so that nothing saturates. An all-zero range gets scale 1.
 
     Returns:
-        Both float32 and of the shape of ``low``; the zero point is a whole number.
+        Both in float32, in the shape of ``low``; the zero point is a whole number.
     """
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     if tensor_format.symmetric:
@@ -55,25 +55,25 @@ class FakeQuantizer(nn.Module):
     """Rounds a tensor to ``tensor_format`` with its own scale and zero point.
 
     State, all of shape ``()`` or ``(C,)``: ``low`` and ``high``, the range last set or tracked; ``scale`` and
-    ``zero_point``, parameters where the range is learned, buffers elsewhere. The switches are plain attributes and
-    not part of the state:
+    ``zero_point``, parameters if the range is learned, otherwise buffers. The switches are plain attributes and not
+    part of the state:
 
-    * ``enabled``: False passes the tensor through.
-    * ``in_half``: True rounds to IEEE half precision instead, as a layer that is left in FP16 does.
-    * ``tracking``: the range follows each tensor seen: for weights exactly (the tool chain will look at the final
-      weights, too), for activations as a moving average with ``momentum``, in training mode only.
+    * ``enabled``: if False, the tensor is returned as it is.
+    * ``in_half``: if True, values are rounded to IEEE half precision instead, as in a layer that stays in FP16.
+    * ``tracking``: if True, the range follows each tensor: for weights exactly (the tool chain also measures the final
+      weights), for activations as a moving average with ``momentum``, in training mode only.
 
     Args:
-        site: name of the place in the network.
-        kind: what is rounded there.
-        tensor_format: what to round to.
-        channels: length of the scales, 1 unless ``tensor_format`` is per-channel.
-        channel_dim: dimension that the channels lie in.
-        learnable: the range is learned as in LSQ (Esser et al. 2020) and, for the zero point, LSQ+ (Bhalgat et al.
-            2020).
+        site: name of the quantizer's place in the network.
+        kind: kind of the tensor that is rounded.
+        tensor_format: format to round to.
+        channels: number of scales if ``tensor_format`` is per-channel.
+        channel_dim: dimension of the channels.
+        learnable: whether the range is learned, as in LSQ (Esser et al. 2020) and, for zero points, LSQ+ (Bhalgat et
+            al. 2020).
 
     Raises:
-        ConfigError: from ``forward``, where no range was ever set, tracked or loaded.
+        ConfigError: from ``forward``, if no range was set, tracked or loaded before.
     """
 
     scale: Tensor
@@ -111,7 +111,7 @@ class FakeQuantizer(nn.Module):
                 self.register_buffer(name, value)
 
     def set_range(self, low: Tensor | float, high: Tensor | float) -> None:
-        """Make ``[low, high]``, widened to include zero, the range; of shape ``()`` or ``(C,)``."""
+        """Set the range to ``[low, high]``, both of shape ``()`` or ``(C,)``, widened to include zero."""
         with torch.no_grad():
             self.low.copy_(torch.as_tensor(low)).clamp_(max=0.0)
             self.high.copy_(torch.as_tensor(high)).clamp_(min=0.0)
@@ -121,18 +121,18 @@ class FakeQuantizer(nn.Module):
         self.has_range = True
 
     def use_format(self, tensor_format: TensorFormat) -> None:
-        """Round to another format of the same granularity, in the same range."""
+        """Round to another format of the same granularity, with the same range."""
         self.tensor_format = tensor_format
         if self.has_range:
             self.set_range(self.low.clone(), self.high.clone())
 
     @property
     def rounds_to_integers(self) -> bool:
-        """Whether what leaves it is on the grid of a scale."""
+        """Whether the output lies on the integer grid of a scale."""
         return self.enabled and self.has_range and not self.in_half
 
     def range_of(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Minimum and maximum of a tensor: of all of it, or of each channel."""
+        """Minimum and maximum of a tensor, overall or per channel."""
         values = values.detach()
         if self.low.ndim == 0:
             low, high = values.aminmax()
@@ -140,20 +140,20 @@ class FakeQuantizer(nn.Module):
         return values.movedim(self.channel_dim, 0).flatten(1).aminmax(dim=1)
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """Scale and whole zero point as they are applied, without gradients: what an export writes down."""
+        """Scale and integer zero point as they are applied, without gradients; an export writes these."""
         with torch.no_grad():
             scale, zero_point = self._applied()
             return scale.clone(), zero_point.round().clone()
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The lowest and the highest value that can leave it; of a per-tensor range."""
+        """Lowest and highest value of the output, for a per-tensor range."""
         scale, zero_point = (float(each) for each in self.constants())
         codes = self.tensor_format
         return (codes.quant_min - zero_point) * scale, (codes.quant_max - zero_point) * scale
 
     def forward(self, values: Tensor) -> Tensor:
-        """The values on the grid of the format, in the dtype they came in."""
+        """The values rounded to the grid of the format, in their own dtype."""
         if not self.enabled:
             return values
         if self.in_half:
@@ -174,11 +174,11 @@ class FakeQuantizer(nn.Module):
     def extra_repr(self) -> str:
         """Site, format and switches."""
         tensor_format = self.tensor_format
-        words = [self.site, tensor_format.dtype, tensor_format.granularity]
-        words += [word for word in ("symmetric", "power_of_two") if getattr(tensor_format, word)]
-        words += [word for word in ("learnable", "tracking", "in_half") if getattr(self, word)]
-        words += ["off"] * (not self.enabled)
-        return ", ".join(words)
+        parts = [self.site, tensor_format.dtype, tensor_format.granularity]
+        parts += [flag for flag in ("symmetric", "power_of_two") if getattr(tensor_format, flag)]
+        parts += [flag for flag in ("learnable", "tracking", "in_half") if getattr(self, flag)]
+        parts += ["off"] * (not self.enabled)
+        return ", ".join(parts)
 
     def _track(self, values: Tensor) -> None:
         low, high = self.range_of(values)
@@ -189,16 +189,19 @@ class FakeQuantizer(nn.Module):
 
     def _applied(self) -> tuple[Tensor, Tensor]:
         if not self.learnable:
-            # A copy: autograd keeps it, and tracking overwrites the buffer in the next forward pass.
+            # A copy, because autograd keeps it and tracking overwrites the buffer in the next forward pass.
             return self.scale.clone(), self.zero_point
         scale = self.scale.abs().clamp(min=_SMALLEST_SCALE)
         if self.tensor_format.power_of_two:
-            # Straight through the rounding of the exponent.
+            # Straight-through gradient for the rounding of the exponent.
             scale = scale + (torch.exp2(torch.ceil(torch.log2(scale))) - scale).detach()
         return scale, self.zero_point.clamp(self.tensor_format.quant_min, self.tensor_format.quant_max)
 
     def _gradient_scale(self, values: Tensor) -> float:
-        """1 / sqrt(N quant_max), N the values of a weight or of one sample's activation (Esser et al. 2020, 2.2)."""
+        """1 / sqrt(N quant_max); N is the number of values per scale of a weight, or per sample of an activation.
+
+        Esser et al. 2020, section 2.2.
+        """
         count = values.numel() / self.scale.numel() if self.kind == "weight" else values[0].numel()
         return float((count * self.tensor_format.quant_max) ** -0.5)
 
@@ -210,9 +213,10 @@ class FakeQuantizer(nn.Module):
 class _RoundToFormat(torch.autograd.Function):
     """``(clamp(round(x / s) + z) - z) s`` with ``z`` rounded: QuantizeLinear, then DequantizeLinear (ONNX).
 
-    Gradients: of ``x``, the clipped straight-through estimator (Bengio et al. 2013). Of ``s``, LSQ eq. 3 (Esser et al.
-    2020): ``round(x/s) - x/s`` inside and the clipped code outside, both relative to ``z``. Of ``z``, LSQ+ (Bhalgat et
-    al. 2020, its offset as a zero point): 0 inside and ``-s`` outside. The last two are multiplied by ``factor``.
+    Gradient of ``x``: the clipped straight-through estimator (Bengio et al. 2013). Of ``s``: LSQ eq. 3 (Esser et al.
+    2020), ``round(x/s) - x/s`` inside the range and the clipped code outside, both relative to ``z``. Of ``z``: LSQ+
+    (Bhalgat et al. 2020, with its offset as a zero point), 0 inside and ``-s`` outside. The last two are multiplied by
+    ``factor``.
     """
 
     @staticmethod
@@ -227,7 +231,7 @@ class _RoundToFormat(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, scale, zero_point = ctx.saved_tensors
-        # Half a step beyond the last code still rounds to it.
+        # Values up to half a step beyond the last code are rounded to it.
         lowest = _bound((ctx.codes[0] - zero_point - 0.5) * scale)
         highest = _bound((ctx.codes[1] - zero_point + 0.5) * scale)
         if isinstance(lowest, float):
@@ -249,5 +253,5 @@ def _round_to_format(values: Tensor, scale: Tensor, zero_point: Tensor, codes: t
 
 
 def _bound(value: Tensor) -> Any:
-    """A number where that costs nothing (the vectorized CPU kernels want numbers), elsewhere the tensor."""
+    """A number if reading it costs nothing (vectorized CPU kernels take numbers), otherwise the tensor."""
     return value.item() if value.numel() == 1 and value.device.type == "cpu" else value

@@ -1,4 +1,4 @@
-"""Fake-quantizers as nodes of a graph: where they go, putting them there, and switching them."""
+"""Fake-quantizers as nodes of a graph: placing, inserting, removing and switching them."""
 
 import copy
 import fnmatch
@@ -15,26 +15,26 @@ from depth_distill.quantization.graph.node_kinds import Operation, classify, sco
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer, SiteKind
 from depth_distill.quantization.simulate.quantized_layers import QUANTIZED_LAYERS, QuantizedLayer
 from depth_distill.quantization.target.target import NpuTarget
-from depth_distill.quantization.target.validated import nearest
+from depth_distill.suggestions import did_you_mean
 
 EnabledSites = frozenset[str]
 """Names of the quantizers that are on."""
 
-_FUSING = ("layer", "add")  # what an NPU computes together with the activation behind it
-_SATURATING = ("activation", "concat")  # what it computes together with a clip: the ends of the output's codes
+_FUSING = ("layer", "add")  # an NPU fuses the activation behind these into them
+_SATURATING = ("activation", "concat")  # an NPU fuses a clip into these, as the range of their output codes
 _WEIGHT = "weight_quantizer"
 _PREFIX = "quantizers"
 
 
 @dataclass(frozen=True)
 class QuantizerSite:
-    """One quantizer, so one range.
+    """One quantizer, and so one range.
 
     Attributes:
-        name: dotted name: of the module whose output is quantized, of the module's weight, or of the module around a
-            function and that function (``encoder.layer1.0.add``); unique, and the same for any target.
-        kind: what is quantized; ``output`` is what leaves the network.
-        nodes: names of the fx nodes whose value it quantizes; several where the target shares their scale.
+        name: dotted name of the quantized tensor: a module, for its output; a module's weight; or a function and the
+            module around it (``encoder.layer1.0.add``). Unique, and the same for every target.
+        kind: kind of the tensor; ``output`` is an output of the network.
+        nodes: names of the fx nodes whose values are quantized; several if the target shares their scale.
     """
 
     name: str
@@ -43,15 +43,15 @@ class QuantizerSite:
 
 
 def placement(graph_module: fx.GraphModule, target: NpuTarget) -> tuple[QuantizerSite, ...]:
-    """Where the target rounds to its formats, in graph order.
+    """The sites where the target rounds to its formats, in graph order.
 
-    The network input, every weight, and the output of every layer, activation and arithmetic operator; but nothing
-    between a layer or add and the activation that the target fuses into it, and nothing behind an operator that only
-    moves values, because they are on the grid already. Where the target shares scales, the tensors tied by a concat
-    or add become one site.
+    These are the network input, every weight, and the output of every layer, activation and arithmetic operator.
+    There is no site between a layer or add and the activation that the target fuses into it, and none behind an
+    operator that only moves values, because these are on the grid already. If the target shares scales, the tensors
+    tied by a concat or add are one site.
 
     Raises:
-        ConfigError: batch norm that was not folded, or a layer that cannot be fake-quantized.
+        ConfigError: a batch norm is not folded, or a layer cannot be fake-quantized.
     """
     operations = classify(graph_module)
     names = _unique_names(operations)
@@ -72,16 +72,16 @@ def placement(graph_module: fx.GraphModule, target: NpuTarget) -> tuple[Quantize
 def fake_quantize(
     graph_module: fx.GraphModule, target: NpuTarget, learnable: Collection[SiteKind] = ()
 ) -> fx.GraphModule:
-    """A copy of the network that computes what the target would, up to its integer arithmetic.
+    """A copy of the network that computes what the target computes, except for its integer arithmetic.
 
-    Names of modules and parameters survive: a float ``encoder.conv1.weight`` is still there and is rounded in use.
-    Weight ranges follow the weights. Activation ranges are unknown until ``calibrate``, tracking or a state dict sets
-    them; using them earlier is an error.
+    Modules and parameters keep their names: ``encoder.conv1.weight`` stays float and is rounded in use. Weight ranges
+    follow the weights. Activation ranges are unknown until ``calibrate``, tracking or a state dict sets them; running
+    the network earlier is an error.
 
     Args:
         graph_module: a traced network without batch norm.
-        target: formats and fusions.
-        learnable: kinds of sites whose range is learned (LSQ); the rest passes straight-through gradients only.
+        target: NPU whose formats and fusions are simulated.
+        learnable: kinds of sites whose range is learned (LSQ); the others have straight-through gradients only.
 
     Raises:
         ConfigError: see :func:`placement`.
@@ -106,10 +106,10 @@ def fake_quantize(
 
 
 def remove_fake_quant(quantized: fx.GraphModule) -> fx.GraphModule:
-    """A copy without quantizers: what a tool chain that quantizes by itself is given.
+    """A float copy without quantizers, for a tool chain that quantizes by itself.
 
-    Modules, names, weights and biases are those of ``quantized`` as they are now, so that what a pass did to them
-    (bias correction, adaptive rounding, training) reaches the file.
+    It has the modules, names, and current weights and biases of ``quantized``, so that bias correction, adaptive
+    rounding or training take effect in the exported file.
     """
     plain = copy.deepcopy(quantized)
     modules = dict(plain.named_modules())
@@ -130,17 +130,17 @@ def remove_fake_quant(quantized: fx.GraphModule) -> fx.GraphModule:
 
 
 def quantizers(model: nn.Module) -> dict[str, FakeQuantizer]:
-    """The quantizers inside a model by the name of their site."""
+    """The quantizers of a model by the name of their site."""
     return {module.site: module for module in model.modules() if isinstance(module, FakeQuantizer)}
 
 
 def select(
     model: nn.Module, sites: Iterable[str] | None = None, kinds: Collection[SiteKind] | None = None
 ) -> dict[str, FakeQuantizer]:
-    """Quantizers whose name fits one of the patterns (``encoder.*``) and whose kind is one of ``kinds``; None is all.
+    """Quantizers whose name matches a pattern (``encoder.*``) and whose kind is one of ``kinds``; None matches all.
 
     Raises:
-        ConfigError: a pattern that fits no site; the message names the nearest.
+        ConfigError: a pattern matches no site; the message names the nearest one.
     """
     every = quantizers(model)
     chosen = set(every)
@@ -149,7 +149,7 @@ def select(
         for pattern in sites:
             found = fnmatch.filter(every, pattern)
             if not found:
-                raise ConfigError(f"no quantizer is called {pattern!r}; {nearest(pattern, list(every))}")
+                raise ConfigError(f"no quantizer is called {pattern!r}; {did_you_mean(pattern, list(every))}")
             chosen.update(found)
     return {
         name: quantizer
@@ -164,7 +164,7 @@ def set_enabled(
     sites: Iterable[str] | None = None,
     kinds: Collection[SiteKind] | None = None,
 ) -> None:
-    """Switch quantizers on or off; costs no more than setting an attribute of each.
+    """Switch quantizers on or off.
 
     Raises:
         ConfigError: see :func:`select`.
@@ -175,7 +175,7 @@ def set_enabled(
 
 @contextmanager
 def preserve_quantizer_state(model: nn.Module) -> Iterator[None]:
-    """Give every quantizer its switches back when the block ends."""
+    """Restore the switches of every quantizer when the block ends."""
     before = [(each, each.enabled, each.in_half, each.tracking) for each in quantizers(model).values()]
     try:
         yield
@@ -185,10 +185,10 @@ def preserve_quantizer_state(model: nn.Module) -> Iterator[None]:
 
 
 def requantize_moves(quantized: fx.GraphModule) -> fx.GraphModule:
-    """A copy in which the output of every operator that only moves values goes through its input's quantizer again.
+    """A copy that applies the quantizer of its input again to the output of every operator that only moves values.
 
-    The values do not change. ONNX Runtime and other readers of QDQ files run an operator in INT8 only where a
-    QuantizeLinear follows it (max pooling, nearest upsampling).
+    The values do not change. ONNX Runtime and other readers of QDQ files run such an operator (max pooling, nearest
+    upsampling) in INT8 only if a QuantizeLinear follows it.
     """
     quantized = copy.deepcopy(quantized)
     operations = classify(quantized)
@@ -234,7 +234,7 @@ def _is_rounded(node: fx.Node, operation: Operation, operations: dict[fx.Node, O
 
 
 def _sources(node: fx.Node, rounded: Collection[str]) -> Iterator[fx.Node]:
-    """The rounded nodes that the inputs of ``node`` come from, through whatever only moves values."""
+    """The rounded nodes that the inputs of ``node`` come from, traced back through operators that only move values."""
     for source in node.all_input_nodes:
         if source.name in rounded:
             yield source
@@ -243,7 +243,7 @@ def _sources(node: fx.Node, rounded: Collection[str]) -> Iterator[fx.Node]:
 
 
 def _tied(operations: dict[fx.Node, Operation], rounded: dict[str, str], target: NpuTarget) -> list[list[str]]:
-    """Names of sites that must share a scale, one list for each concat and add."""
+    """Names of the sites that must share a scale, one list per concat and add."""
     ties = []
     for node, operation in operations.items():
         if operation.kind in target.shared_scales:
@@ -291,7 +291,7 @@ def _quantize_weight(layer: nn.Module, site: QuantizerSite, target: NpuTarget, l
 
 
 def _connect_biases(quantized: fx.GraphModule) -> None:
-    """Tell every layer the quantizer of its input, unless its calls read different ones."""
+    """Set the input quantizer of every layer, except layers whose calls read different quantizers."""
     modules = dict(quantized.named_modules())
     operations = classify(quantized)
     inputs: dict[str, set[FakeQuantizer]] = {}

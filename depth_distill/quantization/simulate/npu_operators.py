@@ -1,4 +1,4 @@
-"""The operators of a fake-quantized network as an NPU runs them, and the quantizers that each one touches."""
+"""The operators of a fake-quantized network as an NPU runs them, and the quantizers around each."""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from depth_distill.quantization.graph.node_kinds import Operation, classify, sco
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import EnabledSites
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
-from depth_distill.quantization.target.validated import nearest
+from depth_distill.suggestions import did_you_mean
 
 _TRANSPARENT = ("move", "identity")
 
@@ -20,12 +20,12 @@ class NpuOperator:
     """A layer, add, concat or other arithmetic, with the activation that is fused into it.
 
     Attributes:
-        name: the module, or the module around a function and that function, as in the names of sites.
-        is_layer: whether it has a weight.
-        reads: activation sites of its inputs.
-        writes: activation site of its output; None if nothing rounds it.
-        sources: names of the operators that its inputs come from.
-        parameters: number of weights and of biases.
+        name: name of the module, or of a function and the module around it, as in the names of sites.
+        is_layer: whether the operator has a weight.
+        reads: activation sites of the inputs.
+        writes: activation site of the output; None if it is not rounded.
+        sources: names of the operators that the inputs come from.
+        parameters: number of weights and number of biases.
     """
 
     name: str
@@ -37,19 +37,19 @@ class NpuOperator:
 
     @property
     def weight(self) -> str | None:
-        """Site of its weight."""
+        """Site of the operator's weight; None if it has none."""
         return f"{self.name}.weight" if self.is_layer else None
 
 
 def npu_operators(quantized: fx.GraphModule) -> tuple[NpuOperator, ...]:
-    """The operators of a network from ``fake_quantize``, in graph order; a layer that is called twice comes once."""
-    search = _Search(quantized)
+    """The operators of a network from ``fake_quantize``, in graph order; a layer that is called twice is one."""
+    grouping = _OperatorGrouping(quantized)
     found: dict[str, NpuOperator] = {}
-    for node, members in search.members.items():
-        name = search.names[node]
-        reads, sources = search.reads(node), search.sources(node)
-        writes = search.writes(members)
-        module = search.module(node)
+    for node, members in grouping.members.items():
+        name = grouping.names[node]
+        reads, sources = grouping.reads(node), grouping.sources(node)
+        writes = grouping.writes(members)
+        module = grouping.module(node)
         parameters = (0, 0)
         if isinstance(module, QuantizedLayer):
             parameters = (module.weight.numel(), 0 if module.bias is None else module.bias.numel())
@@ -61,19 +61,19 @@ def npu_operators(quantized: fx.GraphModule) -> tuple[NpuOperator, ...]:
 
 
 def enabled_sites_for(operators: Collection[NpuOperator], float_layers: Collection[str]) -> EnabledSites:
-    """Which quantizers are on where some layers are computed in floating point and the rest in integers.
+    """The quantizers that are on if some layers are computed in floating point and the others in integers.
 
     An add, concat or other operator without weights is computed in floating point if one of its inputs is the output
-    of a floating-point operator. A tensor is rounded unless all that touch it, producer and consumers, are in floating
-    point: an integer operator needs its inputs, and delivers its output, on their grids.
+    of a floating-point operator. A tensor is rounded unless its producer and all its consumers are in floating point:
+    the inputs and the output of an integer operator lie on their grids.
 
     Raises:
-        ConfigError: a name that is no layer; the message names the nearest.
+        ConfigError: a name is no layer; the message has the nearest one.
     """
     layers = [each.name for each in operators if each.is_layer]
     for name in float_layers:
         if name not in layers:
-            raise ConfigError(f"the network has no quantized layer {name!r}; {nearest(name, layers)}")
+            raise ConfigError(f"the network has no quantized layer {name!r}; {did_you_mean(name, layers)}")
     in_float = set(float_layers)
     on: set[str] = set()
     for each in operators:
@@ -84,13 +84,14 @@ def enabled_sites_for(operators: Collection[NpuOperator], float_layers: Collecti
     return frozenset(on)
 
 
-class _Search:
+class _OperatorGrouping:
+    """Assigns nodes to operators: an activation behind an operator, with no quantizer between, is fused into it."""
+
     def __init__(self, quantized: fx.GraphModule) -> None:
         self.modules = dict(quantized.named_modules())
         self.operations = classify(quantized)
         self.names: dict[fx.Node, str] = {}
-        # The nodes of each operator by its first: what reads an operator directly, without a quantizer, is fused in.
-        self.members: dict[fx.Node, list[fx.Node]] = {}
+        self.members: dict[fx.Node, list[fx.Node]] = {}  # the nodes of each operator, by its first node
         self._first: dict[fx.Node, fx.Node] = {}
         taken: set[str] = set()
         for node, operation in self.operations.items():
@@ -134,7 +135,7 @@ class _Search:
         return frozenset(found)
 
     def _origins(self, node: fx.Node) -> list[fx.Node]:
-        """The quantizers, operators and inputs that a node's inputs come from, through whatever moves values."""
+        """The quantizers, operators and inputs that a node's inputs come from, traced back through moves of values."""
         origins = []
         for source in node.all_input_nodes:
             if self.operations[source].kind in _TRANSPARENT:

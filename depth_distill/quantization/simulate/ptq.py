@@ -1,4 +1,4 @@
-"""Post-training quantization as a vendor's tool chain does it: one placement, one calibration."""
+"""Post-training quantization as a vendor's tool chain does it: place quantizers, then calibrate once."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,15 +23,15 @@ def quantize_post_training(
     calibrator: CalibratorName | None = None,
     input_range: tuple[float, float] | None = None,
 ) -> fx.GraphModule:
-    """The network as the target computes it, with ranges from the target's own calibrator; in evaluation mode.
+    """The network in evaluation mode, fake-quantized with ranges from the target's own calibrator.
 
     Args:
-        graph_module: float, batch norm folded; it is not changed.
-        target: formats, fusions and calibrator.
-        batches: calibration images ``(B, 3, H, W)`` as the network takes them.
+        graph_module: float network with batch norm folded; it is not changed.
+        target: NPU whose formats, fusions and calibrator are used.
+        batches: calibration images ``(B, 3, H, W)``, as inputs of the network.
         progress: whether to show a progress bar.
         calibrator: how ranges are measured; the target's own calibrator unless given.
-        input_range: lowest and highest value of the input, where these are known.
+        input_range: lowest and highest value of the input, if known.
 
     Raises:
         ConfigError: see ``fake_quantize`` and :func:`check_representable`.
@@ -47,16 +47,15 @@ def with_ranges(
     ranges: Mapping[str, tuple[float, float]],
     input_range: tuple[float, float] | None = None,
 ) -> fx.GraphModule:
-    """Give a network from ``fake_quantize`` its activation ranges, in place, and check what follows from them.
+    """Set the activation ranges of a network from ``fake_quantize``, in place, and check the resulting scales.
 
     Args:
-        quantized: the network.
+        quantized: fake-quantized network.
         ranges: (lowest, highest) by site, from ``calibrate``.
-        input_range: lowest and highest value of the input, where these are known; calibration images need not hold
-            both.
+        input_range: lowest and highest value of the input, if known: the calibration images may not contain both.
 
     Raises:
-        ConfigError: ranges of other sites, or see :func:`check_representable`.
+        ConfigError: the ranges are of other sites, or see :func:`check_representable`.
     """
     ranges = dict(ranges)
     if input_range is not None:
@@ -67,10 +66,10 @@ def with_ranges(
 
 
 def check_representable(quantized: nn.Module) -> None:
-    """Refuse scales that are not positive normal numbers, and biases that int32 cannot hold.
+    """Refuse scales that are not positive normal numbers, and biases that int32 cannot represent.
 
     Raises:
-        ConfigError: the layer, the value, and what usually leads to it.
+        ConfigError: there is one; the message has the layer, the value and, for a bias, the usual cause.
     """
     smallest = torch.finfo(torch.float32).tiny
     for site, quantizer in quantizers(quantized).items():
@@ -84,19 +83,19 @@ def check_representable(quantized: nn.Module) -> None:
         largest = float((layer.bias.detach().double() / step).abs().max())
         if largest > _INT32_MAX:
             raise ConfigError(
-                f"{name}: a bias needs the code {largest:.3g} in steps of its input's scale times its weight's, but "
-                f"int32 ends at {_INT32_MAX}: the weights of a channel are almost zero beside its bias"
+                f"{name}: a bias needs the code {largest:.3g} in steps of input scale times weight scale, but int32 "
+                f"ends at {_INT32_MAX}: the weights of a channel are almost zero compared with its bias"
             )
 
 
 @contextmanager
 def vendor_ranges(graph: fx.GraphModule, ranges: Mapping[str, tuple[float, float]]) -> Iterator[None]:
-    """While the block runs, quantize as a tool chain would that is given the float network as it is now.
+    """Within the block, quantize as a tool chain would that gets the float network as it is now.
 
     Args:
-        graph: from ``fake_quantize``; its ranges and switches come back when the block ends.
-        ranges: of activations by site, from :func:`~depth_distill.quantization.simulate.calibrate.calibrate`; weights
-            go by their own minimum and maximum.
+        graph: network from ``fake_quantize``; its ranges and switches are restored when the block ends.
+        ranges: activation ranges by site, from :func:`~depth_distill.quantization.simulate.calibrate.calibrate`; the
+            range of a weight is its minimum and maximum.
     """
     every = quantizers(graph)
     had_range = {site: each.has_range for site, each in every.items()}
@@ -118,7 +117,7 @@ def vendor_ranges(graph: fx.GraphModule, ranges: Mapping[str, tuple[float, float
 
 
 def reset_weight_ranges(graph: fx.GraphModule) -> None:
-    """Give every weight quantizer the minimum and maximum of its weight as it is now, also where ranges are learned."""
+    """Set the range of every weight quantizer, even a learned one, to the current minimum and maximum of its weight."""
     for module in graph.modules():
         if isinstance(module, QuantizedLayer):
             module.weight_quantizer.set_range(*module.weight_quantizer.range_of(module.weight))

@@ -1,4 +1,4 @@
-"""Layers whose float ``weight`` and ``bias`` keep their names and are rounded where they are used."""
+"""Layers with a float ``weight`` and ``bias`` of the usual names, which are rounded in use."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 
 
 class QuantizedLayer(nn.Module):
-    """What the layers below share.
+    """Base class of the layers below.
 
-    The bias is rounded to int32 with the scale of the products, ``s_input * s_weight`` (Jacob et al. 2018, eq. 11;
-    ONNX QLinearConv), where ``inputs`` names the quantizer of the layer's input. It is far below one step of the
-    output, but rounding amplifies: without it, half of the output codes of a trained ResNet18 U-Net differed from ONNX
-    Runtime's by more than one step; with it, as few as when the same network runs in another memory layout.
+    If ``inputs`` holds the quantizer of the layer's input, the bias is rounded to int32 with the scale of the products,
+    ``s_input * s_weight`` (Jacob et al. 2018, eq. 11; ONNX QLinearConv). That step is far below one step of the output,
+    but rounding amplifies it: without it, half of the output codes of a trained ResNet18 U-Net differed from ONNX
+    Runtime's by more than one step; with it, as few as between two memory layouts of the same network.
     """
 
     weight: Tensor
@@ -22,7 +22,7 @@ class QuantizedLayer(nn.Module):
     inputs: tuple[FakeQuantizer, ...] = ()  # a tuple, so that it does not become a submodule
 
     def rounded(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias, on their grids where their quantizers are on, with straight-through gradients."""
+        """Weight and bias, rounded if their quantizers are on, with straight-through gradients."""
         weight = self.weight_quantizer(self.weight)
         both = (*self.inputs, self.weight_quantizer)
         if self.bias is None or not self.inputs or not all(each.rounds_to_integers for each in both):
@@ -69,4 +69,4 @@ QUANTIZED_LAYERS: dict[type[nn.Module], type[QuantizedLayer]] = {
     nn.ConvTranspose2d: QuantizedConvTranspose2d,
     nn.Linear: QuantizedLinear,
 }
-"""What each layer becomes."""
+"""Fake-quantized class of each layer class."""

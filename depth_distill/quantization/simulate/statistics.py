@@ -1,9 +1,9 @@
-"""Ranges of tensors whose samples are seen once, one at a time, in memory that does not grow with their number.
+"""Ranges of tensors from a stream of samples, in memory that does not grow with their number.
 
-torchao's ``HistogramObserver`` (0.18) was the candidate for percentile and MSE. It skips infinities with a warning
-where this package must refuse them, spreads old counts by interpolation whenever its range grows (so the result depends
-on the order of the samples), has no percentiles, and its search scores bins of equal width, not the codes of a format
-with a zero point or power-of-two scales.
+Why not torchao's ``HistogramObserver`` (0.18) for percentile and MSE: it skips infinities with a warning, which this
+package must refuse; it redistributes old counts by interpolation whenever its range grows, so the result depends on the
+order of the samples; it has no percentiles; and its search scores bins of equal width, not the codes of a format with a
+zero point or power-of-two scales.
 """
 
 import math
@@ -15,25 +15,25 @@ from torch import Tensor
 from depth_distill.quantization.simulate.fake_quant import affine_parameters
 from depth_distill.quantization.target.target import CalibratorName, TensorFormat
 
-_BINS = 8192  # at least 16 bins for each of 256 codes: a one-sided range fills a quarter of them or more
+_BINS = 8192  # at least 8 bins for each of 256 codes: a one-sided range fills a quarter of the bins or more
 _MOMENTUM = 0.01  # torchao's MovingAverageMinMaxObserver
 _SHRINK_STEPS = 100
 
 
 class RangeStatistic(ABC):
-    """Sees every sample of one tensor, then names its range."""
+    """Collects the samples of one tensor and returns its range."""
 
     @abstractmethod
     def update(self, sample: Tensor, low: float, high: float) -> None:
-        """Take in the values of one sample, whose minimum and maximum are ``low`` and ``high``, both finite."""
+        """Add one sample, with its minimum ``low`` and maximum ``high``, both finite."""
 
     @abstractmethod
     def range(self) -> tuple[float, float]:
-        """Low and high, without regard to zero."""
+        """Lowest and highest value; the range need not include zero."""
 
 
 class MinMax(RangeStatistic):
-    """The lowest and the highest value of all samples."""
+    """The lowest and the highest value in all samples."""
 
     def __init__(self) -> None:
         self.low, self.high = math.inf, -math.inf
@@ -68,8 +68,8 @@ class MovingAverage(RangeStatistic):
 class Histogram(MinMax):
     """Counts in equal bins over ``[-limit, limit)``.
 
-    ``limit`` is a power of two. To double it, bins are merged in pairs, so the counts are exact whatever the order of
-    the samples.
+    ``limit`` is a power of two. To double it, bins are merged in pairs, so the counts are exact in any order of the
+    samples.
     """
 
     def __init__(self) -> None:
@@ -89,12 +89,12 @@ class Histogram(MinMax):
         self.counts += torch.bincount(bins + _BINS // 2, minlength=_BINS).cpu()
 
     def edges(self) -> Tensor:
-        """The ``bins + 1`` edges, float64."""
+        """Edges of the bins, ``(8193,)`` float64."""
         return torch.linspace(-self.limit, self.limit, _BINS + 1, dtype=torch.float64)
 
 
 class Percentile(Histogram):
-    """The range that leaves out ``(100 - percentile) / 2`` percent of all values on each side, up to one bin."""
+    """The range that excludes ``(100 - percentile) / 2`` percent of all values on each side, to one bin."""
 
     def __init__(self, percentile: float) -> None:
         super().__init__()
@@ -112,10 +112,10 @@ class Percentile(Histogram):
 
 
 class MeanSquaredError(Histogram):
-    """The range within min/max whose rounding and clipping errors have the smallest mean square.
+    """The range within min/max with the smallest mean squared error of rounding and clipping.
 
-    Searched over fractions of the maximum, then of the minimum, in turns, with the codes that the format really has.
-    Values count as the middle of their bin.
+    The search alternates between fractions of the maximum and of the minimum, and scores the actual codes of the
+    format. Each value is taken to be the middle of its bin.
     """
 
     def __init__(self, tensor_format: TensorFormat) -> None:
@@ -134,7 +134,7 @@ class MeanSquaredError(Histogram):
             peaks = torch.maximum(-lows, highs) * fractions
             best = self._errors(-peaks, peaks, centers, weights).argmin()
             return max(self.low, -float(peaks[best])), min(self.high, float(peaks[best]))
-        # Two turns: the best maximum depends on the minimum only through the scale.
+        # Two rounds: the best maximum depends on the minimum only through the scale.
         for _ in range(2):
             trial = max(self.high, 0.0) * fractions
             highs = trial[self._errors(lows, trial, centers, weights).argmin()].expand_as(fractions)
@@ -151,7 +151,7 @@ class MeanSquaredError(Histogram):
 
 
 def range_statistic(name: CalibratorName, tensor_format: TensorFormat, percentile: float) -> RangeStatistic:
-    """The statistic behind a calibrator's name."""
+    """The statistic of a calibrator."""
     if name == "minmax":
         return MinMax()
     if name == "moving_average":

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import yaml  # type: ignore[import-untyped]
 
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.target.validated import FieldError, ValidatedDataclass, nearest, validated_from_mapping
+from depth_distill.quantization.target.validated import FieldError, ValidatedDataclass, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder
+from depth_distill.suggestions import did_you_mean
 
 Dtype = Literal["int8", "uint8", "int16", "uint16"]
 Granularity = Literal["per_tensor", "per_channel"]
@@ -186,7 +187,7 @@ def load_target(name_or_path: str | Path) -> NpuTarget:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in target_names():
-            hint = nearest(str(name_or_path), target_names())
+            hint = did_you_mean(str(name_or_path), target_names())
             raise ConfigError(f"unknown target {str(name_or_path)!r}; {hint}, or the path of a .yaml file")
         path = shipped_folder() / "target" / f"{name_or_path}.yaml"
     if not path.is_file():

@@ -1,13 +1,13 @@
 """Frozen dataclasses that validate their own fields; target profiles consist of them."""
 
 import dataclasses
-import difflib
 import math
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from depth_distill.errors import ConfigError
+from depth_distill.suggestions import did_you_mean
 
 R = TypeVar("R", bound="ValidatedDataclass")
 
@@ -53,7 +53,7 @@ def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
     for name, value in values.items():
         place = f"{key}.{name}" if key else str(name)
         if name not in hints:
-            raise FieldError(f"unknown key; {nearest(str(name), hints)}", place)
+            raise FieldError(f"unknown key; {did_you_mean(str(name), hints)}", place)
         nested = _validated_in(hints[name])
         if nested is not None and value is not None:
             value = validated_from_mapping(nested, value, place)
@@ -72,12 +72,6 @@ def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
         raise
     except ConfigError as error:
         raise FieldError(str(error), key) from error
-
-
-def nearest(received: str, choices: Collection[str]) -> str:
-    """``"nearest: 'x'; expected one of a, b, x"``, the end of a message about ``received``."""
-    matches = difflib.get_close_matches(received, choices, n=1)
-    return "".join(f"nearest: {match!r}; " for match in matches) + f"expected one of {', '.join(choices)}"
 
 
 def _check(name: str, value: Any, annotation: Any, key: str = "") -> None:
@@ -104,7 +98,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 def _expected(value: Any, annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
-        return nearest(str(value), [str(choice) for choice in get_args(annotation)])
+        return did_you_mean(str(value), map(str, get_args(annotation)))
     if origin in (Union, types.UnionType):
         return " or ".join(_expected(value, choice) for choice in get_args(annotation))
     if origin is tuple:

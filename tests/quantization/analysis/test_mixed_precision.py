@@ -137,7 +137,7 @@ def test_half_precision_overflows_where_hardware_would():
 
 
 def test_the_name_of_a_layer_that_is_none():
-    with pytest.raises(ConfigError, match="no quantized layer 'con1'; nearest: 'conv1'"):
+    with pytest.raises(ConfigError, match="no quantized layer 'con1'; did you mean 'conv1'"):
         set_precision(quantized_net(), ["con1"])
 
 
@@ -170,7 +170,7 @@ def test_a_target_that_cannot_is_refused_with_the_line_that_says_so(tmp_path, hi
     with pytest.raises(ConfigError) as error:
         check_high_precision_format(target, high_precision)
     message = str(error.value)
-    assert message.startswith(f"the target does not do mixed precision with {high_precision.upper()}: ")
+    assert message.startswith(f"the target does not support mixed precision with {high_precision.upper()}: ")
     assert message.endswith(f"mine.yaml:{number}: capabilities.{capability}: no")
 
 
@@ -218,7 +218,7 @@ def test_a_target_out_of_reach():
     assert not found.reached
     assert set(found.chosen.layers) == {"stem", "conv1", "conv2"}
     assert (
-        found.statement == "abs_rel 0.05 cannot be reached: the best that was seen is abs_rel 0.1700; FP32 has 0.0300"
+        found.statement == "abs_rel 0.05 cannot be reached: the best found is abs_rel 0.1700; FP32 has 0.0300"
     )
     assert seen[-1] == set(LAYERS)  # it tried them all
 

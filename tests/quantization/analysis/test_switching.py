@@ -154,7 +154,7 @@ def test_rows_of_other_settings_are_not_used(tmp_path):
 
 
 def test_a_site_that_does_not_exist_is_an_error():
-    with pytest.raises(ConfigError, match="no quantizer is called 'conv3.weight'; nearest: 'conv"):
+    with pytest.raises(ConfigError, match="no quantizer is called 'conv3.weight'; did you mean 'conv"):
         score(quantized_net(), drift(), {"typo": frozenset(["conv3.weight"])})
 
 
@@ -165,7 +165,7 @@ def test_a_network_without_ranges_is_refused():
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "kept").write_text("")
-    with pytest.raises(ConfigError, match="kept is a file: name a folder"):
+    with pytest.raises(ConfigError, match="kept is a file, expected a folder for unfinished work"):
         score(quantized_net(), drift(), resume=tmp_path / "kept")
 
 

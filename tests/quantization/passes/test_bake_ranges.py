@@ -162,7 +162,7 @@ def test_an_activation_that_is_called_twice_has_two_ranges():
 
 
 def test_what_is_refused():
-    with pytest.raises(ConfigError, match="no such site; nearest: 'act'; expected one of image, act"):
+    with pytest.raises(ConfigError, match=r"no such site; did you mean 'act'\? expected one of image, act"):
         bake_ranges(graph_of(), TARGET, {"actt": (0.0, 1.0)})
-    with pytest.raises(ConfigError, match="range of act, -1 to 0, holds nothing"):
+    with pytest.raises(ConfigError, match="range of act, -1 to 0, contains no value that the network has"):
         bake_ranges(graph_of(), TARGET, {"act": (-1.0, 0.0)})

@@ -184,7 +184,7 @@ def test_ranges_of_an_unknown_node_are_an_error():
     known = list(channel_groups(graph_module).activations)
     with pytest.raises(ConfigError, match="no channels of '_9' are known; expected one of _0"):
         equalize(graph_module, {"_9": torch.ones(8)})
-    with pytest.raises(ConfigError, match="expected one value a channel"):
+    with pytest.raises(ConfigError, match="expected one value per channel"):
         equalize(graph_module, {known[0]: torch.ones(3)})
 
 

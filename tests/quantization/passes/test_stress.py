@@ -83,5 +83,5 @@ def test_the_sigma_of_a_wanted_loss_is_found():
 
 
 def test_a_loss_out_of_reach_says_so():
-    with pytest.raises(ConfigError, match="no sigma up to 4 makes quantization lose 100 times"):
+    with pytest.raises(ConfigError, match="no sigma up to 4 makes the error after quantization 100 times as large"):
         find_sigma(folded_depth_net("resnet18"), lambda network: 1.5, wanted=100, max_trials=3)

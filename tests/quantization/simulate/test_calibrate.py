@@ -129,7 +129,7 @@ def test_the_layer_that_overflows_is_named():
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigError, match="calibrator: received 'minmx', nearest: 'minmax'"):
+    with pytest.raises(ConfigError, match="calibrator: received 'minmx', did you mean 'minmax'"):
         calibrate(quantized_net(), [images()], "minmx", progress=False)
     with pytest.raises(ConfigError, match="percentile: received 0"):
         calibrate(quantized_net(), [images()], "percentile", percentile=0, progress=False)

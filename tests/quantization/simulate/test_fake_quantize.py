@@ -220,7 +220,7 @@ def test_switches_by_name_and_kind():
         set_enabled(quantized, False)
         assert not any(each.enabled for each in quantizers(quantized).values())
     assert all(each.enabled for each in quantizers(quantized).values())
-    with pytest.raises(ConfigError, match="no quantizer is called 'haed'; nearest: 'head'"):
+    with pytest.raises(ConfigError, match="no quantizer is called 'haed'; did you mean 'head'"):
         set_enabled(quantized, False, ["haed"])
 
 

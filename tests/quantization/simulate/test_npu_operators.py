@@ -139,7 +139,8 @@ def test_a_layer_alone_in_integers_rounds_all_that_it_touches():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("conv3", "nearest: 'conv"), ("haed", "nearest: 'head'"), ("add", "expected one of stem, conv1")]
+    ("name", "hint"),
+    [("conv3", "did you mean 'conv"), ("haed", "did you mean 'head'"), ("add", "expected one of stem, conv1")],
 )
 def test_what_is_no_layer_is_an_error(name, hint):
     with pytest.raises(ConfigError, match=f"no quantized layer '{name}'; {hint}"):

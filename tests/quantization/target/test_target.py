@@ -65,14 +65,14 @@ def test_codes_of_a_dtype(dtype, low, high):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("calibrator:", "calibrater:", r"chip.yaml:6: calibrater: unknown key; nearest: 'calibrator'"),
-        ("calibrator: minmax", "calibrator: min-max", r"calibrator: received 'min-max', nearest: 'minmax'"),
-        ("int16: unconfirmed", "int61: no", r"chip.yaml:10: capabilities.int61: unknown key; nearest: 'int16'"),
+        ("calibrator:", "calibrater:", r"chip.yaml:6: calibrater: unknown key; did you mean 'calibrator'"),
+        ("calibrator: minmax", "calibrator: min-max", r"calibrator: received 'min-max', did you mean 'minmax'"),
+        ("int16: unconfirmed", "int61: no", r"chip.yaml:10: capabilities.int61: unknown key; did you mean 'int16'"),
         ("int16: unconfirmed", "int16: maybe", r"capabilities.int16: received 'maybe', expected one of yes"),
         ("alignment: 1", "alignment: 0", r"chip.yaml:16: alignment: received 0, expected a whole number of 1 or more"),
         ("scales: vendor\n", "", r"missing key scales"),
-        ("[relu, relu6, clip]", "[relu, rely6]", r"chip.yaml:17: fused_activations: received .* nearest: 'relu6'"),
-        ("operators: {}", "operators: {conv: {max_windw: 3}}", r"conv.max_windw: unknown key; nearest: 'max_window'"),
+        ("[relu, relu6, clip]", "[relu, rely6]", r"chip.yaml:17: fused_activations: received .* did you mean 'relu6'"),
+        ("operators: {}", "operators: {conv: {max_windw: 3}}", r"conv.max_windw: unknown key; did you mean 'max_w"),
         ("operators: {}", "operators: {max_opset: 1.9}", r"operators.max_opset: received 1.9, expected a whole number"),
         ("uint8, symmetric: false", "uint8, symmetric: true", r"chip.yaml:4: activations: symmetric: true contradicts"),
         ("granularity: per_tensor", "granularity: per_channel", r"weights.granularity: .* contradicts capabilities"),
@@ -98,7 +98,7 @@ def test_an_unquoted_yes_is_still_yes(tmp_path):
 
 
 def test_unknown_target_names_the_nearest():
-    with pytest.raises(ConfigError, match="unknown target 'per-tensor-minimax'; nearest: 'per-tensor-minmax'"):
+    with pytest.raises(ConfigError, match="unknown target 'per-tensor-minimax'; did you mean 'per-tensor-minmax'"):
         load_target("per-tensor-minimax")
 
 
