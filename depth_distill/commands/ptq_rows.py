@@ -1,13 +1,15 @@
 """The rows of ``ptq-table``: recipes that start alike, each scored after PTQ by us and by ONNX Runtime."""
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from depth_distill.evaluation import InterfaceScorer
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.compare.parity import share_within_one_step
@@ -15,13 +17,13 @@ from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.quantization.passes.adaround import AdaRound
+from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.bias_correct import BiasCorrect
 from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6, replace_relu6
-from depth_distill.quantization.recipe import Recipe
+from depth_distill.quantization.recipe import Prepared, Recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers
-from depth_distill.quantization.simulate.ptq import quantize_post_training
-from depth_distill.quantization.target.target import NpuTarget, load_target
+from depth_distill.quantization.target.target import load_target
 
 FLOAT, PER_CHANNEL = "FP32", "per-channel PTQ"
 _PARITY_IMAGES = 20
@@ -40,48 +42,54 @@ class PtqRows:
     def __init__(self, run: LoadedRun, base: Recipe, options: argparse.Namespace, folder: Path) -> None:
         self.target = load_target(options.target)
         self.folder = folder
-        self.calibration = run.calibration_images(options.calibration_images)
-        self.prepare = run.preparer(self.target, self.calibration)
+        self.prepare = run.preparer(self.target, run.calibration_images(options.calibration_images))
         naive = self.prepare(base)
         self.evaluator = run.evaluator(options.images, reference=naive.reference)
-        correct = BiasCorrect(options.reconstruction_images)
-        recipes = {
-            FLOAT: base,
-            "naive PTQ": base,
-            "+ equalize": base.then(Equalize()),
-            "(equalize, ReLU6 as ReLU)": base.then(ReplaceReLU6(), Equalize()),
-            "+ bias correction": base.then(Equalize(), correct),
-            "+ rounding reconstruction": base.then(Equalize(), AdaRound(images=options.reconstruction_images), correct),
-            PER_CHANNEL: base,
+        images = options.reconstruction_images
+        equalize, correct, rounding = Equalize(), BiasCorrect(images), AdaRound(images=images)
+        steps: dict[str, tuple[Pass, ...]] = {
+            "+ equalize": (equalize,),
+            "(equalize, ReLU6 as ReLU)": (ReplaceReLU6(), equalize),
+            "+ bias correction": (equalize, correct),
+            "+ rounding reconstruction": (equalize, rounding, correct),
         }
         if not replace_relu6(naive.graph)[1]:
-            del recipes["(equalize, ReLU6 as ReLU)"]
-        self.recipes: dict[str, Recipe] = recipes
+            del steps["(equalize, ReLU6 as ReLU)"]
+        self.recipes: dict[str, Recipe] = {FLOAT: base, "PTQ" if base.has("equalize") else "naive PTQ": base}
         """Recipe of each row, by its title."""
+        for row, passes in steps.items():
+            # What the base has already is not done twice, and what would come behind its rounding is left out.
+            more = [each for each in passes if not base.has(each.name)]
+            rounded = any(base.has(each.name) for each in (rounding, correct))
+            if more and not rounded:
+                self.recipes.setdefault(row, base.then(*more))
+        self.recipes[PER_CHANNEL] = base
 
     def measure(self, row: str) -> dict[str, Any]:
         """What PTQ makes of the float network of a row, by us and by the vendor; of ``FLOAT``, the network itself."""
         prepared = self.prepare(self.recipes[row])
+        scorer = InterfaceScorer(self.evaluator, prepared.interface)
         if row == FLOAT:
-            metrics = self.evaluator(prepared.graph)
+            metrics = scorer(prepared.graph)
             return {"abs_rel": metrics["abs_rel"], "drift_mm": metrics["drift_mm"]}
         per_channel = row == PER_CHANNEL
-        quantized = self._quantize(prepared.graph, load_target("per-channel")) if per_channel else prepared.quantized
-        metrics = self.evaluator(quantized)
-        vendor = self.evaluator(vendor_network(prepared.graph, self.calibration, self.folder, per_channel))
-        spec = FileSpec.like(self.evaluator.images[0][:1])
-        qdq = OnnxNetwork(export_qdq(quantized, self.folder / "qdq.onnx", spec))
+        quantized = _per_channel(prepared) if per_channel else prepared.quantized
+        metrics = scorer(quantized)
+        vendor = scorer(vendor_network(prepared.graph, prepared.batches, self.folder, per_channel))
+        qdq = OnnxNetwork(export_qdq(quantized, self.folder / "qdq.onnx", FileSpec.of(prepared.interface)))
         step = next(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
         return {
             "abs_rel": metrics["abs_rel"],
             "vendor": vendor["abs_rel"],
             "drift_mm": metrics["drift_mm"],
-            "parity": share_within_one_step(quantized, qdq, _first(self.evaluator.images, _PARITY_IMAGES), step),
+            "parity": share_within_one_step(quantized, qdq, _first(scorer.images, _PARITY_IMAGES), step),
             "seconds": prepared.seconds,
         }
 
-    def _quantize(self, graph: torch.fx.GraphModule, target: NpuTarget) -> torch.fx.GraphModule:
-        return quantize_post_training(graph, target, self.calibration, progress=False)
+
+def _per_channel(prepared: Prepared) -> fx.GraphModule:
+    context = dataclasses.replace(prepared.context, target=load_target("per-channel"))
+    return context.quantize(prepared.graph)
 
 
 def _first(batches: Sequence[Tensor], count: int) -> list[Tensor]:

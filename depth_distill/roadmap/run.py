@@ -181,24 +181,25 @@ class _Measurements:
         prepared = self.prepare(recipe)
         quantized, scorer = prepared.quantized, InterfaceScorer(self.evaluator, prepared.interface)
         batches = scorer.evaluator.batches
-        few = Evaluator(batches[:: max(1, len(batches) // _SEARCH_BATCHES)], scorer.evaluator.codec)
+        fewer = Evaluator(batches[:: max(1, len(batches) // _SEARCH_BATCHES)], scorer.evaluator.codec)
+        few = InterfaceScorer(fewer, prepared.interface)
         found = search_mixed_precision(
             quantized,
             few,
             sensitivity(quantized, few, resume=unfinished),
-            self.calibration,
+            prepared.batches,
             reach * few(prepared.graph)["abs_rel"],
             calibrator=self.target.calibrator,
         )
         layers, calibrator = found.chosen.layers, self.target.calibrator
-        metrics = scorer(mixed_network(quantized, layers, self.calibration, calibrator=calibrator))
+        metrics = scorer(mixed_network(quantized, layers, prepared.batches, calibrator=calibrator))
         row = _row(metrics, found.chosen.megabytes, time.perf_counter() - started)
         return row | {"high_precision_layers": float(len(layers))}
 
     def _vendor_row(self, prepared: Prepared, seconds: float) -> dict[str, float]:
-        evaluator = InterfaceScorer(self.evaluator, prepared.interface).evaluator
+        scorer = InterfaceScorer(self.evaluator, prepared.interface)
         with tempfile.TemporaryDirectory() as folder:
-            metrics = evaluator(vendor_network(prepared.graph, self.calibration, Path(folder)), "vendor PTQ")
+            metrics = scorer(vendor_network(prepared.graph, prepared.batches, Path(folder)))
         size_mb = megabytes(npu_operators(fake_quantize(prepared.graph, self.target)), [])
         return _row(metrics, size_mb, seconds)
 

@@ -157,7 +157,10 @@ def test_what_depends_on_what_changed_is_done_again(
         (["--bake-ranges"], "bake_ranges keeps ranges that were learned .* and equalize changes these"),
         (["--recipe", "robst"], "there is no recipe 'robst'; did you mean 'robust'"),
         (["--recipe", "[fold, eqalize]"], "there is no pass 'eqalize'; did you mean 'equalize'"),
-        (["--recipe", "[fold, {equalize: {iterations: 3}}]"], "unknown key; expected one of max_iterations"),
+        (
+            ["--recipe", "[fold, {equalize: {iterations: 3}}]"],
+            "did you mean 'max_iterations'[?] expected one of max_iterations",
+        ),
         (["--recipe", "[fold, uint8_input, uint8_input]"], "uint8_input stands there 2 times"),
     ],
 )

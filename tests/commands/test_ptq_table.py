@@ -54,3 +54,33 @@ def test_rows_are_measured_and_none_twice_with_the_same_settings(trained_checkpo
     assert json.loads((tmp_path / "ptq_table.json").read_text()) == found
     assert main(["ptq-table", *words, "--target", "symmetric-pow2"]) == 0  # rows of another target are no use
     assert measured == STEPS
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("equalize", ["FP32", "PTQ", "+ bias correction", "+ rounding reconstruction", "per-channel PTQ"]),
+        ("[fold, equalize, {bias_correct: {images: 4}}]", ["FP32", "PTQ", "per-channel PTQ"]),
+    ],
+)
+def test_what_the_base_has_is_not_done_twice(recipe, expected, trained_checkpoint, tmp_path, monkeypatch):
+    fixed = {"abs_rel": 0.1, "vendor": 0.1, "drift_mm": 1.0, "parity": 1.0, "seconds": 1.0}
+    monkeypatch.setattr(ptq_rows.PtqRows, "measure", lambda self, row: fixed)
+    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path), "--images", "4"]
+    assert main(["ptq-table", *words, "--calibration-images", "4", "--recipe", recipe]) == 0
+    (network,) = json.loads((tmp_path / "ptq_table.json").read_text()).values()
+    assert list(network["rows"]) == expected
+
+
+@pytest.mark.parametrize("entry", ["uint8_input", "{thermometer: {num_codes: 16}}"])
+def test_rows_are_scored_through_the_interface_of_their_network(entry, trained_checkpoint, tmp_path, monkeypatch):
+    kept = ("FP32", "naive PTQ")
+    measure = ptq_rows.PtqRows.measure
+    skipped = {"abs_rel": 0.1, "vendor": 0.1, "drift_mm": 1.0, "parity": 1.0, "seconds": 1.0}
+    monkeypatch.setattr(ptq_rows.PtqRows, "measure", lambda self, row: measure(self, row) if row in kept else skipped)
+    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path), "--images", "4"]
+    for recipe in ("naive", f"[fold, {entry}]"):
+        assert main(["ptq-table", *words, "--calibration-images", "4", "--recipe", recipe]) == 0
+    plain, other = (each["rows"] for each in json.loads((tmp_path / "ptq_table.json").read_text()).values())
+    assert other["FP32"]["abs_rel"] == pytest.approx(plain["FP32"]["abs_rel"], rel=1e-3)
+    assert other["naive PTQ"]["vendor"] == pytest.approx(plain["naive PTQ"]["vendor"], rel=0.05)

@@ -86,4 +86,4 @@ def test_real_frames(data_root, tmp_path):
     for name in ("rgb", "depth", "rgb.txt", "depth.txt"):
         (tmp_path / name).symlink_to(root / name)
     matched = TumRgbd(tmp_path)
-    assert [(r.name, r.depth.name) for r in matched.sample_files] == [(r.name, r.depth.name) for r in data.records]
+    assert [(r.name, r.depth.name) for r in matched.sample_files] == [(r.name, r.depth.name) for r in data.sample_files]

@@ -134,6 +134,8 @@ def test_a_recipe_is_read_from_a_name_a_file_a_list_and_text(tmp_path):
         (["fold", {"adaround": {"images": 0}}], "pass 2 .adaround.: images: received 0, expected a whole number"),
         (["fold", {"stress": {"sigma": float("nan")}}], "pass 2 .stress.: sigma: received nan"),
         (["fold", "stress"], "missing key sigma"),
+        (["fold", {"stress": {"sigma": -1}}], "sigma: received -1, expected a positive number"),
+        (["fold", {"adaround": {"seed": -1}}], "seed: received -1, expected a whole number of 0 or more"),
         (["equalize", "fold"], "fold comes after equalize: put it first"),
         (["fold", "equalize", "equalize"], "equalize stands there 2 times"),
         (["fold", "equalize", "bake_ranges"], "bake_ranges keeps ranges that were learned .* equalize changes these"),

@@ -167,6 +167,8 @@ def _prepare(options: ExportOptions, target: NpuTarget, run: LoadedRun, steps: S
 
 def with_outputs(recipe: Recipe, codec: HostCodec, separate: bool | None = None) -> Recipe:
     """A recipe whose network has one output per code if ``separate``, which integer and fraction have unless given."""
+    if separate is False and recipe.has(SeparateOutputs.name):
+        raise ConfigError(f"recipe {recipe} has the pass separate_outputs, but one output is asked for: choose one")
     separate = isinstance(codec, TwoPartCodec) if separate is None else separate
     return recipe.with_passes(SeparateOutputs()) if separate and not recipe.has(SeparateOutputs.name) else recipe
 

@@ -58,7 +58,7 @@ def drop_sigmoid(graph_module: fx.GraphModule) -> fx.GraphModule:
     ending = _ending(dropped)
     module = dropped.get_submodule(str(ending.target)) if ending.op == "call_module" else None
     if not isinstance(module, nn.Sigmoid):
-        raise ConfigError(f"logits: the network ends in {ending.target}, not in a sigmoid; leave the option out")
+        raise ConfigError(f"logits: the network ends in {ending.target}, not in a sigmoid; leave the pass out")
     ending.replace_all_uses_with(ending.all_input_nodes[0])
     dropped.graph.erase_node(ending)
     dropped.delete_all_unused_submodules()

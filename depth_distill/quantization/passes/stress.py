@@ -12,6 +12,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.channel_groups import PINNED, channel_groups
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.passes.rescale import rescale
+from depth_distill.quantization.target.validated import FieldError
 
 _LARGEST_SIGMA = 4.0
 
@@ -47,6 +48,11 @@ class Stress(Pass):
 
     sigma: float
     seed: Literal[0] | int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sigma <= 0:
+            raise FieldError(f"received {self.sigma}, expected a positive number", "sigma")
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Run :func:`perturb_channel_scales`."""

@@ -73,6 +73,8 @@ def check_representable(quantized: nn.Module) -> None:
     """
     smallest = torch.finfo(torch.float32).tiny
     for site, quantizer in quantizers(quantized).items():
+        if not bool((quantizer.low.isfinite() & quantizer.high.isfinite()).all()):
+            raise ConfigError(f"{site}: its range holds NaN or infinity: the network has weights that are not finite")
         scale = quantizer.constants()[0]
         if not bool(((scale >= smallest) & scale.isfinite()).all()):
             raise ConfigError(f"{site}: its scale is {float(scale.min()):g}, expected a positive normal float32")

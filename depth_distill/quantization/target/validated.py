@@ -99,6 +99,8 @@ def _expected(value: Any, annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
         return did_you_mean(str(value), map(str, get_args(annotation)))
+    if annotation == (Literal[0] | int):
+        return "expected a whole number of 0 or more"
     if origin in (Union, types.UnionType):
         return " or ".join(_expected(value, choice) for choice in get_args(annotation))
     if origin is tuple:

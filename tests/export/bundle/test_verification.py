@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import torch
 
+from depth_distill.codecs import DepthRange, HostSingle
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.backends import BACKENDS, Backend
 from depth_distill.export.bundle.verification import Trial, Verifier, trials
-from depth_distill.quantization.interface import InputLayout, OutputLayout
+from depth_distill.quantization.interface import InputLayout, Interface
 
 LAYERS = ("encoder.conv1", "head.conv")
 
@@ -48,9 +49,9 @@ def test_a_trial_gives_its_backend_the_options_and_keeps_a_refusal(tmp_path):
 
     backend = Refusing("rknn", "Rockchip RKNN", "rknn", "rknn", frozenset({"float"}), True, True, mixes=True)
     evaluator = SimpleNamespace(images=(torch.zeros(2, 3, 4, 6), torch.zeros(1, 3, 4, 6)))
-    verifier = Verifier(
-        evaluator, InputLayout(4, 6, (0, 0, 0), (1, 1, 1)), OutputLayout(("codes",), (1,)), tmp_path, {}
-    )
+    codec = HostSingle(DepthRange(0.5, 15.0), "log")
+    interface = Interface.of_codes(InputLayout(4, 6, (0, 0, 0), (1, 1, 1)), codec)
+    verifier = Verifier(evaluator, interface, tmp_path, {})
     row = verifier.run(Trial("float", backend, True, LAYERS), {"float": Path("model.float.onnx")})
     assert row["runtime"] == "Rockchip RKNN PTQ, 2 layers in FP16"
     assert row["error"] == "no"

@@ -217,9 +217,7 @@ def test_a_target_out_of_reach():
     found, seen = search(lambda high_precision: 0.2 - 0.01 * len(high_precision) if len(high_precision) < 4 else 0.19)
     assert not found.reached
     assert set(found.chosen.layers) == {"stem", "conv1", "conv2"}
-    assert (
-        found.statement == "abs_rel 0.05 cannot be reached: the best found is abs_rel 0.1700; FP32 has 0.0300"
-    )
+    assert found.statement == "abs_rel 0.05 cannot be reached: the best found is abs_rel 0.1700; FP32 has 0.0300"
     assert seen[-1] == set(LAYERS)  # it tried them all
 
 
