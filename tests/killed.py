@@ -9,7 +9,7 @@ from pytorch_lightning import Callback
 class KillAt(Callback):
     """A signal before the step after ``step`` begins; SIGKILL, as a power cut would, if not given."""
 
-    def __init__(self, step: int, signum: int = signal.SIGKILL) -> None:
+    def __init__(self, step: int, signum: int = int(signal.SIGKILL)) -> None:
         self.step = step
         self.signum = signum
 
