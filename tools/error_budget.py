@@ -1,4 +1,4 @@
-"""``depth-distill error-budget``, for whoever calls it as a script."""
+"""Script for ``depth-distill error-budget``."""
 
 import sys
 

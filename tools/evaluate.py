@@ -1,4 +1,4 @@
-"""``depth-distill evaluate``, for whoever calls it as a script."""
+"""Script for ``depth-distill evaluate``."""
 
 import sys
 

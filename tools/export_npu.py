@@ -1,4 +1,4 @@
-"""``depth-distill export``, for whoever calls it as a script."""
+"""Script for ``depth-distill export``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``depth-distill mixed-precision``, for whoever calls it as a script."""
+"""Script for ``depth-distill mixed-precision``."""
 
 import sys
 

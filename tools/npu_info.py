@@ -1,4 +1,4 @@
-"""``depth-distill npu-info``, for whoever calls it as a script."""
+"""Script for ``depth-distill npu-info``."""
 
 import sys
 

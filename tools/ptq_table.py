@@ -1,4 +1,4 @@
-"""``depth-distill ptq-table``, for whoever calls it as a script."""
+"""Script for ``depth-distill ptq-table``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``depth-distill roadmap``, for whoever calls it as a script."""
+"""Script for ``depth-distill roadmap``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``depth-distill sensitivity``, for whoever calls it as a script."""
+"""Script for ``depth-distill sensitivity``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``depth-distill npu-compare``, for whoever calls it as a script."""
+"""Script for ``depth-distill npu-compare``."""
 
 import sys
 

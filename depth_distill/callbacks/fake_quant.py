@@ -1,4 +1,4 @@
-"""Fake quantization of the student: put in before training, switched by epoch, judged as the NPU will judge it."""
+"""Fake quantization of a student in training, and its metrics after the tool chain's own calibration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,41 +43,40 @@ _OF_EXPORT = ("uint8_input", "logits", "separate_outputs", "bake_ranges")
 class FakeQuant(Callback):
     """Train the task's network as the NPU will compute it.
 
-    At set-up the network is traced, prepared by the recipe, and fake-quantized for the target, so that optimizer,
-    resume, test and predict all see the same graph. Then, epoch by epoch:
+    At set-up, the network is traced, prepared by the recipe, and fake-quantized for the target, so that optimizer,
+    resume, test and predict all use the same graph. Then:
 
-    * before ``start_epoch`` the network is float;
-    * at ``start_epoch`` activation ranges are measured on the calibration images, and from then on follow the training
-      batches, or are measured again at every epoch, until ``freeze_epoch``. Weight ranges follow the weights, always:
-      the tool chain will look at the final weights, too.
+    * before ``start_epoch``, the network is float;
+    * at ``start_epoch``, activation ranges are measured on the calibration images; afterwards they follow the training
+      batches, or are measured again at every epoch, until ``freeze_epoch``. Weight ranges always follow the weights,
+      because the tool chain also measures the final weights.
 
-    Each validation also computes the *vendor* number: what comes out if the tool chain calibrates the weights as they
-    are by itself, with the target's calibrator on the calibration images. It is logged as ``vendor/<metric>``; monitor
+    Each validation also computes the metrics *after vendor PTQ*: those of the current weights after calibration by the
+    tool chain, with the target's calibrator on the calibration images. They are logged as ``vendor/<metric>``; monitor
     ``vendor/abs_rel`` to keep the checkpoint that is best on the NPU.
 
-    A recipe may rescale channels. Where the student starts from its teacher, the teacher is rescaled likewise, which
-    leaves its output as it was, so that features can be compared. Checkpoints record the recipe, and a run is resumed
-    with the same one only.
+    A recipe may rescale channels. If the student starts from its teacher, the teacher is rescaled in the same way, so
+    that features can be compared; its output does not change. Checkpoints record the recipe, and a run can only be
+    resumed with the same one.
 
-    Put it before ``FeatureHooks`` (the command line does). Validation and test need the calibration images, too. With
-    several processes and ``ranges: batches`` each step starts from the ranges of the first one.
+    Put it before ``FeatureHooks`` (the command line does). Validation and test also need the calibration images. With
+    several processes and ``ranges: batches``, each step starts from the ranges of the first process.
 
     Args:
         target: name of an NPU profile, or its .yaml file.
-        recipe: how the network is prepared before it is trained: name of a recipe, its .yaml file, or a list of
-            passes. Passes that change what goes in and comes out of the network belong to the export, except
-            ``thermometer``.
+        recipe: passes that prepare the network before training: name of a recipe, its .yaml file, or a list of passes.
+            Passes that change the input or output of the network belong to the export, except ``thermometer``.
         start_epoch: first epoch with fake quantization.
         freeze_epoch: first epoch with fixed activation ranges (learned ones included); never unless given.
-        ranges: whether activation ranges follow the training ``batches``, or are measured at each epoch's start on the
-            ``calibration`` images, as the tool chain will.
+        ranges: whether activation ranges follow the training ``batches``, or are measured at the start of each epoch on
+            the ``calibration`` images, as the tool chain does.
         learnable: kinds of quantizers whose range is learned (LSQ).
         high_precision_layers: layers that stay in the high-precision format, or a file from ``depth-distill
             mixed-precision`` that lists them.
-        high_precision: that format.
+        high_precision: high-precision format.
 
     Raises:
-        ConfigError: at set-up, where the target does not do what is asked, or the network cannot be quantized.
+        ConfigError: at set-up, if the target does not support the format, or the network cannot be quantized.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class FakeQuant(Callback):
         self.recipe = load_recipe(recipe)
         for each in self.recipe.passes:
             if each.name in _OF_EXPORT:
-                raise ConfigError(f"recipe {self.recipe}: {each.name} belongs to the export, not into training")
+                raise ConfigError(f"recipe {self.recipe}: {each.name} belongs to the export, not to training")
         self.start_epoch = start_epoch
         self.freeze_epoch = freeze_epoch
         self.ranges = ranges
@@ -112,26 +111,26 @@ class FakeQuant(Callback):
         self._metrics: DepthMetrics | None = None
 
     def prepare(self, task: Any, calibration: Sequence[Tensor] | None = None, resumed: bool = False) -> None:
-        """Make the task's network a fake-quantized graph, with quantizers off; nothing where it already is.
+        """Replace the task's network by a fake-quantized graph with quantizers off, unless it is one already.
 
         Args:
-            task: its ``network`` is replaced, and its ``teacher`` where both are rescaled.
-            calibration: images that passes measure on. With None only the structure is made, and the weights are
-                left for a checkpoint to fill.
-            resumed: whether a checkpoint fills in the student's weights later, and only the teacher needs values.
+            task: task whose ``network`` is replaced, and whose ``teacher`` is if both are rescaled.
+            calibration: images for passes that measure. If None, only the structure is prepared, and the weights come
+                from a checkpoint.
+            resumed: whether the student's weights come from a checkpoint later, so that only the teacher needs values.
         """
         if isinstance(task.network, GraphNetwork):
             return
         if getattr(task, "student_tap", None) is not None:
-            raise ConfigError("FakeQuant comes after FeatureHooks, whose hooks it would leave behind: put it before")
+            raise ConfigError("FakeQuant comes after FeatureHooks, whose hooks would be lost: put it before")
         prepared = self._run_recipe(task.network, calibration, resumed)
         codec = DepthCodec(prepared.interface.codec)
         quantized = fake_quantize(prepared.graph, self.target, self.learnable)
         set_enabled(quantized, False)
         rescaled = calibration is not None and any(each.values_only for each in self.recipe.passes)
         if rescaled and getattr(task, "student_init", None) == "teacher":
-            # The same function with the same channel scales: only then do features correspond. Its quantizers stay off;
-            # they are where the result of an addition can be hooked.
+            # The same channel scales as the student, so that features correspond. Its quantizers stay off, and allow
+            # hooks on the results of additions.
             teacher = fake_quantize(prepared.trained, self.target, self.learnable)
             set_enabled(teacher, False)
             task.teacher = GraphNetwork(teacher, task.network, codec).requires_grad_(False).eval()
@@ -186,14 +185,14 @@ class FakeQuant(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that is resumed in the middle of an epoch does not start that epoch again.
+        # A run that is resumed within an epoch does not start that epoch again.
         self._switch(trainer, pl_module)
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: DepthBatch, batch_idx: int
     ) -> None:
-        # Not on_train_epoch_start: Lightning leaves that out after a resume from the last step of the epoch before.
+        # Not on_train_epoch_start: Lightning skips it after a resume from the last step of the previous epoch.
         if batch_idx:
             return
         graph = _graph(pl_module)
@@ -272,11 +271,11 @@ class FakeQuant(Callback):
         return calibrate(graph, self._calibration_images(trainer), self.target.calibrator, progress=False).ranges
 
     def _calibration_images(self, trainer: Trainer) -> list[Tensor]:
-        """Read once: they are few, and needed at every epoch."""
+        """The calibration images, which are read once, because they are few and needed at every epoch."""
         if self._images is None:
             datamodule = getattr(trainer, "datamodule", None)
             if datamodule is None:
-                raise ConfigError("FakeQuant needs a DepthDataModule: it calibrates on data.calibration")
+                raise ConfigError("FakeQuant needs a DepthDataModule: it calibrates on its calibration images")
             self._images = [batch.image for batch in datamodule.calibration_dataloader()]
         return self._images
 

@@ -1,6 +1,6 @@
-"""What codes mean in metres, in NumPy alone: a device that runs the network needs no torch to read its output.
+"""Codecs, which map codes to metres and back, in NumPy only, so that a device needs no torch.
 
-``depth_distill.models.codecs`` is the same arithmetic on tensors, bit by bit.
+``depth_distill.models.codecs`` does the same arithmetic on tensors, bit-exactly.
 """
 
 from depth_distill.codecs.base import HostCodec

@@ -1,12 +1,13 @@
 """Powers and logarithms from IEEE 754 basic operations only: the same bits in NumPy, in torch and in C.
 
-``exp`` and ``log`` differ in the last bit between libraries. Here they are sums, products, quotients and roundings of
-float32 in a fixed order, and powers of two put together from bits. ``xp`` is the array library, ``numpy`` or ``torch``;
-only what both call by one name is used. Two rules keep the bits equal on every device: no quotient by a Python number
-(torch multiplies by its reciprocal on a GPU), and no fused multiply-add (compile C with ``-ffp-contract=off``).
+``exp`` and ``log`` differ in the last bit between libraries. Here they consist of sums, products, quotients and
+roundings of float32 in a fixed order, and of powers of two that are assembled from bits. ``xp`` is the array library,
+``numpy`` or ``torch``; only functions with the same name in both are used. Two rules keep the bits equal on every
+device: no division by a Python number (torch multiplies by its reciprocal on a GPU), and no fused multiply-add (compile
+C with ``-ffp-contract=off``).
 
-A :class:`StandIn` in the place of ``xp`` makes something else of the same functions: the text of ``decode.py`` and
-``decode.h``, a formula, or the operators of ONNX. So nothing is written twice.
+With a :class:`StandIn` as ``xp``, the same functions give the text of ``decode.py`` and ``decode.h``, a formula, or the
+operators of an ONNX file, so that nothing is written twice.
 """
 
 import functools
@@ -16,30 +17,30 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 Array = Any
-"""float32, of ``xp``."""
+"""A float32 array of ``xp``."""
 
 
 class StandIn:
-    """Takes the place of ``xp`` where decoding is written out or exported instead of computed.
+    """Takes the place of ``xp`` to write or export the arithmetic of a codec instead of computing it.
 
     Args:
-        own: what it does in place of an :func:`operation`, by the name of that.
+        own: replacements of functions that are marked with :func:`operation`, by name.
     """
 
     def __init__(self, own: Mapping[str, Callable[..., Array]]) -> None:
         self.own = own
 
     def named(self, name: str, value: Array, note: str) -> Array:
-        """What becomes of an intermediate value that has a name."""
+        """Called for an intermediate value with a name; returns the value to use."""
         return value
 
     def number(self, value: float) -> Any:
-        """What becomes of a number that a formula shows as it was given."""
+        """Called for a number that a formula shows unevaluated; returns the value to use."""
         return value
 
 
 def operation(function: Callable[..., Array]) -> Callable[..., Array]:
-    """Mark a function of ``xp`` that a :class:`StandIn` may do in its own way, such as call it instead of tracing it.
+    """Mark a function of ``xp`` that a :class:`StandIn` may replace, for example by a call of that name.
 
     Its docstring and the names of its parameters are copied into the decoders that call it.
     """
@@ -53,12 +54,12 @@ def operation(function: Callable[..., Array]) -> Callable[..., Array]:
 
 
 def named(xp: Any, name: str, value: Array, note: str = "") -> Array:
-    """The value; where it is written out, an assignment to this name, with a comment."""
+    """The value; in written code, it is assigned to this name, with ``note`` as a comment."""
     return xp.named(name, value, note) if isinstance(xp, StandIn) else value
 
 
 def number(xp: Any, value: float) -> Any:
-    """The value; in a formula what is computed from such numbers keeps them: ``15 - 0.5``, not ``14.5``."""
+    """The value; a formula keeps the terms of what is computed from such numbers: ``15 - 0.5``, not ``14.5``."""
     return xp.number(value) if isinstance(xp, StandIn) else value
 
 
@@ -71,18 +72,18 @@ _MANTISSA, _ONE, _BIAS = 0x7FFFFF, 0x3F800000, 127
 
 
 def float32(value: float) -> float:
-    """The nearest float32, as the number that both libraries make of it."""
+    """The value rounded to float32, as both libraries round it."""
     return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 class SplitFactor(NamedTuple):
-    """A factor of :func:`power_of_two` in parts whose products with parts of the values are exact.
+    """A factor of :func:`power_of_two`, split so that the product of the high parts of factor and value is exact.
 
     Attributes:
-        grid: values are split at the multiples of ``1 / grid``.
-        high: the first 11 bits of the factor.
-        low: the rest of it, float32.
-        whole: all of it, float32.
+        grid: values are split at multiples of ``1 / grid``.
+        high: first 11 bits of the factor.
+        low: remainder of the factor, float32.
+        whole: the factor, float32.
     """
 
     grid: float
@@ -92,7 +93,7 @@ class SplitFactor(NamedTuple):
 
 
 def split_factor(factor: float, reach: int = 1) -> SplitFactor:
-    """The parts of a factor for values of at most ``reach``, a power of two, in magnitude."""
+    """Split a factor for values of magnitude at most ``reach``, a power of two."""
     step = 2.0 ** (math.frexp(factor)[1] - 11)
     high = round(factor / step) * step
     return SplitFactor(float(4096 // reach), high, float32(factor - high), float32(factor))
@@ -101,27 +102,27 @@ def split_factor(factor: float, reach: int = 1) -> SplitFactor:
 def power_of_two(xp: Any, values: Array, factor: float, reach: int = 1) -> Array:
     """``2 ** (values * factor)``, to 2 units in the last place.
 
-    The product is exact: rounded to float32 it would move the power by up to ``factor`` units. Values are split into
-    12 bits and a rest, the factor into 11 bits and a rest.
+    The product is exact; rounded to float32, it would change the power by up to ``factor`` units. Values are split into
+    12 bits and a remainder, the factor into 11 bits and a remainder.
 
     Args:
         xp: ``numpy`` or ``torch``.
-        values: at most ``reach`` in magnitude.
-        factor: less than 64 in magnitude.
-        reach: a power of two.
+        values: exponents before scaling, of magnitude at most ``reach``.
+        factor: factor of magnitude less than 64.
+        reach: bound on the values, a power of two.
     """
     return split_power_of_two(xp, values, *split_factor(factor, reach))
 
 
 @operation
 def power(xp: Any, base: Any, values: Array) -> Array:
-    """``base ** values`` of a positive number and values of at most 1 in magnitude."""
+    """``base ** values`` for a positive base and values of magnitude at most 1."""
     return power_of_two(xp, values, math.log2(base))
 
 
 @operation
 def split_power_of_two(xp: Any, values: Array, grid: float, high: float, low: float, factor: float) -> Array:
-    """``2 ** (values * factor)`` by sums, products and roundings alone: libraries differ in the last bit of theirs.
+    """``2 ** (values * factor)`` from sums, products and roundings, because libraries differ in the last bit.
 
     ``high + low`` is the factor, and values are split at multiples of ``1 / grid``, so that ``product_high`` is exact.
     """
@@ -138,28 +139,28 @@ def split_power_of_two(xp: Any, values: Array, grid: float, high: float, low: fl
 
 @operation
 def whole_power_of_two(xp: Any, whole: Array) -> Array:
-    """``2 ** whole`` of whole numbers, put together from bits. NaN gives 1: an integer made of it is undefined."""
+    """``2 ** whole`` for whole numbers, assembled from bits. NaN, which has no defined integer, gives 1."""
     exponent = xp.asarray(xp.where(whole == whole, whole, xp.zeros_like(whole)), dtype=xp.int32)
     return ((exponent + _BIAS) << 23).view(xp.float32)
 
 
 def log2_ratio(xp: Any, numerator: Array, denominator: Array) -> Array:
-    """``log2(numerator / denominator)``, to 4 units in the last place also where the ratio is almost 1.
+    """``log2(numerator / denominator)``, to 4 units in the last place even for ratios near 1.
 
-    ``m 2^e / (n 2^g)`` with ``m / n`` brought to within sqrt(2) of 1, where ``m - n`` is exact (Sterbenz), is
+    For ``m 2^e / (n 2^g)``, with ``m / n`` scaled to within sqrt(2) of 1, where ``m - n`` is exact (Sterbenz), this is
     ``e - g + 2 atanh((m - n) / (m + n)) / ln 2``.
 
     Args:
         xp: ``numpy`` or ``torch``.
-        numerator: positive, normal.
-        denominator: positive, normal, of the same shape.
+        numerator: positive normal numbers.
+        denominator: positive normal numbers of the same shape.
     """
     exponent, m = _split(xp, numerator)
     other, n = _split(xp, denominator)
     exponent = exponent - other
     above = xp.where(m > n * float32(math.sqrt(2)), xp.ones_like(m), xp.zeros_like(m))
     below = xp.where(m < n * float32(math.sqrt(0.5)), xp.ones_like(m), xp.zeros_like(m))
-    m = (m - above * m * 0.5) + below * m  # halved, doubled or left: exact
+    m = (m - above * m * 0.5) + below * m  # halved, doubled or unchanged: exact
     exponent = exponent + above - below
     s = (m - n) / (m + n)
     square = s * s
@@ -171,15 +172,15 @@ def log2_ratio(xp: Any, numerator: Array, denominator: Array) -> Array:
 
 @operation
 def sigmoid(xp: Any, values: Array) -> Array:
-    """``1 / (1 + exp(-values))`` of at most 16 in magnitude."""
+    """``1 / (1 + exp(-values))`` for values of magnitude at most 16."""
     return _reciprocal_of_one_more(xp, power_of_two(xp, values, -1 / _LN2, reach=16))
 
 
 @operation
 def saturating_sigmoid(xp: Any, logits: Array) -> Array:
-    """``1 / (1 + exp(-logits))`` of any number, to 3 units in the last place: what a host does to logits.
+    """``1 / (1 + exp(-logits))`` for any number, to 3 units in the last place.
 
-    From 16.64 up it is 1, and below -32 it stays at 1.3e-14, which no depth can tell from 0. NaN stays NaN.
+    From 16.64 on it is 1; below -32 it stays at 1.3e-14, which decodes to the same depth as 0. NaN stays NaN.
     """
     return _reciprocal_of_one_more(xp, power_of_two(xp, xp.clip(logits, -32.0, 32.0), -1 / _LN2, reach=32))
 
@@ -190,7 +191,7 @@ def _reciprocal_of_one_more(xp: Any, power: Array) -> Array:
 
 
 def logit(xp: Any, values: Array) -> Array:
-    """``ln(u / (1 - u))`` of values strictly inside (0, 1)."""
+    """``ln(u / (1 - u))`` for values ``u`` strictly between 0 and 1."""
     return log2_ratio(xp, values, 1.0 - values) * float32(_LN2)
 
 

@@ -1,4 +1,4 @@
-"""What every codec can do."""
+"""Base class of all codecs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from depth_distill.codecs.depth_range import DepthRange
 class HostCodec(ABC):
     """Maps ``channels`` codes in [0, 1] to metric depth and back, on the host.
 
-    Codes have no room for "no depth". ``encode`` gives a code for every number: beyond the range, 0 and infinity
-    included, that of the nearer end, and for NaN that of the near end; such pixels are for a ``valid`` mask to leave
-    out. ``decode`` clamps codes to [0, 1], so depth never leaves its range, and keeps NaN: a NaN code is an error that
-    must stay visible.
+    There is no code for "no depth". ``encode`` returns a code for every number: for depth beyond the range, including 0
+    and infinity, that of the nearer end, and for NaN that of the near end; a ``valid`` mask must exclude such pixels.
+    ``decode`` clamps codes to [0, 1], so depth is always in its range, and keeps NaN, because a NaN code is an error
+    that must stay visible.
 
-    The methods that take ``xp``, the array library, are what the NumPy and the torch side share. All compute in
-    float32. :meth:`depth_of` is all that a codec says about decoding: the decoders of an export, the formula and the
-    ONNX file are made of it, too (see :class:`~depth_distill.codecs.arithmetic.StandIn`), so of ``xp`` it uses only
-    ``clip``, ``round``, ``where`` and ``full_like``, beside arithmetic, ``<``, ``<=`` and this package's operations.
+    The methods with ``xp``, the array library, are shared by NumPy and torch. All compute in float32. :meth:`depth_of`
+    is the only place that defines decoding: the decoders of an export, the formula and the ONNX file are derived from
+    it (see :class:`~depth_distill.codecs.arithmetic.StandIn`). So of ``xp`` it may use only ``clip``, ``round``,
+    ``where`` and ``full_like``, besides arithmetic, ``<``, ``<=`` and this package's operations.
     """
 
     channels: int
@@ -33,44 +33,44 @@ class HostCodec(ABC):
         return np.asarray(self.encode_with(np, np.asarray(depth_m, np.float32)))
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]:
-        """Depth ``(..., 1, H, W)`` in metres of codes ``(..., channels, H, W)``."""
+        """Depth ``(..., 1, H, W)`` in metres from codes ``(..., channels, H, W)``."""
         return np.asarray(self.decode_with(np, np.asarray(codes, np.float32)))
 
     def step_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
-        """Distance of the two nearest depths that codes of so many bits can say, at each depth, in mm."""
+        """Distance in mm, at each depth, between the two nearest depths that codes of ``bits`` bits can represent."""
         grid_m = self.grid_m(bits).astype(np.float64)
         above = np.clip(np.searchsorted(grid_m, np.asarray(depth_m, np.float64), side="right"), 1, len(grid_m) - 1)
         return np.asarray(1000 * (grid_m[above] - grid_m[above - 1]))
 
     def worst_error_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
-        """How far rounding the codes to so many bits can move each depth, in mm, wrong whole parts aside."""
+        """Largest error in mm at each depth from rounding codes to ``bits`` bits, carry errors aside."""
         return self.step_mm(depth_m, bits) / 2
 
     @abstractmethod
     def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
-        """All depths that encoded and rounded codes can say, ascending, ``(N,)``."""
+        """All depths that encoded and rounded codes can represent, ascending, ``(N,)``."""
 
     @abstractmethod
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
-        """:meth:`encode` of a float32 array of ``xp``."""
+        """:meth:`encode` for a float32 array of ``xp``."""
 
     def decode_with(self, xp: Any, codes: Array) -> Array:
-        """:meth:`decode` of a float32 array of ``xp``."""
+        """:meth:`decode` for a float32 array of ``xp``."""
         codes = xp.clip(codes, 0.0, 1.0)
         depth_m = self.depth_of(xp, [codes[..., k : k + 1, :, :] for k in range(self.channels)])
         return xp.clip(depth_m, self.near_m, self.far_m)
 
     @abstractmethod
     def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
-        """Depth ``(..., 1, H, W)`` of one array of that shape per code, in [0, 1]; what leaves the range is clipped."""
+        """Depth ``(..., 1, H, W)``, not yet clipped to its range, from one array of that shape per code in [0, 1]."""
 
     @abstractmethod
     def slopes_with(self, xp: Any, codes: Array) -> Array:
-        """Metres that depth moves by one of each code, of the shape of the codes: the gradient of ``decode``."""
+        """Derivative of depth in metres with respect to each code, in the shape of the codes."""
 
     @property
     def code_names(self) -> tuple[str, ...]:
-        """What a formula and the decoders of an export call each code."""
+        """Name of each code in the formula and the exported decoders."""
         return tuple(f"codes[{k}]" for k in range(self.channels))
 
     @property
@@ -84,7 +84,7 @@ class HostCodec(ABC):
         return float32(self.depth_range.max_m)
 
     def ends(self, xp: Any) -> tuple[Any, Any]:
-        """The nearest and the farthest depth, as numbers that a formula shows as they are."""
+        """The nearest and the farthest depth, as numbers that a formula shows unevaluated."""
         return number(xp, self.near_m), number(xp, self.far_m)
 
     def clamped(self, xp: Any, depth_m: Array) -> Array:
@@ -94,6 +94,6 @@ class HostCodec(ABC):
 
 
 def rounded_codes(count: int, bits: int = 8) -> NDArray[np.float32]:
-    """``count`` times ``2^bits - 1`` steps from 0 to ``count``, as float32."""
-    levels = 2**bits - 1
-    return (np.arange(count * levels + 1) / levels).astype(np.float32)
+    """Numbers from 0 to ``count`` with ``2^bits - 1`` steps per unit, float32."""
+    steps = 2**bits - 1
+    return (np.arange(count * steps + 1) / steps).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The metric interval that everything else spans."""
+"""The range of depth in metres."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from depth_distill.errors import ConfigError
 
 @dataclass(frozen=True)
 class DepthRange:
-    """The metric interval a run works in: codes span it, metrics are capped to it.
+    """The range of depth of a run in metres: codes span it, and metrics are capped to it.
 
     Raises:
         ConfigError: unless ``0 < min_m < max_m``.
@@ -22,7 +22,7 @@ class DepthRange:
             raise ConfigError(f"depth range needs 0 < min_m < max_m, got min_m={self.min_m}, max_m={self.max_m}")
 
     def contains(self, depth_m: Any) -> Any:
-        """Bool mask of the depths (array or tensor) inside the closed interval; NaN and 0 are outside."""
+        """Bool mask of the depths (array or tensor) in the closed interval; NaN and 0 are outside."""
         return (depth_m >= self.min_m) & (depth_m <= self.max_m)
 
     def __str__(self) -> str:

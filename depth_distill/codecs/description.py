@@ -1,4 +1,4 @@
-"""A codec as plain data, to be written beside a network and read where that network runs."""
+"""A codec as plain data, which is stored with a network, and as a formula."""
 
 import math
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ _KINDS: dict[str, tuple[type[HostCodec], tuple[str, ...]]] = {
 
 
 def describe_codec(codec: HostCodec) -> dict[str, Any]:
-    """Kind, depth range in metres, and what else makes two codecs of a kind differ: JSON, as is.
+    """Kind, depth range in metres and other parameters of a codec, as JSON.
 
     Raises:
-        ConfigError: a codec of a class that is not one of this package's.
+        ConfigError: the codec is of a class outside this package.
     """
     for kind, (cls, keys) in _KINDS.items():
         if type(codec) is cls:
@@ -38,10 +38,10 @@ def describe_codec(codec: HostCodec) -> dict[str, Any]:
 
 
 def codec_of(description: Mapping[str, Any]) -> HostCodec:
-    """The codec that :func:`describe_codec` described.
+    """The codec of a description from :func:`describe_codec`.
 
     Raises:
-        ConfigError: an unknown kind, or a key that is missing, unknown or of a wrong value.
+        ConfigError: the kind is unknown, or a key is missing, unknown or invalid.
     """
     values = dict(description)
     kind = values.pop("kind", None)
@@ -57,22 +57,22 @@ def codec_of(description: Mapping[str, Any]) -> HostCodec:
 
 
 def formula(codec: HostCodec) -> str:
-    """How codes become metres, in one line for people: ``depth_m = 0.5 * (15/0.5)^code``.
+    """The decoding formula in one readable line: ``depth_m = 0.5 * (15/0.5)^code``.
 
-    Codes are clipped to [0, 1] before and depth to its range after. ``round`` takes halves to the even neighbour.
+    Codes are clipped to [0, 1] before, and depth to its range after. ``round`` rounds halves to even.
     """
     depth_m = depth_expression(codec, _Readable({"power", "sigmoid"}))
     last = {each.name: each for each in assignments(depth_m)}
-    earlier = {each for each in assignments(depth_m) if each is not last[each.name]}  # they go on: one long sum
+    earlier = {each for each in assignments(depth_m) if each is not last[each.name]}  # continued: parts of one long sum
     steps = [each for each in last.values() if each.name not in codec.code_names]
     return "; ".join(f"{each.name} = {_FORMULA.write(each.parts[0], earlier)}" for each in steps)
 
 
 class _Readable(Symbolic):
-    """Leaves out what only catches a rounding error or a code beyond its range."""
+    """Leaves out clips, which only handle rounding errors and codes outside [0, 1]."""
 
     def clip(self, values: Any, low: Any, high: Any) -> Expression:
-        """All values are inside."""
+        """The values, which are taken to be in range."""
         return values
 
 

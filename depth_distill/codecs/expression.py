@@ -1,4 +1,4 @@
-"""What a codec computes, as a tree instead of a number: a formula, Python and C are written from it."""
+"""The arithmetic of a codec as an expression tree, from which a formula, Python and C are written."""
 
 import inspect
 import operator
@@ -13,12 +13,12 @@ _FOLD = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.
 
 
 def _both(symbol: str) -> tuple[Callable[[Any, Any], "Expression"], Callable[[Any, Any], "Expression"]]:
-    """An operator, and the same with its operands swapped."""
+    """An operator, and the same operator with swapped operands."""
     return (lambda a, b: _combined(symbol, a, b)), (lambda b, a: _combined(symbol, a, b))
 
 
 class Expression:
-    """A :class:`Number`, a :class:`Variable` or an :class:`Operation`; arithmetic with one gives another."""
+    """A :class:`Number`, a :class:`Variable` or an :class:`Operation`; arithmetic on it returns an expression."""
 
     __add__, __radd__ = _both("+")
     __sub__, __rsub__ = _both("-")
@@ -28,7 +28,7 @@ class Expression:
     __le__, _ = _both("<=")
 
     parts: tuple["Expression", ...] = ()
-    """What it is made of."""
+    """Subexpressions."""
 
     def __abs__(self) -> "Expression":
         return Operation("abs", (self,))
@@ -36,7 +36,7 @@ class Expression:
 
 @dataclass(frozen=True, eq=False)
 class Number(Expression):
-    """A constant. One that is computed from others remembers how: ``(15 - 0.5)``."""
+    """A constant; if it is computed from others, ``formula`` shows how: ``(15 - 0.5)``."""
 
     value: float
     formula: str
@@ -47,7 +47,7 @@ class Number(Expression):
 
 @dataclass(frozen=True, eq=False)
 class Operation(Expression):
-    """A symbol or the name of a function, and what it is applied to."""
+    """An operator or function by name, and its operands."""
 
     name: str
     parts: tuple[Expression, ...]
@@ -55,9 +55,9 @@ class Operation(Expression):
 
 @dataclass(frozen=True, eq=False)
 class Variable(Expression):
-    """A name for a value, its only part, or for what is given from outside, without parts.
+    """A name for a value, which is its only part; an input has no parts.
 
-    A name that is used again is assigned to again: the value that it had before is then no longer used.
+    A name may be assigned again if its previous value is not used afterwards.
     """
 
     name: str
@@ -66,10 +66,10 @@ class Variable(Expression):
 
 
 class Symbolic(StandIn):
-    """Takes the place of ``numpy`` or ``torch``, and returns expressions.
+    """Takes the place of ``numpy`` or ``torch`` and returns expressions.
 
     Args:
-        kept: names of the operations of :mod:`~depth_distill.codecs.arithmetic` that stay one step; others are traced.
+        kept: names of operations of :mod:`~depth_distill.codecs.arithmetic` that stay single calls; others are traced.
     """
 
     def __init__(self, kept: Collection[str]) -> None:
@@ -85,15 +85,15 @@ class Symbolic(StandIn):
         return _lifted(value)
 
     def clip(self, values: Any, low: Any, high: Any) -> Expression:
-        """``values`` between two others."""
+        """A call of ``clip``."""
         return _call("clip")(values, low, high)
 
     def full_like(self, values: Any, value: Any) -> Expression:
-        """A constant: text has no shapes."""
+        """A constant, because expressions have no shapes."""
         return _lifted(value)
 
 
-_ATOM = 9  # precedence of what never needs parentheses
+_ATOM = 9  # precedence of expressions that need no parentheses
 _OPERATORS = {
     **{symbol: (f"{{}} {symbol} {{}}", 1) for symbol in ("<", "<=")},
     **{symbol: (f"{{}} {symbol} {{}}", 2) for symbol in ("+", "-")},
@@ -106,9 +106,9 @@ class Notation:
     """How a language writes an expression.
 
     Attributes:
-        number: text of a constant.
-        operators: template and precedence of what the language does not write as a call, beside ``+ - * / < <=``.
-        functions: what the language calls a function.
+        number: writes a constant.
+        operators: template and precedence of operations that are not written as calls, besides ``+ - * / < <=``.
+        functions: name of a function in the language.
     """
 
     number: Callable[[Number], str]
@@ -116,7 +116,7 @@ class Notation:
     functions: Callable[[str], str] = str
 
     def write(self, expression: Expression, inline: Collection[Variable] = ()) -> str:
-        """The text of an expression: of variables the name, or the value of those that are ``inline``."""
+        """Text of an expression; a variable is written by name, or as its value if it is in ``inline``."""
         return self._write(expression, inline)[0]
 
     def _write(self, expression: Expression, inline: Collection[Variable]) -> tuple[str, int]:
@@ -138,9 +138,9 @@ class Notation:
 
 
 def depth_expression(codec: HostCodec, xp: Symbolic) -> Variable:
-    """The depth that a codec makes of its codes, before it is clipped to the range, as the variable ``depth_m``.
+    """The decoded depth of a codec, before it is clipped to the range, as the variable ``depth_m``.
 
-    The codes, in [0, 1], are the variables ``codes[0]``, ``codes[1]``, ..., or have the names of ``codec.code_names``.
+    The codes, in [0, 1], are the variables ``codes[0]``, ``codes[1]``, ..., or are named by ``codec.code_names``.
     """
     codes = []
     for k, name in enumerate(codec.code_names):
@@ -156,7 +156,7 @@ def traced(function: Callable[..., Any], xp: Symbolic) -> tuple[list[Variable], 
 
 
 def walk(expression: Expression) -> dict[Expression, None]:
-    """All that an expression is made of, each once and behind what it is made of; itself comes last."""
+    """All subexpressions, each once and after its own parts; the expression itself is last."""
     found: dict[Expression, None] = {}
 
     def visit(each: Expression) -> None:
@@ -170,23 +170,25 @@ def walk(expression: Expression) -> dict[Expression, None]:
 
 
 def assignments(expression: Expression) -> list[Variable]:
-    """The variables that have a value, in the order in which they are computed.
+    """The variables with a value, in the order in which they are computed.
 
     Raises:
-        ValueError: one is used after its name was given to another value.
+        ValueError: a variable is used after its name was assigned to another value.
     """
     variables = [each for each in walk(expression) if isinstance(each, Variable) and each.parts]
     holders: dict[str, Variable] = {}
     for variable in variables:
         for used in _direct(variable.parts):
             if holders.get(used.name, used) is not used:
-                raise ValueError(f"{variable.name} uses {used.name}, which has another value by then: name them apart")
+                raise ValueError(
+                    f"{variable.name} uses {used.name}, which has another value by then: use different names"
+                )
         holders[variable.name] = variable
     return variables
 
 
 def _direct(parts: tuple[Expression, ...]) -> Iterator[Variable]:
-    """The variables in the text of expressions."""
+    """The variables that occur directly in expressions, outside the values of other variables."""
     for each in parts:
         if isinstance(each, Variable):
             yield each

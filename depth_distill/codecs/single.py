@@ -24,15 +24,15 @@ class HostSingle(HostCodec):
     * ``inverse``: ``1 / (1/a + u (1/b - 1/a))``; step grows with the square of depth, as in a stereo camera;
     * ``log``: ``a (b/a)^u``; step grows with depth, so the *relative* error is constant (1.3 % at 8 bits).
 
-    All three increase with ``u``: code 0 is the nearest depth. Against exact arithmetic on the same float32 input,
-    ``decode`` is within 3 units in the last place, ``encode`` within 5.
+    All three increase with ``u``: code 0 is the nearest depth. Compared with exact arithmetic on the same float32
+    input, ``decode`` is accurate to 3 units in the last place, ``encode`` to 5.
 
     Args:
         depth_range: nearest and farthest depth.
-        encoding: one of the three above.
+        encoding: ``linear``, ``inverse`` or ``log``.
 
     Raises:
-        ConfigError: unknown encoding.
+        ConfigError: the encoding is unknown.
     """
 
     channels = 1
@@ -54,12 +54,12 @@ class HostSingle(HostCodec):
         return self.decode(rounded_codes(1, bits).reshape(1, 1, -1)).ravel()
 
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
-        """One code."""
+        """Code ``(..., 1, H, W)`` of depth."""
         depth_m = self.clamped(xp, depth_m)
         if self.encoding == "linear":
             codes = (depth_m - self.near_m) / xp.full_like(depth_m, self.span_m)
         elif self.encoding == "inverse":
-            # (1/a - 1/d) / (1/a - 1/b) without the differences of quotients, which cancel.
+            # (1/a - 1/d) / (1/a - 1/b) without differences of quotients, which suffer from cancellation.
             codes = ((depth_m - self.near_m) * self.far_m) / (depth_m * self.span_m)
         else:
             octaves = log2_ratio(xp, depth_m, xp.full_like(depth_m, self.near_m))
@@ -67,13 +67,13 @@ class HostSingle(HostCodec):
         return xp.clip(codes, 0.0, 1.0)
 
     def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
-        """From one code."""
+        """Depth from one code."""
         (code,) = codes
         near_m, far_m = self.ends(xp)
         if self.encoding == "linear":
             return near_m + (far_m - near_m) * code
         if self.encoding == "inverse":
-            # No difference cancels, as 1 - u is exact where it is small.
+            # There is no cancellation: 1 - u is exact if it is small.
             return xp.full_like(code, near_m * far_m) / (near_m + (far_m - near_m) * (1.0 - code))
         return near_m * power(xp, far_m / near_m, code)
 

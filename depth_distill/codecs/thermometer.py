@@ -1,4 +1,4 @@
-"""Several codes that fill up one after the other."""
+"""Thermometer codes: several codes that fill up one after the other."""
 
 import math
 from collections.abc import Sequence
@@ -16,29 +16,29 @@ from depth_distill.errors import ConfigError
 _NUM_CODES = (2, 4, 8, 16)
 Spacing = Literal["uniform", "logit"]
 
-_SATURATION = 1e-5  # of the range: what the logit spacing cuts off at either end
+_SATURATION = 1e-5  # share of the range that the logit spacing cuts off at either end
 
 
 class HostThermometer(HostCodec):
-    """``num_codes`` codes that share out the code ``u`` of a single codec, so that each is finer by so much.
+    """``num_codes`` codes that share the code ``u`` of a single codec, so that each is finer by that factor.
 
     ``uniform`` (for a head that clips): ``code_k = clip(K u - k, 0, 1)`` and ``u = sum(code_k) / K``.
 
-    ``logit`` (for a head with a sigmoid): the same of the pre-activation ``x``, with the sigmoid on the host:
+    ``logit`` (for a head with a sigmoid): the same for the pre-activation ``x``, with the sigmoid on the host:
     ``code_k = clip((x - x_k) / (x_k+1 - x_k), 0, 1)``, ``x = x_0 + sum(code_k (x_k+1 - x_k))``, ``u = sigmoid(x)``. The
-    knots ``x_k`` run from logit(1e-5) to -logit(1e-5); inside they lie so that the largest step of ``u`` is the same in
+    knots ``x_k`` run from logit(1e-5) to -logit(1e-5), with spacing such that the largest step of ``u`` is the same in
     every code.
 
-    Continuous: where one code is full the next begins, so a rounding error is never more than a step.
+    Depth is continuous: where one code is full, the next begins, so a rounding error is at most one step.
 
     Args:
         depth_range: nearest and farthest depth.
-        encoding: of the single codec.
-        num_codes: 2, 4, 8 or 16 codes.
+        encoding: encoding of the single codec.
+        num_codes: 2, 4, 8 or 16.
         spacing: ``uniform`` or ``logit``.
 
     Raises:
-        ConfigError: unknown encoding or spacing, or another number of codes.
+        ConfigError: the encoding or spacing is unknown, or the number of codes is another.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class HostThermometer(HostCodec):
         return f"thermometer x {self.channels}, {self.encoding}" + ", logit" * (self.spacing == "logit")
 
     def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
-        """``num_codes (2^bits - 1) + 1`` depths."""
+        """``num_codes (2^bits - 1) + 1`` depths, ascending."""
         filled = rounded_codes(self.channels, bits)
         codes = np.clip(filled[None] - np.arange(self.channels, dtype=np.float32)[:, None], 0, 1)
         return self.decode(codes[:, None]).ravel()
 
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
-        """``num_codes`` codes."""
+        """Codes ``(..., num_codes, H, W)`` of depth."""
         position = self.single.encode_with(xp, depth_m)
         if self.spacing == "logit":
             position = logit(xp, xp.clip(position, float32(_SATURATION / 2), float32(1 - _SATURATION / 2)))
@@ -77,7 +77,7 @@ class HostThermometer(HostCodec):
         return xp.concatenate(codes, -3)
 
     def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
-        """From ``num_codes`` codes."""
+        """Depth from ``num_codes`` codes."""
         return self.single.depth_of(xp, [xp.clip(self._position(xp, codes), 0.0, 1.0)])
 
     def slopes_with(self, xp: Any, codes: Array) -> Array:
@@ -90,7 +90,7 @@ class HostThermometer(HostCodec):
         return xp.concatenate([slope * width for width in self.widths], -3)
 
     def _position(self, xp: Any, codes: Sequence[Array]) -> Array:
-        """The code of the single codec; added up in one order, as sums depend on it."""
+        """The code of the single codec; terms are added in a fixed order, because rounding depends on it."""
         name = "logit" if self.spacing == "logit" else "position"
         first, *others = (width * code for code, width in zip(codes, self.widths, strict=True))
         total = named(xp, name, self.knots[0] + first if self.knots[0] else first, "added up in this order")
@@ -104,7 +104,7 @@ def _knots(num_codes: int, spacing: Spacing) -> list[float]:
     if spacing == "uniform":
         return [k / num_codes for k in range(num_codes + 1)]
     end = math.log((1 - _SATURATION) / _SATURATION)
-    # Outwards from 0 each width is the step over the slope of the sigmoid at its inner end; bisect for the step.
+    # From 0 outwards, each width is the step over the slope of the sigmoid at its inner end; bisect to find the step.
     low, high = 0.0, 4 * end
     for _ in range(64):
         step = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Two codes: a whole number and what is left of it."""
+"""Two codes: whole metres, and the fraction of a metre."""
 
 import math
 from abc import abstractmethod
@@ -17,60 +17,61 @@ Decoder = Literal["sum", "round", "unwrap"]
 Integer = Literal["floor", "coarse"]
 Fraction = Literal["sawtooth", "triangle"]
 
-_SAME_M = 1e-3  # depths closer than this chose the same whole part
+_SAME_M = 1e-3  # depths closer than this have the same whole part
 
 
 class TwoPartCodec(HostCodec):
-    """A codec that can get the whole part wrong while the fraction is right: a *carry error*."""
+    """A codec whose whole part can be wrong while the fraction is right: a *carry error*."""
 
     channels = 2
     code_names = ("integer", "fractional")
 
     def carry_errors(self, codes: NDArray[Any], reference_m: NDArray[Any]) -> NDArray[np.bool_]:
-        """Where the whole part is not the one that brings the fraction nearest to a reference.
+        """Pixels whose whole part is not the one with which depth is nearest to a reference.
 
         Args:
-            codes: ``(..., 2, H, W)``.
-            reference_m: ``(..., 1, H, W)`` metres, such as the depth of the float network.
+            codes: codes ``(..., 2, H, W)``.
+            reference_m: reference depth in metres ``(..., 1, H, W)``, such as that of the float network.
 
         Returns:
-            ``(..., 1, H, W)``; its mean is the carry rate.
+            Bool mask ``(..., 1, H, W)``; its mean is the carry rate.
         """
         values = (np.asarray(each, np.float32) for each in (codes, reference_m))
         return np.asarray(self.carry_errors_with(np, *values))
 
     @abstractmethod
     def carry_errors_with(self, xp: Any, codes: Array, reference_m: Array) -> Array:
-        """:meth:`carry_errors` of float32 arrays of ``xp``."""
+        """:meth:`carry_errors` for float32 arrays of ``xp``."""
 
 
 class HostIntegerFractional(TwoPartCodec):
-    """Whole metres over ``n``, the farthest depth rounded up to a metre, and the fraction of a metre.
+    """Whole metres divided by ``n``, the farthest depth rounded up to whole metres, and the fraction of a metre.
 
-    What the codes are trained to be:
+    Target codes for depth ``d``:
 
     * ``integer="floor"``: ``floor(d) / n``, which jumps at every whole metre; ``"coarse"``: ``d / n``, which does not.
-    * ``fraction="sawtooth"``: ``d - floor(d)``, which jumps from 1 to 0; ``"triangle"``: that of even metres, and 1
-      minus that of odd ones, which does not, and with which a wrong carry mirrors depth at the whole metre.
+    * ``fraction="sawtooth"``: ``d - floor(d)``, which jumps from 1 to 0; ``"triangle"``: the same in even metres
+      and 1 minus it in odd ones, which does not jump; a wrong carry then mirrors depth at the whole metre.
 
-    What is made of them, with ``i = n * integer`` and ``f`` the fraction:
+    Decoders, with ``i = n * integer`` and the fraction ``f``:
 
-    * ``sum``: ``i + f``. An integer code that is not exactly on a whole metre, and no trained one is, stays in the
-      result with its own rounding: a step of 58.8 mm at 15 m and 8 bits, not the 3.9 mm of the fraction.
-    * ``round``: ``round(i) + f``; 1 m wrong where ``i`` is half a metre off.
-    * ``unwrap``: ``round(i - f) + f``, the depth with this fraction that is nearest to the coarse one, as in phase
-      unwrapping; right while ``i`` and ``f`` agree to half a metre. Of an ``i`` trained to the floor, ``i + 1/2``.
+    * ``sum``: ``i + f``. A trained integer code is never exactly on a whole metre, so its rounding error is in the
+      result: a step of 58.8 mm at 15 m and 8 bits, not the 3.9 mm of the fraction.
+    * ``round``: ``round(i) + f``; wrong by 1 m if ``i`` is half a metre off.
+    * ``unwrap``: ``round(i - f) + f``, the depth with this fraction that is nearest to the coarse depth, as in phase
+      unwrapping; correct if ``i`` and ``f`` agree to half a metre. For ``integer="floor"``, ``i + 1/2`` takes the
+      place of ``i``.
 
-    With a triangle, ``round`` takes ``1 - f`` in odd metres, and ``unwrap`` the nearest depth with this fraction.
+    With a triangle, ``round`` uses ``1 - f`` in odd metres, and ``unwrap`` the nearest depth with this fraction.
 
     Args:
         depth_range: nearest and farthest depth.
         decoder: ``sum``, ``round`` or ``unwrap``.
-        integer: ``floor`` or ``coarse``; ``coarse`` goes with ``unwrap`` only.
-        fraction: ``sawtooth`` or ``triangle``; ``triangle`` does not go with ``sum``.
+        integer: ``floor`` or ``coarse``; ``coarse`` needs ``unwrap``.
+        fraction: ``sawtooth`` or ``triangle``; ``triangle`` needs ``round`` or ``unwrap``.
 
     Raises:
-        ConfigError: an unknown word, or two that do not go together.
+        ConfigError: an argument is unknown, or two of them cannot be combined.
     """
 
     def __init__(
@@ -113,22 +114,22 @@ class HostIntegerFractional(TwoPartCodec):
         return tuple(HostIntegerFractional(self.depth_range, each, self.integer, self.fraction) for each in names)
 
     def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
-        """The steps of the fraction in every metre."""
+        """Depths at the steps of the fraction in every metre, ascending."""
         grid_m = rounded_codes(self.metres, bits)
         return grid_m[(grid_m >= self.near_m) & (grid_m <= self.far_m)]
 
     def step_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
-        """That of the fraction; with ``sum`` that of the integer, which is ``n`` times as much."""
+        """Step of the fraction; for ``sum`` that of the integer, which is ``n`` times as large."""
         metres = self.metres if self.decoder == "sum" else 1
         return np.full(np.shape(depth_m), 1000 * metres / (2**bits - 1))
 
     def worst_error_mm(self, depth_m: NDArray[Any], bits: int = 8) -> NDArray[np.float64]:
-        """Half a step of the fraction; with ``sum`` plus half a step of the integer."""
+        """Half a step of the fraction; for ``sum`` plus half a step of the integer."""
         metres = self.metres + 1 if self.decoder == "sum" else 1
         return np.full(np.shape(depth_m), 500 * metres / (2**bits - 1))
 
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
-        """Integer and fraction."""
+        """Integer and fraction of depth."""
         depth_m = self.clamped(xp, depth_m)
         whole = xp.floor(depth_m)
         fraction = depth_m - whole
@@ -138,15 +139,15 @@ class HostIntegerFractional(TwoPartCodec):
         return xp.concatenate([integer / xp.full_like(integer, float(self.metres)), fraction], -3)
 
     def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
-        """By the decoder."""
+        """Depth from integer and fraction, by the decoder."""
         return self._decode(xp, *codes)[0]
 
     def slopes_with(self, xp: Any, codes: Array) -> Array:
-        """``n`` and 1 (-1 on a falling triangle), with every decoder.
+        """``n`` for the integer and 1 for the fraction (-1 on a falling triangle), for every decoder.
 
-        For the fraction that is the true derivative of all three. For the integer it is that of ``sum``; rounding has
-        none, and passes the gradient straight through. A straight-through ``round(i - f) + f`` would leave the fraction
-        without gradient.
+        For the fraction, this is the true derivative of all three. For the integer, it is that of ``sum``, and a
+        straight-through estimate for the rounding of the others. A straight-through estimate of the whole of
+        ``round(i - f) + f`` would leave the fraction without gradient.
         """
         clipped = xp.clip(codes, 0.0, 1.0)
         _, rises = self._decode(xp, clipped[..., :1, :, :], clipped[..., 1:, :, :])
@@ -155,7 +156,7 @@ class HostIntegerFractional(TwoPartCodec):
         return xp.concatenate([rising * float(self.metres), slope], -3)
 
     def carry_errors_with(self, xp: Any, codes: Array, reference_m: Array) -> Array:
-        """With ``sum``, which chooses no whole part: where depth is half a metre off or more."""
+        """See the base class. ``sum`` has no choice of a whole part: there, an error of half a metre or more."""
         depth_m = self.decode_with(xp, codes)
         if self.decoder == "sum":
             return abs(depth_m - reference_m) >= 0.5
@@ -163,7 +164,7 @@ class HostIntegerFractional(TwoPartCodec):
         return abs(depth_m - xp.clip(nearest_m, self.near_m, self.far_m)) > _SAME_M
 
     def _decode(self, xp: Any, integer: Array, fraction: Array) -> tuple[Array, Array | None]:
-        """Depth, and where it rises with the fraction; None is everywhere."""
+        """Depth, and where it increases with the fraction; None if everywhere."""
         coarse_m = float(self.metres) * integer
         if self.decoder == "sum":
             return coarse_m + fraction, None
@@ -176,7 +177,7 @@ class HostIntegerFractional(TwoPartCodec):
         return whole + xp.where(even, fraction, 1.0 - fraction), even
 
     def _nearest(self, xp: Any, coarse_m: Array, fraction: Array) -> tuple[Array, Array | None]:
-        """The depth of this fraction that is nearest to the coarse one, and where it rises with the fraction."""
+        """The depth with this fraction nearest to the coarse one, and where it increases with the fraction."""
         if self.fraction == "sawtooth":
             return xp.round(coarse_m - fraction) + fraction, None
         coarse_m = named(xp, "coarse_m", coarse_m)

@@ -70,8 +70,9 @@ class DepthSplits:
         self.root = root
         self.train = train
         self.val = val
-        self.test = test or val
-        self.predict = predict or self.test
+        # Not "or", which calls len(): that reads the disk, and replaces an empty split by another.
+        self.test = test if test is not None else val
+        self.predict = predict if predict is not None else self.test
         self.calibration = calibration
         self.calibration_size = calibration_size
         self.image_size = image_size

@@ -1,6 +1,7 @@
 """Charts of analyses: bars and curves of numbers that are also in the tables."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ def paired_bars(
         left: axis label and values of the left panel.
         right: axis label and values of the right panel.
         title: title of the figure.
-        lines: labels and positions of vertical lines in both panels: float first, then integer.
+        lines: labels and positions of vertical lines in both panels, such as float and integer.
     """
     figure = Figure(figsize=(11, 1.6 + 0.22 * len(names)), layout="constrained")
     figure.suptitle(title)
@@ -33,7 +34,7 @@ def paired_bars(
         ax.set_xlabel(label)
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)
-        for (name, value), shade in zip(lines, (_GREEN, _RED), strict=False):
+        for (name, value), shade in zip(lines, cycle((_GREEN, _RED)), strict=False):
             ax.axvline(value, color=shade, linestyle="--", linewidth=1.2, label=f"{name} {value:.4f}")
     one.set_yticks(range(len(names)), names, fontsize=7)
     one.set_ylim(len(names) - 0.5, -0.5)

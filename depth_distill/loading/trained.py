@@ -1,6 +1,5 @@
-"""A trained network and its data, from a run folder: where every tool starts, without Lightning."""
+"""Load a trained network and its data from a run folder, without Lightning."""
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +38,13 @@ Bands = Sequence[tuple[float, float]]
 class LoadedRun:
     """A network in evaluation mode, the data of its run, and the depth bands of its metrics.
 
-    A student comes without its fake quantization: the float weights are what a tool chain is given. ``ranges`` are
-    those that its activations were trained with, by site; none of another network.
+    A student is loaded as a float network, without its fake quantization, as a tool chain gets it.
+
+    Attributes:
+        network: network in evaluation mode.
+        data: data of the run.
+        bands_m: depth bands of the metrics, in metres.
+        ranges: (lowest, highest) by site that the activations of a student were trained with; empty for others.
     """
 
     network: CodeNetwork
@@ -50,7 +54,7 @@ class LoadedRun:
 
     @property
     def interface(self) -> Interface:
-        """What the network takes and returns as it is."""
+        """Interface of the network before any pass."""
         return interface_of(self.network, self.data)
 
     def preparer(
@@ -62,13 +66,13 @@ class LoadedRun:
         on_report: Callable[[Pass, PassReport], object] | None = None,
         progress: bool = False,
     ) -> Preparer:
-        """What runs recipes on this network.
+        """Runs recipes on this network.
 
         Args:
-            target: the NPU that the network is prepared for.
+            target: NPU that the network is prepared for.
             images: batches of calibration images, from :meth:`calibration_images`.
             calibrator: how activation ranges are measured; the target's own calibrator unless given.
-            execute: see :class:`~depth_distill.quantization.recipe.Preparer`, as is ``on_report``.
+            execute: runs each pass, see :class:`~depth_distill.quantization.recipe.Preparer`.
             on_report: called with every pass and its report.
             progress: whether long passes show a progress bar.
         """
@@ -79,46 +83,40 @@ class LoadedRun:
         """Batches of calibration images, ``(B, 3, H, W)``.
 
         Args:
-            count: how many of the training split, evenly spread; ``data.calibration_size`` of them unless given. A
-                config that names a data set for ``data.calibration`` gets all of that.
+            count: number of images of the training split, evenly spaced; ``data.calibration_size`` unless given. If the
+                config has a data set ``data.calibration``, all of it is used instead.
         """
         if count is not None:
             self.data.calibration_size = count
         return [batch.image for batch in self.data.calibration_dataloader()]
 
     def evaluator(self, images: int | None = None, reference: Network | None = None) -> Evaluator:
-        """The validation split; about ``images`` of it, evenly spread over its batches, if given."""
+        """Evaluator on the validation split; if ``images`` is given, on about that many, in evenly spaced batches."""
         return Evaluator(self.data.validation_batches(images), self.network.codec, self.bands_m, reference)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that :func:`load_run` is given."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run")
-    parser.add_argument("--config", type=Path, help="config of the run; the one in its folder if not given")
 
 
 def load_run(checkpoint: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> LoadedRun:
     """Build what a config describes and load the weights of a checkpoint.
 
     Args:
-        checkpoint: of a ``fit``; read with ``weights_only=True``.
-        config: its config; ``config.yaml`` of the run folder unless given.
-        overrides: options of the command line that change data or network, such as ``--data.root DIR``.
+        checkpoint: checkpoint of a ``fit``; it is read with ``weights_only=True``.
+        config: config of the checkpoint; ``config.yaml`` of the run folder unless given.
+        overrides: command-line options that change data or network, such as ``--data.root DIR``.
 
     Raises:
-        ConfigError: no such file, no config beside it, a checkpoint that is damaged or of another network, or an image
-            size that does not fit the network.
-        DataError: a validation split that cannot be used.
+        ConfigError: the checkpoint or its config does not exist, the checkpoint is damaged or of another network, or
+            the image size does not fit the network.
+        DataError: the validation split cannot be used.
     """
     return _build(config_of(checkpoint, config), overrides, checkpoint)
 
 
 def build_untrained(config: Path, overrides: Sequence[str] = ()) -> LoadedRun:
-    """The same before training: the weights are what the config starts from.
+    """Build what a config describes, with the weights that training starts from.
 
     Args:
-        config: of a ``fit``.
-        overrides: as of :func:`load_run`.
+        config: config of a ``fit``.
+        overrides: see :func:`load_run`.
 
     Raises:
         ConfigError: see :func:`load_run`.
@@ -128,11 +126,11 @@ def build_untrained(config: Path, overrides: Sequence[str] = ()) -> LoadedRun:
 
 
 def load_data(config: Path, overrides: Sequence[str] = ()) -> tuple[DepthSplits, Bands]:
-    """The data of a config and the depth bands of its metrics; the network is not built.
+    """The data of a config and the depth bands of its metrics, without the network.
 
     Args:
-        config: of a ``fit``.
-        overrides: as of :func:`load_run`.
+        config: config of a ``fit``.
+        overrides: see :func:`load_run`.
 
     Raises:
         ConfigError: see :func:`load_run`.
@@ -145,15 +143,15 @@ def load_data(config: Path, overrides: Sequence[str] = ()) -> tuple[DepthSplits,
 
 
 def config_of(checkpoint: Path, config: Path | None = None) -> Path:
-    """The config of a checkpoint: the one that is given, or the one in its run folder.
+    """The config of a checkpoint: ``config`` if given, otherwise the one in its run folder.
 
     Raises:
-        ConfigError: no such checkpoint, or no config.
+        ConfigError: the checkpoint does not exist, or has no config.
     """
     require_checkpoint(str(checkpoint))
     folder = resumed_run_folder(str(checkpoint))
     if config is None and folder is None:
-        raise ConfigError(f"{checkpoint} does not lie in a run folder with a {CONFIG_FILE}: give its config as well")
+        raise ConfigError(f"{checkpoint} is not in a run folder with a {CONFIG_FILE}: give its config as well")
     return config or Path(str(folder)) / CONFIG_FILE
 
 
@@ -170,7 +168,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> L
     if built.student is not None:
         network = _student(network, built.student, built.data, checkpoint)
     if task.channels_last:
-        # Convolutions add in another order then: a tool sees the numbers that training saw.
+        # Convolutions then add in another order: with the same layout, results equal those of training.
         network.to(memory_format=torch.channels_last)
     if checkpoint is not None:
         load_weights(network, checkpoint, str(config))
@@ -185,7 +183,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> L
 
 @dataclass(frozen=True)
 class _Student:
-    """What of the callback FakeQuant decides which weights a checkpoint has."""
+    """Options of the callback FakeQuant that determine the structure of a checkpoint."""
 
     target: str = "per-tensor-minmax"
     learnable: Sequence[SiteKind] = ()
@@ -193,7 +191,7 @@ class _Student:
 
 
 def _student(network: CodeNetwork, student: _Student, data: DepthSplits, checkpoint: Path | None) -> GraphNetwork:
-    """The fake-quantized graph that a student was trained as, without its weights."""
+    """The fake-quantized graph of a student, with the structure but not the weights of its checkpoint."""
     target = load_target(student.target)
     recorded = None if checkpoint is None else recorded_recipe(checkpoint)
     recipe = load_recipe(student.recipe if recorded is None else recorded)
@@ -205,18 +203,18 @@ def _student(network: CodeNetwork, student: _Student, data: DepthSplits, checkpo
 
 
 def interface_of(network: CodeNetwork, data: DepthSplits) -> Interface:
-    """What a network takes and returns before any pass: normalized images and codes."""
+    """Interface of a network before any pass: normalized images and codes."""
     normalize = data.normalize
     return Interface.of_codes(InputLayout(*data.image_size, normalize.mean, normalize.std), network.codec.host)
 
 
 def _given(**arguments: Any) -> dict[str, Any]:
-    """Those arguments that are not None."""
+    """The arguments that are not None."""
     return {name: value for name, value in arguments.items() if value is not None}
 
 
 def _parser() -> ArgumentParser:
-    """For what a network and its data are built from, under the keys that ``fit`` has for it."""
+    """Parser of the keys of a ``fit`` that a network and its data are built from."""
     parser = ArgumentParser(**PARSER)
     parser.add_argument("--config", action="config")
     parser.add_argument("--seed_everything", type=bool | int, default=0)
@@ -234,10 +232,10 @@ def _parse(parser: ArgumentParser, config: Path, overrides: Sequence[str]) -> Na
 
 
 def _relevant(config: Path) -> dict[str, Any]:
-    """The part of a config that :func:`_parser` reads; interpolations stay as they are, for options to change."""
+    """The part of a config that :func:`_parser` reads, with interpolations unresolved, so that options affect them."""
     content = _read(config)
     data, model = content.get("data"), content.get("model")
-    if isinstance(data, str):  # a file, named from the config's folder
+    if isinstance(data, str):  # a file, relative to the config's folder
         data = str(config.parent / data)
     if isinstance(model, str):
         model = _read(config.parent / model)

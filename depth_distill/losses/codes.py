@@ -1,8 +1,8 @@
-"""Losses on codes, for heads whose codes mean something each. All are called as ``term(codes, target_codes, valid)``.
+"""Losses on codes, for heads whose codes have separate meanings, all called as ``term(codes, target_codes, valid)``.
 
-Codes are ``(B, C, H, W)`` in [0, 1], target codes ``codec.encode(depth_m)``, ``valid`` is ``(B, 1, H, W)``. Means are
-those of ``functional``: over the valid pixels of an image, then over images. Each returns a pure number; weights belong
-to :class:`~depth_distill.losses.CompositeLoss`.
+Codes are ``(B, C, H, W)`` in [0, 1], target codes are ``codec.encode(depth_m)``, and ``valid`` is ``(B, 1, H, W)``.
+Means are those of ``functional``: over the valid pixels of an image, then over images. Weights belong to
+:class:`~depth_distill.losses.CompositeLoss`.
 """
 
 from typing import get_args
@@ -16,32 +16,32 @@ from depth_distill.losses.functional import masked_mean
 
 
 class CodeL1Loss(nn.Module):
-    """Mean absolute error over all code channels alike; what a thermometer needs."""
+    """Mean absolute error over all codes, for thermometer heads."""
 
     def forward(self, codes: Tensor, target_codes: Tensor, valid: Tensor) -> Tensor:
-        """Steps of code, 1 is the whole range."""
+        """Mean error as a share of the code range."""
         return masked_mean(_error(codes, target_codes, valid).mean(dim=1, keepdim=True), valid)
 
 
 class IntegerLoss(nn.Module):
-    """Mean absolute error of the integer code, channel 0."""
+    """Mean absolute error of the integer code, in channel 0."""
 
     def forward(self, codes: Tensor, target_codes: Tensor, valid: Tensor) -> Tensor:
-        """Steps of code: 1/15 is a metre where the farthest depth is 15 m."""
+        """Mean error as a share of the code range: for a farthest depth of 15 m, one metre is 1/15."""
         return masked_mean(_error(codes, target_codes, valid)[:, :1], valid)
 
 
 class FractionLoss(nn.Module):
-    """Mean absolute error of the fraction, channel 1.
+    """Mean absolute error of the fraction, in channel 1.
 
-    A sawtooth wraps: 0.98 and 0.02 are 0.04 apart, the short way round, so that a pixel just below a whole metre is not
-    pulled through the whole range. (Its gradient points away from 1/2 where the error is larger than that.)
+    A sawtooth wraps around: 0.98 and 0.02 are 0.04 apart, so that a pixel just below a whole metre is not pulled
+    through the whole range. (The gradient changes its sign where the error exceeds 1/2.)
 
     Args:
-        fraction: what the head's codec has: ``sawtooth`` wraps, ``triangle`` does not.
+        fraction: fraction of the head's codec: ``sawtooth`` wraps around, ``triangle`` does not.
 
     Raises:
-        ConfigError: another word.
+        ConfigError: the fraction is unknown.
     """
 
     def __init__(self, fraction: Fraction = "sawtooth") -> None:
@@ -50,25 +50,25 @@ class FractionLoss(nn.Module):
         self.wraps = fraction == "sawtooth"
 
     def forward(self, codes: Tensor, target_codes: Tensor, valid: Tensor) -> Tensor:
-        """Metres, as one fraction is one metre."""
+        """Mean error in metres, because the fraction spans one metre."""
         error = _error(codes, target_codes, valid)[:, 1:2]
         return masked_mean(torch.minimum(error, 1 - error) if self.wraps else error, valid)
 
 
 class ConsistencyLoss(nn.Module):
-    """How far integer and fraction are from saying the same depth, whatever depth that is.
+    """Inconsistency of integer and fraction, independent of the true depth.
 
-    With ``integer="coarse"`` the integer implies a fraction, and this is its distance from the one predicted (the short
-    way round for a sawtooth): ``unwrap`` is right while it is below 1/2. With ``floor`` it is the distance of
-    the integer from a whole metre: ``round`` is right while it is below 1/2.
+    With ``integer="coarse"``, the integer implies a fraction, and this is its distance from the predicted one (with
+    wrap-around for a sawtooth): ``unwrap`` is correct while it is below 1/2. With ``floor``, it is the distance of the
+    integer from a whole metre: ``round`` is correct while it is below 1/2.
 
     Args:
-        metres: the farthest depth of the codec, rounded up to a metre.
-        integer: what the head's codec has, ``coarse`` or ``floor``.
-        fraction: ``sawtooth`` or ``triangle``.
+        metres: farthest depth of the codec, rounded up to whole metres.
+        integer: integer of the head's codec, ``coarse`` or ``floor``.
+        fraction: fraction of the head's codec, ``sawtooth`` or ``triangle``.
 
     Raises:
-        ConfigError: another word, or metres below 1.
+        ConfigError: the integer or fraction is unknown, or metres is below 1.
     """
 
     def __init__(self, metres: int = 15, integer: Integer = "coarse", fraction: Fraction = "sawtooth") -> None:
@@ -82,7 +82,7 @@ class ConsistencyLoss(nn.Module):
         self.fraction = fraction
 
     def forward(self, codes: Tensor, target_codes: Tensor, valid: Tensor) -> Tensor:
-        """Metres; the target is not used."""
+        """Mean inconsistency in metres; the target is not used."""
         coarse_m, fraction = codes[:, :1] * self.metres, codes[:, 1:2]
         if self.integer == "floor":
             error = _to_nearest_whole(coarse_m)
@@ -95,7 +95,7 @@ class ConsistencyLoss(nn.Module):
 
 
 def _error(codes: Tensor, target_codes: Tensor, valid: Tensor) -> Tensor:
-    """Absolute error; what stands in an invalid pixel of the target has no effect on gradients either."""
+    """Absolute error; targets of invalid pixels, even NaN, do not affect gradients."""
     return (codes - torch.where(valid, target_codes, 0.0)).abs()
 
 

@@ -1,6 +1,6 @@
-"""Codecs on tensors: what a network's codes mean in metres. Decoding happens on the host, outside the NPU graph.
+"""Codecs on tensors, which map codes to metres on the host, outside the NPU graph.
 
-The arithmetic is that of :mod:`depth_distill.codecs`, bit by bit; gradients are added here.
+The arithmetic is that of :mod:`depth_distill.codecs`, bit-exactly; gradients are added here.
 """
 
 from typing import Any, Generic, TypeVar
@@ -38,7 +38,7 @@ class DepthCodec(Generic[_Host]):
     """Maps ``channels`` codes in [0, 1] to metric depth and back.
 
     Args:
-        host: the same codec without torch, for a device.
+        host: the same codec without torch.
     """
 
     def __init__(self, host: _Host) -> None:
@@ -46,12 +46,12 @@ class DepthCodec(Generic[_Host]):
 
     @property
     def channels(self) -> int:
-        """Number of codes a pixel."""
+        """Number of codes per pixel."""
         return self.host.channels
 
     @property
     def depth_range(self) -> DepthRange:
-        """What the codes span."""
+        """Depth range that the codes span."""
         return self.host.depth_range
 
     def __str__(self) -> str:
@@ -60,13 +60,13 @@ class DepthCodec(Generic[_Host]):
     def encode(self, depth_m: Tensor) -> Tensor:
         """Codes ``(B, channels, H, W)`` of a depth map ``(B, 1, H, W)`` in metres, clamped to the depth range.
 
-        They are targets, and pass no gradient. Depth 0, NaN and infinity get codes, too: mask them.
+        Codes are targets and have no gradient. Depth 0, NaN and infinity also get codes: mask them.
         """
         codes: Tensor = self.host.encode_with(torch, depth_m.detach().float())
         return codes
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Depth ``(B, 1, H, W)`` in metres of codes ``(B, channels, H, W)``, with gradients."""
+        """Depth ``(B, 1, H, W)`` in metres from codes ``(B, channels, H, W)``, with gradients."""
         depth_m: Tensor = _Decode.apply(codes.float(), self.host)
         return depth_m
 
@@ -84,7 +84,7 @@ class SingleCodec(DepthCodec[HostSingle]):
 
 
 class ThermometerCodec(DepthCodec[HostThermometer]):
-    """Codes that fill up one after the other: :class:`~depth_distill.codecs.HostThermometer`."""
+    """Thermometer codes: :class:`~depth_distill.codecs.HostThermometer`."""
 
     def __init__(
         self, depth_range: DepthRange, encoding: Encoding = "log", num_codes: int = 8, spacing: Spacing = "uniform"
@@ -106,12 +106,12 @@ class IntegerFractionalCodec(DepthCodec[HostIntegerFractional]):
 
 
 def carry_errors(codec: DepthCodec[Any], codes: Tensor, reference_m: Tensor) -> Tensor | None:
-    """Where the whole part is wrong, ``(B, 1, H, W)`` bool; None for a codec that has no whole part.
+    """Bool mask ``(B, 1, H, W)`` of pixels with a wrong whole part; None for a codec without whole parts.
 
     Args:
-        codec: of the network.
-        codes: ``(B, channels, H, W)``.
-        reference_m: ``(B, 1, H, W)`` metres, such as the depth of the float network.
+        codec: codec of the network.
+        codes: codes ``(B, channels, H, W)``.
+        reference_m: reference depth in metres ``(B, 1, H, W)``, such as that of the float network.
     """
     if not isinstance(codec.host, TwoPartCodec):
         return None

@@ -1,4 +1,4 @@
-"""Heads: the last layers of a network. A head ends the NPU graph in codes and owns the codec that reads them."""
+"""Heads: the last layers of a network, which return codes. Each head owns the codec that decodes them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from depth_distill.models.codecs import (
 
 
 class DepthHead(nn.Module, ABC):
-    """Turns decoder features ``(B, C, H, W)`` into codes ``(B, codec.channels, H, W)`` in [0, 1].
+    """Maps decoder features ``(B, C, H, W)`` to codes ``(B, codec.channels, H, W)`` in [0, 1].
 
-    All heads here are one 3 x 3 convolution ``conv`` and what brings its output into [0, 1].
+    All heads here consist of one 3 x 3 convolution ``conv`` and an activation with outputs in [0, 1].
     """
 
     codec: DepthCodec[Any]
@@ -42,15 +42,15 @@ class SingleHead(DepthHead):
 
     Args:
         in_channels: channels of the decoder's last stage.
-        depth_range: what the codes span.
+        depth_range: depth range that the codes span.
         encoding: ``linear``, ``inverse`` or ``log``, see :class:`~depth_distill.codecs.HostSingle`.
-        output: how the pre-activation gets into [0, 1]. ``clip`` is piecewise linear: an NPU that fuses it rounds
-            once, to a range that never exceeds [0, 1] and is exactly that where calibration meets both ends.
-            ``sigmoid`` is the published habit (Godard et al. 2019, monodepth2); its pre-activation is rounded, too,
-            in a range that a min/max calibrator takes from the largest logit.
+        output: activation that maps to [0, 1]. ``clip`` is piecewise linear: an NPU that fuses it rounds once, in a
+            range within [0, 1] that is exactly [0, 1] if calibration reaches both ends. ``sigmoid`` is common in the
+            literature (Godard et al. 2019, monodepth2); its pre-activation is rounded as well, in a range that a
+            min/max calibrator takes from the largest logit.
 
     Raises:
-        ConfigError: unknown encoding or output.
+        ConfigError: the encoding or output is unknown.
     """
 
     codec: SingleCodec
@@ -75,19 +75,19 @@ class SingleHead(DepthHead):
 class IntegerFractionalHead(DepthHead):
     """A 3 x 3 convolution to two codes: whole metres over the farthest, and the fraction of a metre.
 
-    What the codes mean and how they are decoded: :class:`~depth_distill.codecs.HostIntegerFractional`. Any decoder
-    trains with losses in metres, but only losses on codes (``depth_distill.losses.codes``) teach the two apart.
+    :class:`~depth_distill.codecs.HostIntegerFractional` defines the codes and their decoders. Every decoder can be
+    trained with losses in metres, but only losses on codes (``depth_distill.losses.codes``) train both codes as such.
 
     Args:
         in_channels: channels of the decoder's last stage.
-        depth_range: what the codes span.
+        depth_range: depth range that the codes span.
         decoder: ``sum``, ``round`` or ``unwrap``.
         integer: ``floor`` or ``coarse``.
         fraction: ``sawtooth`` or ``triangle``.
         output: ``sigmoid`` or ``clip``, as in :class:`SingleHead`.
 
     Raises:
-        ConfigError: an unknown word, or two that do not go together.
+        ConfigError: an argument is unknown, or two of them cannot be combined.
     """
 
     def __init__(
@@ -112,19 +112,19 @@ class IntegerFractionalHead(DepthHead):
 class ThermometerHead(DepthHead):
     """A 3 x 3 convolution to ``num_codes`` codes that fill up one after the other, clipped to [0, 1].
 
-    A trained single head becomes one by the pass ``thermometer`` of a recipe: its filter, ``num_codes`` times with
-    other factors and biases. A fresh one starts as such copies of one filter.
+    The recipe pass ``thermometer`` converts a trained single head: it repeats the filter ``num_codes`` times with other
+    factors and biases. A new head is initialized with such copies of one filter.
 
     Args:
         in_channels: channels of the decoder's last stage.
-        depth_range: what the codes span.
-        encoding: of the single code that they share out.
+        depth_range: depth range that the codes span.
+        encoding: encoding of the single code that is divided among the codes.
         num_codes: 2, 4, 8 or 16.
         spacing: ``uniform`` for a head that clips, ``logit`` for one with a sigmoid, see
             :class:`~depth_distill.codecs.HostThermometer`.
 
     Raises:
-        ConfigError: unknown encoding or spacing, or another number of codes.
+        ConfigError: the encoding or spacing is unknown, or the number of codes is another.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class ThermometerHead(DepthHead):
         return self.output(self.conv(features))
 
     def repeat(self, single: nn.Conv2d) -> None:
-        """Make every code of one filter's output ``x``: ``(x - x_k) / (x_k+1 - x_k)``, computed in float64."""
+        """Set the filters to compute codes ``(x - x_k) / (x_k+1 - x_k)`` of one filter's output ``x``, in float64."""
         assert single.bias is not None
         with torch.no_grad():
             knots = torch.tensor(self.knots, dtype=torch.float64, device=single.weight.device)
@@ -161,12 +161,12 @@ class ThermometerHead(DepthHead):
 
 
 def _output(name: OutputActivation, conv: nn.Conv2d) -> nn.Module:
-    """What brings the output of ``conv`` into [0, 1]."""
+    """The activation that maps the output of ``conv`` to [0, 1]."""
     if name not in get_args(OutputActivation):
         raise ConfigError(f"output must be one of {', '.join(get_args(OutputActivation))}, got {name!r}")
     if name == "sigmoid":
         return nn.Sigmoid()
-    # A clip passes no gradient outside [0, 1]: start every pixel in the middle, where it does.
+    # A clip has no gradient outside [0, 1], so every pixel starts in the middle.
     nn.init.normal_(conv.weight, std=1e-2)
     nn.init.constant_(conv.bias, 0.5)  # type: ignore[arg-type]
     return nn.Hardtanh(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""A roadmap file: which networks, which rows, which seeds."""
+"""A roadmap file: networks, rows and seeds."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,21 +14,21 @@ Kind = Literal["float", "ptq", "distill", "mixed"]
 
 
 @dataclass
-class Row:
-    """One line of the table.
+class RoadmapRow:
+    """One row of the table.
 
     Attributes:
-        name: title.
-        kind: ``float``: the teacher as it is; ``ptq``: what the tool chain makes of it behind the recipe; ``distill``:
-            what it makes of a student that was trained from it behind the recipe; ``mixed``: the smallest set of FP16
-            layers that reaches ``reach`` times FP32.
+        name: title of the row.
+        kind: ``float``: the float teacher; ``ptq``: the teacher after the recipe and the tool chain's PTQ; ``distill``:
+            a student of the teacher, trained after the recipe, then the tool chain's PTQ; ``mixed``: the smallest set
+            of FP16 layers that reaches ``reach`` times FP32.
         recipe: passes before quantizing or training: name of a recipe, its file, or a list of passes.
-        options: of ``fit``, over those of the roadmap; for ``distill``. A value ``{teacher}`` stands for the
-            teacher's checkpoint.
-        fake_quant: arguments of the callback ``FakeQuant``, over target and recipe; for ``distill``.
-        seeds: train with each of these, and give mean and spread; the roadmap's unless given.
-        networks: which of the networks the row is measured on; all unless given.
-        reach: for ``mixed``.
+        options: options of ``fit``, which override those of the roadmap; for ``distill``. A value ``{teacher}`` is
+            replaced by the teacher's checkpoint.
+        fake_quant: arguments of the callback ``FakeQuant``, which override target and recipe; for ``distill``.
+        seeds: seeds to train with, for mean and spread; those of the roadmap unless given.
+        networks: networks to measure the row on; all unless given.
+        reach: abs_rel to reach, as a multiple of FP32; for ``mixed``.
     """
 
     name: str
@@ -46,23 +46,23 @@ class Plan:
     """A roadmap file.
 
     Attributes:
-        teacher_config: config of the teacher; trained first where no checkpoint is given.
-        distill_config: config that the students are trained with.
-        rows: what is measured, in this order.
-        teacher_checkpoint: a trained teacher.
-        teacher_options: of the teacher's ``fit``.
-        options: of every student's ``fit``.
+        teacher_config: config of the teacher, which is trained first unless a checkpoint is given.
+        distill_config: config of the students.
+        rows: rows to measure, in this order.
+        teacher_checkpoint: checkpoint of a trained teacher.
+        teacher_options: options of the teacher's ``fit``.
+        options: options of every student's ``fit``.
         target: NPU profile.
-        networks: by name, how many times worse than FP32 naive PTQ of it is made to be by spreading channel ranges;
-            null leaves the network as it is. Just that, called plain, unless given.
-        seeds: of trainings.
-        images: validate on about this many; all if null.
-        calibration_images: that the tool chain is given.
+        networks: variants of the teacher by name. A number spreads the channel ranges such that abs_rel after naive PTQ
+            is this multiple of FP32; null changes nothing. By default only ``plain: null``.
+        seeds: seeds of trainings.
+        images: approximate number of validation images; null for all.
+        calibration_images: number of calibration images for the tool chain.
     """
 
     teacher_config: str
     distill_config: str
-    rows: list[Row]
+    rows: list[RoadmapRow]
     teacher_checkpoint: str | None = None
     teacher_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +77,7 @@ def load_plan(path: Path) -> Plan:
     """Read a roadmap file.
 
     Raises:
-        ConfigError: no such file, not YAML, or unknown, missing or ill-typed keys.
+        ConfigError: the file does not exist, is not YAML, or has unknown, missing or ill-typed keys.
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))

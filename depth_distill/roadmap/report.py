@@ -1,4 +1,4 @@
-"""The results of a roadmap as table and picture."""
+"""Write the results of a roadmap as tables and a chart."""
 
 import csv
 import math
@@ -14,12 +14,12 @@ from depth_distill.display.pictures import save_figure
 
 COLUMNS = ("abs_rel", "rmse", "delta1", "x FP32", "drift mm", "MB", "s")
 MEASURED = ("abs_rel", "rmse", "delta1", "drift_mm", "megabytes", "seconds")
-"""What is kept of each result."""
+"""Numbers that are stored per result."""
 _TICKS = (0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 
 
 def summarize(results: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation over seeds of every column that was measured; empty where none was."""
+    """Mean and standard deviation over seeds of every measured number; empty if there is no result."""
     measured = [each for each in results.values() if "abs_rel" in each]
     if not measured:
         return {}
@@ -31,7 +31,7 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float
 
 
 def cells(results: Mapping[str, Mapping[str, Any]], float_abs_rel: float) -> list[str]:
-    """A row of the table, below :data:`COLUMNS`; why it could not run in place of numbers."""
+    """Cells of a row, in the order of :data:`COLUMNS`; the reason instead of numbers if the row could not run."""
     values = summarize(results)
     if not values:
         reason = next((each["why_not"] for each in results.values()), "not measured yet")
@@ -50,7 +50,7 @@ def cells(results: Mapping[str, Mapping[str, Any]], float_abs_rel: float) -> lis
 
 
 def write_results(found: Mapping[str, Any], out: Path) -> None:
-    """Write ``roadmap.md``, ``roadmap.csv`` and ``roadmap.png`` beside ``roadmap.json``."""
+    """Write ``roadmap.md``, ``roadmap.csv`` and ``roadmap.png`` into ``out``."""
     lines = [f"{found['protocol']}; ± is the standard deviation over seeds.", ""]
     records = [["network", "row", *COLUMNS]]
     for title, network in found["networks"].items():
@@ -70,7 +70,7 @@ def write_results(found: Mapping[str, Any], out: Path) -> None:
 
 
 def _picture(found: Mapping[str, Any]) -> Figure:
-    """abs_rel over FP32 on a log scale, one panel a network, each seed a dot."""
+    """abs_rel over FP32 on a log scale, with one panel per network and one dot per seed."""
     networks = found["networks"]
     longest = max(len(network["rows"]) for network in networks.values())
     figure = Figure(figsize=(6.5 * len(networks), 1.2 + 0.42 * longest), layout="constrained")
@@ -104,7 +104,7 @@ def _picture(found: Mapping[str, Any]) -> Figure:
 
 
 def float_abs_rel(network: Mapping[str, Any]) -> float:
-    """That of the first row that is float; NaN where there is none."""
+    """abs_rel of the first float row; NaN if there is none."""
     values = [each["abs_rel"] for results in network["rows"].values() for each in results.values() if each.get("float")]
     return float(values[0]) if values else math.nan
 

@@ -1,4 +1,4 @@
-"""Train and measure the rows of a plan, one after the other, and keep every result."""
+"""Train and measure the rows of a plan one by one, and store every result."""
 
 import json
 import re
@@ -26,21 +26,21 @@ from depth_distill.quantization.simulate.fake_quantize import fake_quantize
 from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
-from depth_distill.roadmap.plan import Plan, Row
+from depth_distill.roadmap.plan import Plan, RoadmapRow
 from depth_distill.roadmap.report import MEASURED
 
 _FLOAT_BYTES = 4
-_SEARCH_BATCHES = 2  # at least, evenly spread over the validation split: for the search of mixed precision
+_SEARCH_BATCHES = 2  # minimum for the search of mixed precision, evenly spaced in the validation split
 
 
 class Roadmap:
-    """Measures what is missing of a plan, and keeps every result in ``roadmap.json`` as soon as it is there.
+    """Measures the missing results of a plan, and stores each in ``roadmap.json`` at once.
 
     Args:
-        plan: what to do.
-        out: folder of trainings and results; a roadmap that was interrupted goes on from there, in mid-training too.
-        data_options: options that point configs at data, such as ``--data.root DIR``, for teacher and students.
-        console: where progress goes.
+        plan: plan to run.
+        out: folder of trainings and results; an interrupted roadmap continues from there, even within a training.
+        data_options: command-line options for the data of teacher and students, such as ``--data.root DIR``.
+        console: console for progress.
     """
 
     def __init__(self, plan: Plan, out: Path, data_options: Sequence[str], console: Console) -> None:
@@ -49,19 +49,19 @@ class Roadmap:
         self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {"networks": {}}
 
     def run(self) -> dict[str, Any]:
-        """Train and measure; a row that cannot run keeps the reason in place of numbers."""
+        """Train and measure; for a row that cannot run, the reason is stored instead of numbers."""
         teacher = Path(self.plan.teacher_checkpoint or self._train(self.out / "teacher", self.plan.teacher_config))
         self._require_same("made_with", self._made_with(teacher), self.found)
-        bench = _Measurements(teacher, self.plan, self.data_options)
+        measurements = _Measurements(teacher, self.plan, self.data_options)
         for name, ratio in self.plan.networks.items():
             network = self.found["networks"].setdefault(name, {"sigma": None, "rows": {}})
-            self.found["protocol"] = bench.evaluator.protocol
+            self.found["protocol"] = measurements.evaluator.protocol
             if ratio is not None and network["sigma"] is None:
                 self.console.print(f"{name}: looking for the spread that makes naive PTQ {ratio:g} times worse")
-                network["sigma"] = find_sigma(bench.naive.graph, bench.loss_ratio, ratio)
+                network["sigma"] = find_sigma(measurements.naive.graph, measurements.loss_ratio, ratio)
             for row in self.plan.rows:
                 if row.networks is None or name in row.networks:
-                    self._fill(network, name, row, bench, teacher)
+                    self._fill(network, name, row, measurements, teacher)
             network["rows"] = {
                 row.name: network["rows"][row.name] for row in self.plan.rows if row.name in network["rows"]
             }
@@ -73,17 +73,19 @@ class Roadmap:
         return shared | {"teacher_checkpoint": str(teacher.absolute()), "data_options": self.data_options}
 
     def _require_same(self, name: str, made: dict[str, Any], kept: dict[str, Any]) -> None:
-        """Refuse to mix results of different settings under one name."""
+        """Refuse to mix results of different settings in one folder."""
         made = json.loads(json.dumps(made))
         before = kept.setdefault(name, made)
         for key in before.keys() | made.keys():
             if before.get(key) != made.get(key):
                 raise ConfigError(
-                    f"{self.file}: {name} was made with {key} {before.get(key)!r}, and now it is {made.get(key)!r}: "
-                    "choose another --out, or delete what is there"
+                    f"{self.file}: {name} was made with {key} {before.get(key)!r}, but now {key} is {made.get(key)!r}: "
+                    "choose another --out, or delete that folder"
                 )
 
-    def _fill(self, network: dict[str, Any], name: str, row: Row, bench: "_Measurements", teacher: Path) -> None:
+    def _fill(
+        self, network: dict[str, Any], name: str, row: RoadmapRow, measurements: "_Measurements", teacher: Path
+    ) -> None:
         seeds = (row.seeds or self.plan.seeds) if row.kind == "distill" else [0]
         results = network["rows"].setdefault(row.name, {})
         made = {key: value for key, value in asdict(row).items() if key not in ("seeds", "networks")}
@@ -95,17 +97,17 @@ class Roadmap:
                 continue
             self.console.print(f"{name}: {row.name}" + (f", seed {seed}" if len(seeds) > 1 else ""))
             try:
-                results[str(seed)] = self._measure(name, network["sigma"], row, seed, bench, teacher)
+                results[str(seed)] = self._measure(name, network["sigma"], row, seed, measurements, teacher)
             except UserError as error:
                 results[str(seed)] = {"why_not": str(error)}
                 self.console.print(f"  cannot run: {error}", style="yellow", soft_wrap=True)
             write_json(self.file, self.found)
 
     def _measure(
-        self, name: str, sigma: float | None, row: Row, seed: int, bench: "_Measurements", teacher: Path
+        self, name: str, sigma: float | None, row: RoadmapRow, seed: int, measurements: "_Measurements", teacher: Path
     ) -> dict[str, float]:
         if row.kind == "float":
-            return bench.float_row(NAIVE.stressed(sigma))
+            return measurements.float_row(NAIVE.stressed(sigma))
         recipe = load_recipe(row.recipe).stressed(sigma)
         if row.kind == "distill":
             folder = self.out / "runs" / _slug(f"{name} {row.name} {seed}")
@@ -120,28 +122,28 @@ class Roadmap:
             options = {key: _filled(value, {"{teacher}": str(teacher.absolute())}) for key, value in options.items()}
             best = self._train(folder, self.plan.distill_config, options)
             summary = json.loads((folder / "summary.json").read_text())
-            return bench.student_row(load_run(best, overrides=self.data_options), float(summary["wall_s"]))
+            return measurements.student_row(load_run(best, overrides=self.data_options), float(summary["wall_s"]))
         if row.kind == "ptq":
-            return bench.ptq_row(recipe)
-        return bench.mixed_row(recipe, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
+            return measurements.ptq_row(recipe)
+        return measurements.mixed_row(recipe, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
 
     def _train(self, folder: Path, config: str, options: Mapping[str, Any] | None = None) -> Path:
-        """Fit, or go on where it was interrupted; returns the best checkpoint."""
+        """Fit, or continue an interrupted training; returns the best checkpoint."""
         summary, last = folder / "summary.json", folder / "checkpoints" / "last.ckpt"
         done = folder / "finished"
         if not done.is_file():
-            words = ["fit", "--config", config, "--run_dir", str(folder), *self.data_options]
-            words += [f"--{key}={_word(value)}" for key, value in (options or self.plan.teacher_options).items()]
+            argv = ["fit", "--config", config, "--run_dir", str(folder), *self.data_options]
+            argv += [f"--{key}={_as_yaml(value)}" for key, value in (options or self.plan.teacher_options).items()]
             if last.is_file():
-                self.console.print(f"  going on from {last}", soft_wrap=True)
-                words += ["--ckpt_path", str(last)]
-            build_cli(DepthCLI, words, run=True)
+                self.console.print(f"  continuing from {last}", soft_wrap=True)
+                argv += ["--ckpt_path", str(last)]
+            build_cli(DepthCLI, argv, run=True)
             done.touch()
         return Path(json.loads(summary.read_text())["best_checkpoint"])
 
 
 class _Measurements:
-    """Measures rows on the teacher: its images, its float network, and the tool chain."""
+    """Measures rows, with the images and the float network of the teacher."""
 
     def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
         run = load_run(teacher, overrides=data_options)
@@ -153,29 +155,29 @@ class _Measurements:
         self.float_abs_rel = self.evaluator(self.naive.graph)["abs_rel"]
 
     def loss_ratio(self, graph: fx.GraphModule) -> float:
-        """abs_rel after naive PTQ over that of FP32."""
+        """abs_rel after PTQ over that of FP32."""
         quantized = quantize_post_training(graph, self.target, self.calibration, progress=False)
         return self.evaluator(quantized)["abs_rel"] / self.float_abs_rel
 
     def float_row(self, recipe: Recipe) -> dict[str, float]:
-        """The float network."""
+        """Row of the float network."""
         graph = self.prepare(recipe).graph
         count = sum(parameter.numel() for parameter in graph.parameters())
         return _row(self.evaluator(graph), count * _FLOAT_BYTES / 1e6, 0.0) | {"float": 1.0}
 
     def ptq_row(self, recipe: Recipe) -> dict[str, float]:
-        """What the tool chain makes of the teacher behind a recipe."""
+        """Row of the teacher after a recipe and the tool chain's PTQ."""
         prepared = self.prepare(recipe)
         return self._vendor_row(prepared, prepared.seconds)
 
     def student_row(self, student: LoadedRun, seconds: float) -> dict[str, float]:
-        """What the tool chain makes of a student as it was trained; drift is from the teacher."""
+        """Row of a trained student after the tool chain's PTQ; drift is relative to the teacher."""
         return self._vendor_row(student.preparer(self.target, self.calibration)(NAIVE), seconds)
 
     def mixed_row(self, recipe: Recipe, reach: float, unfinished: Path) -> dict[str, float]:
-        """The smallest mixed network that is within reach of FP32, by fake quantization: no tool chain here does it.
+        """Row of the smallest mixed network within ``reach`` times FP32, by fake quantization.
 
-        It is searched on a few images, because that takes some hundred evaluations, and measured on all.
+        The search takes some hundred evaluations, so it uses a few images; the result is measured on all.
         """
         started = time.perf_counter()
         prepared = self.prepare(recipe)
@@ -209,17 +211,17 @@ def _row(metrics: Mapping[str, float], size_mb: float, seconds: float) -> dict[s
     return {**kept, "megabytes": size_mb, "seconds": seconds}
 
 
-def _filled(value: Any, words: Mapping[str, str]) -> Any:
-    """A value with every placeholder in it replaced."""
+def _filled(value: Any, replacements: Mapping[str, str]) -> Any:
+    """A value in which every placeholder is replaced."""
     if isinstance(value, Mapping):
-        return {key: _filled(item, words) for key, item in value.items()}
+        return {key: _filled(item, replacements) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(item, words) for item in value]
-    return words.get(value, value) if isinstance(value, str) else value
+        return [_filled(item, replacements) for item in value]
+    return replacements.get(value, value) if isinstance(value, str) else value
 
 
-def _word(value: Any) -> str:
-    """An option's value as the command line reads it: YAML."""
+def _as_yaml(value: Any) -> str:
+    """Value of a command-line option, as YAML."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -294,7 +294,7 @@ def test_only_the_structure_is_made_for_a_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("source", ["list", "file"])
-def test_wide_layers_stay_in_half_precision(tmp_path, source):
+def test_high_precision_layers_stay_in_half_precision(tmp_path, source):
     layers = ("encoder.stem.0", "head.0")
     if source == "list":
         given = list(layers)
@@ -326,7 +326,7 @@ def test_a_file_that_lists_no_layers(tmp_path, content, message):
         fake_quant(high_precision_layers=path).prepare(task())
 
 
-def test_a_wide_layer_that_is_none_and_a_target_that_has_no_wide_format():
+def test_an_unknown_high_precision_layer_and_a_target_without_the_format_are_refused():
     with pytest.raises(ConfigError, match=r"encoder\.stem\.0"):
         fake_quant(high_precision_layers=["encoder.stem.9"]).prepare(task())
     target = load_target("per-tensor-minmax")

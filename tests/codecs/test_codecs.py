@@ -1,4 +1,4 @@
-"""All codecs without torch: bits, round trips, ends, invalid depth, steps; and what each two-part decoder delivers."""
+"""All codecs without torch: bits, round trips, ends, invalid depth, steps, and two-part decoders."""
 
 import subprocess
 import sys
@@ -208,6 +208,6 @@ def test_a_uniform_thermometer_divides_the_step_and_a_logit_one_nearly_does():
         (lambda: HostSingle(RANGE, "disparity"), "linear, inverse, log.*'disparity'"),
     ],
 )
-def test_what_cannot_work_says_what_would(build, message):
+def test_invalid_arguments_are_refused_with_the_valid_ones(build, message):
     with pytest.raises(ConfigError, match=message):
         build()

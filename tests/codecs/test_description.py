@@ -1,4 +1,4 @@
-"""Codecs as plain data, and as a formula for people."""
+"""Codecs as plain data, and as a readable formula."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Expressions: parentheses, names that are used again, numbers that remember where they come from."""
+"""Expressions: parentheses, reused names, and numbers that keep their terms."""
 
 import pytest
 

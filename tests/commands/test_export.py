@@ -112,7 +112,7 @@ def test_an_interrupted_export_goes_on_and_leaves_the_old_bundle(trained_checkpo
     assert export(trained_checkpoint, out) == 0
     text = capsys.readouterr().out
     for step in ("recipe: equalize", "calibrate", "write model.int8.onnx", "run int8 on onnxruntime"):
-        assert f"{step}  kept from the last time" in text
+        assert f"{step}  kept from the last run" in text
     assert load_bundle(out)
     assert not (tmp_path / ".bundle.work").exists()
 
@@ -202,7 +202,7 @@ def test_what_the_target_refuses_is_not_exported_unless_asked(trained_checkpoint
 def test_a_folder_of_something_else_is_not_touched(trained_checkpoint, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert export(trained_checkpoint, tmp_path) == 2
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 

@@ -36,6 +36,24 @@ def test_validation_keeps_the_uneven_last_batch_and_training_drops_it():
     assert [len(batch.sample_index) for batch in data.train_dataloader()] == [4, 4, 4, 4]
 
 
+class UnreadDepth(ConstantDepth):
+    def __len__(self):
+        raise AssertionError("a data set was read before it was needed")
+
+
+def test_no_split_is_read_before_setup():
+    splits = {name: UnreadDepth(4) for name in ("train", "val", "test", "predict", "calibration")}
+    data = datamodule(**splits)
+    assert {name: getattr(data, name) for name in splits} == splits
+    data = datamodule(val=splits["val"])
+    assert data.test is data.predict is splits["val"]
+
+
+def test_an_empty_test_split_is_not_replaced_by_the_validation_split():
+    data = datamodule(test=ConstantDepth(0))
+    assert len(data.test) == len(data.predict) == 0
+
+
 def test_depth_outside_the_range_is_not_valid():
     data = datamodule(val=ConstantDepth(3), depth_range=DepthRange(1.05, 1.15))  # samples are at 1.0, 1.1 and 1.2 m
     (batch,) = data.val_dataloader()

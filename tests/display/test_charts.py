@@ -33,6 +33,12 @@ def test_bars_stand_in_two_panels_the_first_name_on_top(tmp_path):
         assert picture.width == 11 * 90
 
 
+def test_every_vertical_line_is_drawn():
+    lines = [("float", 0.1), ("INT8", 0.2), ("mixed", 0.3)]
+    one, _ = paired_bars(["a"], ("", [1]), ("", [1]), "", lines).axes
+    assert labels(one) == ["float 0.1000", "INT8 0.2000", "mixed 0.3000"]
+
+
 def test_more_names_make_a_taller_picture():
     heights = [
         paired_bars([str(i) for i in range(count)], ("", [0] * count), ("", [0] * count), "").get_figheight()

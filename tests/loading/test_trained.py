@@ -1,6 +1,5 @@
-"""load_run: the network and the data of a run, as validate sees them, or a message that says what is wrong."""
+"""load_run: the network and the data of a run, as in validate, or an error that names the problem."""
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 from depth_distill.data.synthetic import SyntheticDepth
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
-from depth_distill.loading.trained import add_arguments, build_untrained, load_data, load_run
+from depth_distill.loading.trained import build_untrained, load_data, load_run
 from depth_distill.models import GraphNetwork
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.passes.fold import fold
@@ -116,7 +115,7 @@ def test_options_change_the_config(checkpoint):
 def test_another_config_may_be_named(checkpoint, tmp_path):
     moved = tmp_path / "moved.ckpt"
     shutil.copy(checkpoint, moved)
-    with pytest.raises(ConfigError, match=r"moved\.ckpt does not lie in a run folder with a config\.yaml"):
+    with pytest.raises(ConfigError, match=r"moved\.ckpt is not in a run folder with a config\.yaml"):
         load_run(moved)
     found = load_run(moved, checkpoint.parents[1] / "config.yaml").network.state_dict()
     expected = load_run(checkpoint).network.state_dict()
@@ -208,7 +207,7 @@ def test_data_alone_does_not_build_the_network(checkpoint):
     assert [len(batch.image) for batch in data.validation_batches()] == [3, 2]
 
 
-def test_what_is_wrong_in_the_config_is_said(checkpoint, tmp_path):
+def test_errors_name_what_is_wrong_in_the_config(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match=r"lost\.yaml does not exist"):
         load_run(checkpoint, tmp_path / "lost.yaml")
     (tmp_path / "broken.yaml").write_text("trainer: {max_epochs: 5\n")
@@ -219,10 +218,3 @@ def test_what_is_wrong_in_the_config_is_said(checkpoint, tmp_path):
     (tmp_path / "unknown.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match="batch_sise"):
         load_run(checkpoint, tmp_path / "unknown.yaml")
-
-
-def test_options_of_a_tool():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    options, rest = parser.parse_known_args(["--checkpoint", "a.ckpt", "--data.root", "somewhere"])
-    assert (options.checkpoint.name, options.config, rest) == ("a.ckpt", None, ["--data.root", "somewhere"])

@@ -72,7 +72,7 @@ def test_a_sawtooth_is_compared_the_short_way_round():
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_consistency_says_when_the_decoder_is_about_to_carry(name):
+def test_consistency_is_the_distance_of_integer_and_fraction(name):
     codec = CODECS[name]
     valid = torch.ones(1, 1, 1, 1, dtype=torch.bool)
     codes = codec.encode(torch.full((1, 1, 1, 1), 3.3))

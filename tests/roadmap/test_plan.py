@@ -45,7 +45,7 @@ def test_a_plan_without_networks_has_the_plain_one(tmp_path):
     ],
     ids=["unknown key", "unknown kind", "missing key", "unknown network"],
 )
-def test_what_is_wrong_with_a_plan_is_said(tmp_path, text, message):
+def test_errors_name_what_is_wrong_in_a_plan(tmp_path, text, message):
     (tmp_path / "small.yaml").write_text(text)
     with pytest.raises(ConfigError, match=rf"small\.yaml.*{message}"):
         load_plan(tmp_path / "small.yaml")

@@ -1,4 +1,4 @@
-"""A roadmap in small: rows are trained, measured, kept, and not done twice; what cannot run says why."""
+"""A small roadmap: rows are trained, measured and stored once; rows that cannot run have a reason."""
 
 import json
 import re
@@ -76,7 +76,7 @@ def test_seeds_train_students_of_their_own(finished):
     assert found["0"]["abs_rel"] != found["1"]["abs_rel"]
 
 
-def test_a_row_that_cannot_run_says_why(finished):
+def test_a_row_that_cannot_run_has_the_reason(finished):
     reason = rows(finished[0])["+ features"]["0"]["why_not"]
     assert "'encoder.blokcs'" in reason
     assert "encoder.blocks" in reason
@@ -112,9 +112,9 @@ def test_results_of_other_settings_are_not_mixed_in(finished, capsys):
     plan = yaml.safe_load((folder.parent / "plan.yaml").read_text())
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 6}))
     assert main(["roadmap", "--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
-    assert "calibration_images 4, and now it is 6" in capsys.readouterr().err.replace("\n", " ")
+    assert "calibration_images 4, but now calibration_images is 6" in capsys.readouterr().err.replace("\n", " ")
     changed = [row | {"recipe": "equalize"} if row["name"] == "INT8 PTQ" else row for row in ROWS]
     (folder.parent / "other.yaml").write_text(yaml.safe_dump(plan | {"rows": changed}))
     assert main(["roadmap", "--config", str(folder.parent / "other.yaml"), *words[2:]]) == 2
     error = capsys.readouterr().err.replace("\n", " ")
-    assert re.search(r"INT8 PTQ was made with recipe 'naive, \w{8}', and now it is 'equalize, \w{8}'", error)
+    assert re.search(r"INT8 PTQ was made with recipe 'naive, \w{8}', but now recipe is 'equalize, \w{8}'", error)

@@ -1,4 +1,4 @@
-"""tools/*.py are the commands under the names that they had as scripts."""
+"""tools/*.py run the commands under their old names."""
 
 import subprocess
 import sys

@@ -1,13 +1,13 @@
-r"""What distillation costs over plain training: time of a step, where it goes, and peak memory, as ratios.
+r"""Cost of distillation relative to plain training: time per step, its parts, and peak memory.
 
     python tools/benchmarks/benchmark.py --teacher-config configs/teacher/resnet18.yaml \
         --config configs/distill/kitchen.yaml
 
-Runs ``fit`` on the built-in scenes, one fresh process each, in turn and ``--repeats`` times: supervised training of the
-teacher's config, distillation, distillation with a warm teacher cache, and distillation without fake quantization. The
-second of two equal epochs is timed; what is compared is within one repeat, because absolute times drift on a shared
-machine. Peak memory is the process's largest resident set; its ratio is given with and without the 0.5 GB or so that
-an idle process with the libraries has. Options that are not listed override both configs.
+Runs ``fit`` on the built-in scenes ``--repeats`` times for each of these, in turn and each in a new process: supervised
+training of the teacher's config, distillation, distillation with a warm teacher cache, and distillation without fake
+quantization. The second of two equal epochs is timed. Times are compared within a repeat, because absolute times drift
+on a shared machine. Peak memory is the largest resident set of the process; its ratio is given with and without the
+0.5 GB or so of an idle process with the libraries loaded. Options that are not listed override both configs.
 """
 
 import argparse
@@ -93,14 +93,14 @@ class SecondEpoch(Callback):
         return timed
 
 
-def measure(variant: str, words: Sequence[str], folder: str) -> dict[str, float]:
-    """Fit one variant for two epochs in this process: seconds by part, and peak memory before and after in MB."""
+def measure(variant: str, argv: Sequence[str], folder: str) -> dict[str, float]:
+    """Fit one variant for two epochs in this process; returns seconds by part, and initial and peak memory in MB."""
     warnings.filterwarnings("ignore")
     if multiprocessing.get_start_method() == "spawn" and "fork" in multiprocessing.get_all_start_methods():
-        multiprocessing.set_start_method("fork", force=True)  # loader workers could not be sent what is timed here
+        multiprocessing.set_start_method("fork", force=True)  # the timed functions cannot be pickled for loader workers
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run = ["--run_dir", f"{folder}/run", "--trainer.max_epochs=2", "--trainer.limit_val_batches=0"]
-    cli = build_cli(DepthCLI, [*words, *run, "--trainer.profiler=simple"], run=False)
+    cli = build_cli(DepthCLI, [*argv, *run, "--trainer.profiler=simple"], run=False)
     timer, trainer = SecondEpoch(), cli.trainer
     trainer.callbacks.append(timer)  # type: ignore[attr-defined]
     if variant == "with teacher cache":
@@ -118,9 +118,11 @@ def measure(variant: str, words: Sequence[str], folder: str) -> dict[str, float]
 def main(args: Sequence[str] | None = None) -> int:
     """Measure, compare, print, and optionally write JSON; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="configs/distill/kitchen.yaml", help="of the distillation")
-    parser.add_argument("--teacher-config", default="configs/teacher/resnet18.yaml", help="of supervised training")
-    parser.add_argument("--batches", type=int, default=12, help="steps an epoch")
+    parser.add_argument("--config", default="configs/distill/kitchen.yaml", help="config of the distillation")
+    parser.add_argument(
+        "--teacher-config", default="configs/teacher/resnet18.yaml", help="config of supervised training"
+    )
+    parser.add_argument("--batches", type=int, default=12, help="steps per epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options, overrides = parser.parse_known_args(args)
@@ -137,14 +139,14 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             data = [f"--data.train={scenes % (16 * options.batches, 0)}", f"--data.val={scenes % (16, 1)}"]
             data += ["--data.views=1", "--data.batch_size=16", "--data.num_workers=1", "--data.calibration_size=16"]
             with tempfile.TemporaryDirectory() as folder:
-                words = ["--config", config, *data, "--trainer.enable_model_summary=false", *overrides]
-                words += ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
+                argv = ["--config", config, *data, "--trainer.enable_model_summary=false", *overrides]
+                argv += ["--trainer.enable_progress_bar=false", "--trainer.logger=false"]
                 context = multiprocessing.get_context("spawn")
                 with ProcessPoolExecutor(1, context) as pool:
-                    found[variant].append(pool.submit(measure, variant, words, folder).result())
+                    found[variant].append(pool.submit(measure, variant, argv, folder).result())
             console.print(f"{variant:28s} {found[variant][-1]['total']:.1f} s", highlight=False)
     ratios = {variant: _ratios(found[variant], found[SUPERVISED]) for variant in VARIANTS}
-    table = Table(title=f"Medians of {options.repeats} repeats of {options.batches} steps; time in ms a step")
+    table = Table(title=f"Medians of {options.repeats} repeats of {options.batches} steps; time in ms per step")
     for column in ("", "ms", "x supervised", *PARTS, "peak MB", "x", "x without idle"):
         table.add_column(column, justify="right" if column else "left")
     for variant, rows in found.items():
@@ -162,13 +164,13 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         (row["student"] + row["backward"]) - (off["student"] + off["backward"])
         for row, off in zip(found["distillation"], found["without fake quantization"], strict=True)
     ]
-    console.print(f"fake quantization: {1000 * statistics.median(gap) / options.batches:.0f} ms a step, both passes")
+    console.print(f"fake quantization: {1000 * statistics.median(gap) / options.batches:.0f} ms per step, both passes")
     if options.out is not None:
         write_json(options.out, {"batches": options.batches, "measured": found, "ratios": ratios})
 
 
 def _ratios(rows: Sequence[dict[str, float]], plain: Sequence[dict[str, float]]) -> tuple[float, float, float]:
-    """Medians over repeats: time, peak memory, and peak memory less that of an idle process, over supervised."""
+    """Medians over repeats of the ratios to supervised training: time, peak memory, and peak minus idle memory."""
     pairs = list(zip(rows, plain, strict=True))
     return (
         statistics.median(row["total"] / base["total"] for row, base in pairs),

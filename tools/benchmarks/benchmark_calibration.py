@@ -1,11 +1,11 @@
-r"""Peak memory of calibration: ours, and ONNX Runtime's own MinMax calibrator, on 50 and on all images.
+r"""Peak memory of calibration by this package and by ONNX Runtime's MinMax calibrator, on few and on many images.
 
     python tools/benchmarks/benchmark_calibration.py --checkpoint runs/.../last.ckpt \
         --images 50 760 --out benchmarks/calibration
 
-Every measurement is a process of its own, which streams images from disk, so that peaks do not mix; start-up (the same
-process without calibration) is measured too. Writes ``benchmark_calibration.json``. Options that are not listed
-override the config of the run.
+Every measurement runs in its own process, which streams images from disk, so that peaks are separate. Start-up (the
+same process without calibration) is measured as well. Writes ``benchmark_calibration.json``. Options that are not
+listed override the config of the run.
 """
 
 import argparse
@@ -56,8 +56,8 @@ def main(args: Sequence[str] | None = None) -> int:
     for tool in TOOLS:
         found[tool] = {}
         for images in options.images:
-            words = ["--checkpoint", str(options.checkpoint), "--images", str(images), "--worker", tool, *overrides]
-            done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+            argv = ["--checkpoint", str(options.checkpoint), "--images", str(images), "--worker", tool, *overrides]
+            done = subprocess.run([sys.executable, __file__, *argv], capture_output=True, text=True)
             if done.returncode:
                 Console(stderr=True).print(done.stderr, markup=False)
                 return done.returncode
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """What one process does; prints its seconds and peak as JSON."""
+    """Work of one process; prints its seconds and peak memory as JSON."""
     (images,) = options.images
     trained = load_run(options.checkpoint, overrides=[*overrides, "--data.num_workers=0"])
     trained.data.calibration_size = images

@@ -1,10 +1,10 @@
-r"""Time of the sensitivity analysis against the plain loop of one full evaluation a setting, and whether they agree.
+r"""Time of the sensitivity analysis compared with one full evaluation per setting, and their difference.
 
     python tools/benchmarks/benchmark_sensitivity.py --checkpoint runs/.../last.ckpt \
         --images 32 --out benchmarks/sensitivity
 
-Two plain loops: one on images that are in memory already, as the analysis has them, and one that reads and resizes the
-split for every evaluation, as ``validate`` does. Writes ``benchmark_sensitivity.json``.
+There are two such plain loops: one on images in memory, as in the analysis, and one that reads and resizes the split
+for every evaluation, as ``validate`` does. Writes ``benchmark_sensitivity.json``.
 """
 
 import argparse

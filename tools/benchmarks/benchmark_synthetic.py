@@ -1,8 +1,8 @@
-"""Images a second of ``SyntheticDepth`` on one core, its spread of depth, and optionally a sheet of its pictures.
+"""Images per second of ``SyntheticDepth`` on one core, its depth distribution, and optionally a contact sheet.
 
     python tools/benchmarks/benchmark_synthetic.py --repeats 5 --out contact_sheet.png
 
-CPU time counts only what this process used, so it is steady on a shared machine; wall time is what one waits.
+CPU time is that of this process only, so it is stable on a shared machine; wall time is also shown.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def time_once(dataset: SyntheticDepth) -> tuple[float, float]:
 
 
 def band_shares(dataset: SyntheticDepth) -> tuple[list[float], float]:
-    """Share of the valid pixels in each band of ``BANDS_M``, and the share of all pixels that are not valid."""
+    """Share of the valid pixels in each band of ``BANDS_M``, and share of invalid pixels among all."""
     counts, invalid, pixels = np.zeros(len(BANDS_M) - 1), 0, 0
     for index in range(len(dataset)):
         sample = dataset.load(index)
@@ -65,7 +65,7 @@ def contact_sheet(dataset: SyntheticDepth, columns: int) -> Figure:
 def main(args: Sequence[str] | None = None) -> None:
     """Time, print, and optionally write a contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--length", type=int, default=200, help="images a repeat")
+    parser.add_argument("--length", type=int, default=200, help="images per repeat")
     parser.add_argument("--size", type=int, nargs=2, default=(96, 128), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5)

@@ -1,10 +1,10 @@
-"""Images a second of the loader alone, of a bare training loop, and of ``fit``, for one config.
+"""Images per second of the loader alone, of a bare training loop, and of ``fit``, for one config.
 
     python tools/benchmarks/benchmark_training.py --config configs/quickstart.yaml --epochs 3 --repeats 3
 
-The three are timed in turn, ``repeats`` times, and compared within a repeat: on a shared machine absolute times drift,
-ratios hold. ``fit`` is what the command line runs: run folder, CSV log, callbacks, checkpoints; only validation is off,
-since the bare loop has none.
+The three are timed in turn, ``repeats`` times, and compared within a repeat, because absolute times drift on a shared
+machine. ``fit`` is that of the command line, with run folder, CSV log, callbacks and checkpoints, but without
+validation, which the bare loop lacks.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def time_loader(cli: DepthCLI, epochs: int) -> float:
 
 
 def time_bare_loop(cli: DepthCLI, epochs: int) -> float:
-    """Seconds of the same forward, loss, backward, clip and step without Lightning."""
+    """Seconds of the same forward pass, loss, backward pass, clipping and optimizer step without Lightning."""
     task, clip = cli.model.train(), cli.config.trainer.gradient_clip_val
     loader = cli.datamodule.train_dataloader()
     optimizer = task.optimizer(task._parameter_groups())
@@ -86,8 +86,8 @@ def main(args: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.repeats):
             for name, timer in TIMERS.items():
-                words = ["--config", options.config, "--run_dir", f"{folder}/{time.time_ns()}", *overrides]
-                cli = build_cli(DepthCLI, words, run=False)
+                argv = ["--config", options.config, "--run_dir", f"{folder}/{time.time_ns()}", *overrides]
+                cli = build_cli(DepthCLI, argv, run=False)
                 cli.datamodule.setup("fit")
                 batches = len(cli.datamodule.train_dataloader()) * options.epochs
                 images_per_s[name].append(batches * cli.datamodule.batch_size / timer(cli, options.epochs))

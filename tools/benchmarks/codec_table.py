@@ -1,12 +1,13 @@
-"""What 8 bits cost in every codec: step and error against depth.
+"""Step and error of every codec at 8 bits, as a function of depth.
 
     python tools/benchmarks/codec_table.py --out benchmarks/codecs
 
-The step is the distance of the two nearest depths that 8-bit codes can say. The worst error is half of that; for
-``sum`` the integer code's own rounding is in it. Both are arithmetic; the last columns are measured: depths all over
-the range are encoded, rounded to 8 bits and decoded, once exactly, and once with the integer code up to ``--jitter``
-metres off, as that of a trained network is; there the error is that from the same codes before rounding. Carries are
-wrong whole parts, and not in the error. Writes ``codec_table.json``, ``codec_table.md`` and ``codec_table.png``.
+The step is the distance between the two nearest depths that 8-bit codes can represent. The worst error is half a step;
+for ``sum`` it includes the rounding of the integer code. Both are computed; the last columns are measured: depths
+throughout the range are encoded, rounded to 8 bits and decoded, once with exact codes, and once with an integer code
+that is off by up to ``--jitter`` metres, as in a trained network; the error is then relative to the same codes before
+rounding. Carries are wrong whole parts, and not included in the error. Writes ``codec_table.json``, ``codec_table.md``
+and ``codec_table.png``.
 """
 
 import argparse
@@ -54,7 +55,7 @@ def codecs_of(depth_range: DepthRange) -> list[HostCodec]:
 
 
 def rounding(codec: HostCodec, jitter_m: float = 0.0) -> dict[str, float]:
-    """Largest and mean error in mm of rounding to 8 bits, carry errors aside; their share and the largest of them."""
+    """Largest and mean error in mm of rounding to 8 bits without carry errors; share and largest error of these."""
     generator = np.random.default_rng(0)
     depth_m = np.linspace(codec.near_m, codec.far_m, SAMPLES, dtype=np.float32).reshape(1, 1, -1)
     codes = codec.encode(depth_m)
@@ -93,7 +94,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--range-m", type=float, nargs=2, default=(0.5, 15.0), metavar=("NEAR", "FAR"))
     parser.add_argument("--depths-m", type=float, nargs="+", default=(1.0, 2.0, 5.0, 10.0), help="columns of the table")
-    parser.add_argument("--jitter", type=float, default=0.2, help="how far off integer codes are, in metres")
+    parser.add_argument("--jitter", type=float, default=0.2, help="largest error of integer codes, in metres")
     parser.add_argument("--out", type=Path, required=True, help="folder for JSON, Markdown and picture")
     options = parser.parse_args(args)
     return exit_code(lambda: _work(options, Console()))
@@ -146,7 +147,7 @@ def _picture(codecs: Sequence[HostCodec]) -> Figure:
     drawn: set[tuple[float, ...]] = set()
     for codec in codecs:
         step_mm = codec.step_mm(depth_m)
-        if tuple(step_mm[::500]) in drawn:  # the decoders of one fraction have one step
+        if tuple(step_mm[::500]) in drawn:  # decoders of the same codes have the same step
             continue
         drawn.add(tuple(step_mm[::500]))
         ax.plot(depth_m, step_mm, linestyle=styles[type(codec)], label=str(codec))

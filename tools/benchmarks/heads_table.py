@@ -1,19 +1,19 @@
-r"""What each head loses to an 8-bit output, and to INT8 as a whole.
+r"""Loss of each head from an 8-bit output, and from INT8 as a whole.
 
     python tools/benchmarks/heads_table.py --checkpoint SINGLE.ckpt \
         --trained INTEGER_FRACTIONAL.ckpt --out benchmarks/heads
 
-``--checkpoint`` is a run with a single head; thermometer heads are made from it. ``--trained`` are runs with
-any other head; each is read by every decoder that can read its codes. Columns:
+``--checkpoint`` is a run with a single head, which is converted to thermometer heads. ``--trained`` are runs with other
+heads; each is decoded by every decoder for its codes. Columns:
 
-* abs_rel of the float network, and of the INT8 network that ONNX Runtime's own PTQ makes of its float ONNX file;
-* how far INT8 moves depth from the *same network in float* with the same decoder: mean and 99th percentile;
-* the same of fake quantization with only the output rounded, and with all activations of the head rounded;
-* carry rate: pixels of the INT8 network whose whole part is wrong for the float depth, and pixels of the float network
-  whose whole part is wrong for the ground truth;
-* bytes that leave the NPU for each pixel.
+* abs_rel of the float network, and of the INT8 network from ONNX Runtime's own PTQ of the float ONNX file;
+* drift of depth by INT8 relative to the *same network in float* with the same decoder: mean and 99th percentile;
+* the same for fake quantization with only the output rounded, and with all activations of the head rounded;
+* carry rate: share of pixels whose whole part is wrong, for the INT8 network relative to the float depth, and for the
+  float network relative to the ground truth;
+* bytes of output per pixel.
 
-Writes ``heads_table.json``, ``heads_table.md`` and ``heads_table.png``, with a map of carries for each two-part head.
+Writes ``heads_table.json``, ``heads_table.md`` and ``heads_table.png``, with a map of carries per two-part head.
 Options that are not listed override the configs.
 """
 
@@ -53,7 +53,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A network with some head, and the codecs that can read its codes, by title."""
+    """A prepared network, the codecs that can decode its codes, by title, and its run."""
 
     prepared: Prepared
     readings: Mapping[str, DepthCodec]
@@ -61,8 +61,8 @@ class Variant:
 
 
 @dataclass
-class Codes:
-    """Codes of each batch, in float and quantized in various ways."""
+class QuantizedCodes:
+    """Codes per batch of a network in float, after vendor PTQ, and with only its output or its head rounded."""
 
     float: list[Tensor]
     vendor: list[Tensor]
@@ -71,7 +71,7 @@ class Codes:
 
 
 class BehindSigmoid(nn.Module):
-    """A thermometer of a sigmoid head in the graph, behind its sigmoid: what one would build first."""
+    """A thermometer head after the sigmoid of a single head: the obvious construction, for comparison."""
 
     def __init__(self, single: SingleHead, num_codes: int) -> None:
         super().__init__()
@@ -84,12 +84,12 @@ class BehindSigmoid(nn.Module):
         self.repeat.bias = nn.Parameter(-torch.arange(num_codes).float())
 
     def forward(self, features: Tensor) -> Tensor:
-        """Codes."""
+        """Codes ``(B, num_codes, H, W)``."""
         return self.clip(self.repeat(self.sigmoid(self.conv(features))))
 
 
 def variants(run: LoadedRun, num_codes: Sequence[int], target: NpuTarget, calibration_images: int) -> Iterator[Variant]:
-    """The networks that a single-head network can be made into, itself first; any other network as it is."""
+    """A single-head network and its conversions to thermometer heads; any other network as it is."""
     network, images = run.network, run.calibration_images(calibration_images)
     prepare = run.preparer(target, images)
     if not (isinstance(network, DepthNet) and isinstance(network.head, SingleHead)):
@@ -114,20 +114,21 @@ def variants(run: LoadedRun, num_codes: Sequence[int], target: NpuTarget, calibr
 
 
 class HeadMeasurements:
-    """Runs a network in every way that the table has a column for."""
+    """Measures the columns of the table for a network."""
 
     def __init__(self, images: int | None, folder: Path) -> None:
         self.images, self.folder = images, folder
 
     def rows(self, variant: Variant) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
-        """A row and, of a two-part codec, the carry rate of each pixel ``(H, W)``, for each way to read it."""
+        """A row per decoder and, for a two-part codec, the carry rate of each pixel ``(H, W)``."""
         batches = variant.run.evaluator(self.images).batches
         codes = self._codes(variant.prepared, [batch.image for batch in batches])
         for name, codec in variant.readings.items():
             evaluator = Evaluator(batches, codec, variant.run.bands_m)
             evaluator.reference_m = tuple(codec.decode(each) for each in codes.float)
             scores = {
-                way: evaluator.of_codes(torch.cat(getattr(codes, way))) for way in ("float", "vendor", "output", "head")
+                kind: evaluator.of_codes(torch.cat(getattr(codes, kind)))
+                for kind in ("float", "vendor", "output", "head")
             }
             row = {
                 "head": name,
@@ -145,10 +146,10 @@ class HeadMeasurements:
             }
             yield self._with_carries(row, evaluator, codes)
 
-    def _codes(self, prepared: Prepared, images: list[Tensor]) -> Codes:
+    def _codes(self, prepared: Prepared, images: list[Tensor]) -> QuantizedCodes:
         vendor, quantized = vendor_network(prepared.graph, prepared.batches, self.folder), prepared.quantized
         with torch.inference_mode():
-            codes = Codes([prepared.graph(each) for each in images], [vendor(each) for each in images], [])
+            codes = QuantizedCodes([prepared.graph(each) for each in images], [vendor(each) for each in images], [])
             set_enabled(quantized, False)
             set_enabled(quantized, True, kinds=["output"])
             codes.output = [quantized(each) for each in images]
@@ -162,7 +163,7 @@ class HeadMeasurements:
         return codes
 
     def _with_carries(
-        self, row: dict[str, Any], evaluator: Evaluator, codes: Codes
+        self, row: dict[str, Any], evaluator: Evaluator, codes: QuantizedCodes
     ) -> tuple[dict[str, Any], Tensor | None]:
         assert evaluator.reference_m is not None
         by_int8, in_float = [], []
@@ -177,8 +178,7 @@ class HeadMeasurements:
             in_float.append(untrue[batch.valid])
         carries = torch.cat(by_int8).float()
         row["carry_rate"] = float(carries.mean())
-        if isinstance(evaluator.codec.host, HostIntegerFractional):  # floor and remainder of one code never disagree
-            row["float_carry_rate"] = float(torch.cat(in_float).float().mean())
+        row["float_carry_rate"] = float(torch.cat(in_float).float().mean())
         return row, carries.mean(dim=(0, 1))
 
 
@@ -187,7 +187,9 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run with a single head")
     parser.add_argument("--trained", type=Path, nargs="*", default=[], help=".ckpt files of runs with other heads")
-    parser.add_argument("--num-codes", type=int, nargs="*", default=[2, 4, 8, 16], help="of the thermometers")
+    parser.add_argument(
+        "--num-codes", type=int, nargs="*", default=[2, 4, 8, 16], help="numbers of codes of the thermometer heads"
+    )
     parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
     parser.add_argument("--images", type=int, help="validate on about this many images; all if not given")
     parser.add_argument("--calibration-images", type=int, default=64)
@@ -232,7 +234,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """One table a run."""
+    """One table per run."""
     lines = []
     for run in dict.fromkeys(row["run"] for row in rows):
         mine = [row for row in rows if row["run"] == run]
@@ -243,7 +245,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _picture(rows: Sequence[dict[str, Any]], maps: dict[str, Tensor]) -> Figure:
-    """Drift of every head, and where the two-part ones carry wrongly."""
+    """Chart of the drift of every head, and maps of the carry errors of two-part heads."""
     height = 1.5 + 0.35 * len(rows)
     figure = Figure(figsize=(11, height + (2.8 if maps else 0)), layout="constrained")
     top, *below = figure.subfigures(2 if maps else 1, 1, height_ratios=[height, 2.8] if maps else None, squeeze=False)[

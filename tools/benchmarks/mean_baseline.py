@@ -1,8 +1,8 @@
-"""The score of knowing nothing: predict the mean depth of the training split for every pixel of the validation split.
+"""Baseline: predict the mean depth of the training split for every pixel of the validation split.
 
     python tools/benchmarks/mean_baseline.py --config configs/quickstart.yaml
 
-Same images, same valid pixels, same metrics as ``fit``. A network that does not beat this by far has not learnt to see.
+Images, valid pixels and metrics are those of ``fit``. A trained network should be far better than this.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def mean_depth_m(data: DepthSplits) -> float:
 
 
 def evaluate_constant(data: DepthSplits, bands_m: Bands, depth_m: float) -> tuple[str, dict[str, float]]:
-    """Protocol and metrics on the validation split of one depth everywhere."""
+    """Protocol and metrics of predicting one depth everywhere, on the validation split."""
     metrics = DepthMetrics(data.depth_range, bands_m)
     for batch in track(data.val_dataloader(), "val", transient=True):
         metrics.update(torch.full_like(batch.depth_m, depth_m), batch.depth_m, batch.valid, batch.sample_index)

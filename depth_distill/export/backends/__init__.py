@@ -1,1 +1,1 @@
-"""Tool chains: which there are, and how a network is run, quantized and timed on them."""
+"""Tool chains: a registry, and running, quantizing and timing a network on them."""

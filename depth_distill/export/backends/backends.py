@@ -1,8 +1,8 @@
-"""Tool chains of NPU vendors as backends: each has a runner, a script that runs in an environment of its own.
+"""Tool chains of NPU vendors as backends: each has a runner, a script that runs in its own environment.
 
-The pins of the tool chains clash with each other and with PyTorch's, so each lives in ``.backends/<environment>/`` of
-the working directory, or where ``DEPTH_DISTILL_BACKENDS`` points; ``make backends`` builds them. What runs there is
-the runner that an export bundle carries, so what was verified is what the user gets.
+The pinned dependencies of the tool chains conflict with each other and with PyTorch's, so each is installed in
+``.backends/<environment>/`` of the working directory, or of ``DEPTH_DISTILL_BACKENDS``; ``make backends`` builds them.
+An export bundle contains the same runners, so users run what was verified.
 """
 
 import importlib.util
@@ -22,20 +22,20 @@ from depth_distill.suggestions import did_you_mean
 
 RUNNERS = Path(__file__).parent / "runners"
 _ENVIRONMENTS = "DEPTH_DISTILL_BACKENDS"
-_TAIL_LINES = 12  # of stderr, in an error: the reason comes last
+_TAIL_LINES = 12  # last lines of stderr to quote in an error: the reason comes last
 
 
 @dataclass(frozen=True)
 class BackendRun:
-    """What a tool chain made of a model.
+    """Result of running a model on a tool chain.
 
     Attributes:
-        outputs: by ONNX output name, float32; the inputs' outputs one behind the other, ``(N, C, H, W)`` for maps.
-        milliseconds: median latency of one input; None for simulators, where it means nothing.
-        load_seconds: to convert, quantize and load the model.
-        version: of the tool chain.
-        simulator: it stands in for a chip.
-        notes: what the runner had to set, and what it could not.
+        outputs: outputs for all inputs by ONNX output name, float32, ``(N, C, H, W)`` for maps.
+        milliseconds: median latency per input; None for simulators, whose latency is meaningless.
+        load_seconds: time to convert, quantize and load the model.
+        version: version of the tool chain.
+        simulator: whether the tool chain simulates a chip.
+        notes: settings that the runner had to make, and those that it could not.
     """
 
     outputs: dict[str, np.ndarray]
@@ -51,14 +51,14 @@ class Backend:
     """A tool chain.
 
     Attributes:
-        name: as on the command line.
-        title: as in reports.
-        package: the Python package that its environment must have.
-        environment: folder of its environment; None is this Python's own.
-        takes: kinds of model: ``float``, ``int8`` (QDQ), ``fp16``, ``mixed`` (FP16 layers in a QDQ file).
-        quantizes: it has post-training quantization of its own, for a float model and calibration tensors.
-        simulator: it stands in for a chip, so that its latency means nothing.
-        mixes: its own quantization leaves the layers that its runner's option ``fp16_layers`` names in FP16.
+        name: name on the command line.
+        title: name in reports.
+        package: Python package that its environment must have.
+        environment: folder of its environment; None for that of this Python.
+        takes: supported kinds of model: ``float``, ``int8`` (QDQ), ``fp16``, ``mixed`` (FP16 layers in a QDQ file).
+        quantizes: whether it has its own post-training quantization, of a float model with calibration tensors.
+        simulator: whether it simulates a chip, so that its latency is meaningless.
+        mixes: whether its own quantization can leave layers in FP16, with the runner's option ``fp16_layers``.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Backend:
         return Path(sys.executable) if self.environment is None else _environments() / self.environment / "bin/python"
 
     def missing(self) -> str | None:
-        """Why it cannot run here, and the cure; None where it can."""
+        """Why the tool chain cannot run here, and the remedy; None if it can."""
         if self.environment is None:
             if importlib.util.find_spec(self.package) is None:
                 return f"{self.package} is not installed: pip install 'depth-distill[export]'"
@@ -103,21 +103,21 @@ class Backend:
 
         Args:
             model: ONNX file.
-            inputs: ``(N, ...)`` of the model's input dtype, one behind the other.
-            calibration: folder with ``tensors.txt``, which lists .npy files of one input each: the tool chain
-                quantizes the float model on them itself, min/max, one scale per tensor.
-            options: of the runner; its ``--help`` lists them.
-            repeats: timed runs behind the first; 0 for none.
+            inputs: all inputs, ``(N, ...)`` in the model's input dtype.
+            calibration: folder with ``tensors.txt``, which lists .npy files of one input each. If given, the tool chain
+                quantizes the float model with them by itself: min/max, one scale per tensor.
+            options: options of the runner; its ``--help`` lists them.
+            repeats: number of timed runs after the first; 0 for none.
 
         Raises:
-            ConfigError: the tool chain is missing, cannot quantize, or refuses the model; with its own reason.
+            ConfigError: the tool chain is missing, cannot quantize, or refuses the model; the message has its reason.
         """
         reason = self.missing()
         if reason is not None:
             raise ConfigError(reason)
         if calibration is not None and not self.quantizes:
             able = ", ".join(each.name for each in BACKENDS.values() if each.quantizes)
-            raise ConfigError(f"backend {self.name} has no quantization of its own; {able} have")
+            raise ConfigError(f"backend {self.name} has no quantization of its own; these have: {able}")
         if not model.is_file():
             raise ConfigError(f"{model} does not exist")
         with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as name:
@@ -132,12 +132,12 @@ class Backend:
             ]
             for key, value in (options or {}).items():
                 command += ["--option", f"{key}={value}"]
-            # In a folder of its own, as some tool chains leave files where they run. Ctrl-C kills the child.
+            # In a temporary folder: some tool chains write to their working directory. Ctrl-C kills the child.
             finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
             if finished.returncode != 0:
                 tail = "\n".join(finished.stderr.strip().splitlines()[-_TAIL_LINES:])
                 raise ConfigError(
-                    f"backend {self.name} failed on {model} (exit code {finished.returncode}). Its last words:\n{tail}"
+                    f"backend {self.name} failed on {model} (exit code {finished.returncode}). Its last output:\n{tail}"
                 )
             with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
                 outputs = dict(arrays)
@@ -154,7 +154,7 @@ class Backend:
 
 _EVERY_KIND = frozenset({"float", "int8", "fp16", "mixed"})
 
-# A new one is a line here, runners/run_<name>.py and, for an environment of its own, runners/requirements-<name>.txt.
+# A new backend is a line here, runners/run_<name>.py and, for its own environment, runners/requirements-<name>.txt.
 BACKENDS: Mapping[str, Backend] = {
     each.name: each
     for each in (
@@ -172,7 +172,7 @@ def find_backend(name: str) -> Backend:
     """The backend of that name.
 
     Raises:
-        ConfigError: there is none; with the nearest name.
+        ConfigError: there is no such backend; the message has the nearest name.
     """
     if name not in BACKENDS:
         raise ConfigError(f"there is no backend {name!r}; {did_you_mean(name, BACKENDS)}")

@@ -1,4 +1,4 @@
-"""Latency of files on ONNX Runtime, interleaved: a machine that is slow for a while is slow for all of them."""
+"""Latency of files on ONNX Runtime; their runs alternate, so that a temporary slowdown affects all of them."""
 
 import statistics
 import time
@@ -12,13 +12,13 @@ from depth_distill.export.backends.runtime import open_session, session_options
 
 
 def latencies(files: Mapping[str, Path], image: NDArray[Any], repeats: int = 50, threads: int = 1) -> dict[str, float]:
-    """Median milliseconds of one run of each file.
+    """Median latency in milliseconds of each file.
 
     Args:
-        files: by name.
-        image: the input of all of them, batch 1.
-        repeats: rounds; in each, every file runs once.
-        threads: of ONNX Runtime; 0 is one a core.
+        files: ONNX files by name.
+        image: input of all files, batch 1.
+        repeats: number of rounds, in each of which every file runs once.
+        threads: number of threads of ONNX Runtime; 0 is one per core.
 
     Raises:
         ConfigError: ONNX Runtime refuses a file.

@@ -44,8 +44,8 @@ class LayerRunner:
             results = self.session.run(self._fetched, {self.input.name: value})
         except Exception as error:
             raise ConfigError(
-                f"{self.path} takes {self.input.type} of the shape {tuple(self.input.shape)}, "
-                f"received {value.dtype} of {value.shape}: {error}"
+                f"{self.path} takes {self.input.type} of shape {tuple(self.input.shape)}, "
+                f"received {value.dtype} of shape {value.shape}: {error}"
             ) from error
         found = {name: np.asarray(each, np.float32) for name, each in zip(self._fetched, results, strict=True)}
         return {self.input.name: np.asarray(value, np.float32)} | found

@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a file: how much of it is integer arithmetic, and what lies in between."""
+"""Operators of a file after ONNX Runtime's optimization: integer and float convolutions, Q/DQ nodes, and others."""
 
 import tempfile
 from collections import Counter
@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 
 from depth_distill.export.backends.runtime import open_session, session_options
+from depth_distill.export.onnx_io.onnx_graph import QDQ_OPERATORS
 
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 _CONVS = ("Conv", "FusedConv", "ConvTranspose")
 
 
@@ -19,12 +19,12 @@ class OperatorCounts:
     """Nodes after ONNX Runtime's optimization.
 
     Attributes:
-        integer_convs: convolutions on integers.
-        float_convs: convolutions on floats.
-        quantize: QuantizeLinear, DequantizeLinear nodes that are left.
-        avoidable: those of them that are neither at the border of the file nor beside an operator in floating point.
-        transposes: Transpose nodes.
-        others: nodes by type.
+        integer_convs: number of convolutions on integers.
+        float_convs: number of convolutions on floats.
+        quantize: number of remaining QuantizeLinear and DequantizeLinear nodes.
+        avoidable: number of those that are neither at an input or output of the file nor next to a float operator.
+        transposes: number of Transpose nodes.
+        others: number of other nodes by type.
     """
 
     integer_convs: int
@@ -40,17 +40,17 @@ class OperatorCounts:
 
 
 def count_operators(path: Path) -> OperatorCounts:
-    """Count what is left after optimization.
+    """Count the operators that remain after optimization.
 
     Args:
         path: an ONNX file.
 
     Raises:
-        ConfigError: ONNX Runtime refuses it.
+        ConfigError: ONNX Runtime refuses the file.
     """
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
-        # Beyond "extended" are memory layouts of this machine's processor.
+        # Higher levels than "extended" change memory layouts for this machine's processor.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         open_session(path, options, path)
@@ -68,17 +68,17 @@ def count_operators(path: Path) -> OperatorCounts:
             return True
         if node.op_type == "QuantizeLinear":  # behind an operator on floats
             before = producers.get(node.input[0])
-            return before is not None and before.op_type not in _ROUNDING
-        return any(after.op_type not in _ROUNDING for after in readers.get(node.output[0], []))
+            return before is not None and before.op_type not in QDQ_OPERATORS
+        return any(after.op_type not in QDQ_OPERATORS for after in readers.get(node.output[0], []))
 
-    rounding = [node for node in graph.node if node.op_type in _ROUNDING]
+    pairs = [node for node in graph.node if node.op_type in QDQ_OPERATORS]
     return OperatorCounts(
         integer_convs=kinds["QLinearConv"] + kinds["ConvInteger"],
         float_convs=sum(kinds[each] for each in _CONVS),
-        quantize=len(rounding),
-        avoidable=sum(not is_needed(node) for node in rounding),
+        quantize=len(pairs),
+        avoidable=sum(not is_needed(node) for node in pairs),
         transposes=kinds["Transpose"],
         others={
-            name: count for name, count in sorted(kinds.items()) if name not in (*_ROUNDING, "QLinearConv", *_CONVS)
+            name: count for name, count in sorted(kinds.items()) if name not in (*QDQ_OPERATORS, "QLinearConv", *_CONVS)
         },
     )

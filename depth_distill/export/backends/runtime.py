@@ -1,4 +1,4 @@
-"""ONNX files as networks: the same evaluation code scores a checkpoint and a file."""
+"""ONNX files as networks, so that the same code evaluates a checkpoint and a file."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ class OnnxNetwork:
     """Runs an ONNX file on the CPU: images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``, one image at a time.
 
     Args:
-        path: a file with the input ``image``, static batch 1.
-        optimize: let ONNX Runtime fuse operators, which turns QDQ pairs into integer arithmetic.
-        threads: threads of ONNX Runtime; 0 is one a core.
-        inputs: what the file takes; normalized images unless given.
-        outputs: what leaves the file; codes as its first output unless given.
+        path: ONNX file with the input ``image`` and a static batch of 1.
+        optimize: whether ONNX Runtime fuses operators, which turns QDQ pairs into integer arithmetic.
+        threads: number of threads of ONNX Runtime; 0 is one per core.
+        inputs: layout of the input; normalized images unless given.
+        outputs: layout of the outputs; codes as the first output unless given.
 
     Raises:
-        ConfigError: no such file, or one that ONNX Runtime refuses, or, when called, images of another size.
+        ConfigError: the file does not exist, ONNX Runtime refuses it, or it is called with images of another size.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class OnnxNetwork:
         self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[-2:])
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Codes of normalized images, on the CPU."""
+        """Codes of normalized images, computed on the CPU."""
         if tuple(image.shape[-2:]) != self.image_size:
             raise ConfigError(
                 f"{self.path} takes images of {self.image_size[0]} x {self.image_size[1]} (H x W), "
@@ -59,8 +59,8 @@ def session_options(optimize: bool = True, threads: int = 0) -> onnxruntime.Sess
     """Options of a session that prints errors only.
 
     Args:
-        optimize: let ONNX Runtime fuse operators; else they run one by one, as they are written.
-        threads: of ONNX Runtime; 0 is one a core.
+        optimize: whether ONNX Runtime fuses operators; otherwise it runs them one by one, as written in the file.
+        threads: number of threads of ONNX Runtime; 0 is one per core.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -74,12 +74,12 @@ def open_session(model: Path | bytes, options: onnxruntime.SessionOptions, title
     """A session on the CPU.
 
     Args:
-        model: a file, or what one would hold.
+        model: ONNX file, or the content of one.
         options: see :func:`session_options`.
-        title: what the error message calls it.
+        title: path of the model for the error message.
 
     Raises:
-        ConfigError: ONNX Runtime refuses it.
+        ConfigError: ONNX Runtime refuses the model.
     """
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

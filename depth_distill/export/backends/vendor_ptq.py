@@ -1,4 +1,4 @@
-"""What a tool chain makes of the float file by itself, stood in for by ONNX Runtime's quantizer."""
+"""Post-training quantization by a vendor's tool chain, represented by ONNX Runtime's quantizer."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,18 +24,19 @@ from depth_distill.quantization.interface import INPUT_NAME
 
 
 def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_channel: bool = False) -> Path:
-    """ONNX Runtime's ``quantize_static``: QDQ, min/max, one scale a tensor, uint8 activations, int8 weights.
+    """ONNX Runtime's ``quantize_static``: QDQ, min/max, one scale per tensor, uint8 activations, int8 weights.
 
-    This is the reference number of the whole project: it owes nothing to this package's fake quantization.
+    abs_rel after this PTQ is the main result of this project, because it does not depend on the package's own fake
+    quantization.
 
     Args:
-        float_onnx: a file from ``export_float``.
-        batches: calibration images ``(B, 3, H, W)`` as the file takes them, normalized or uint8, each batch read once.
-        path: where to; the file is whole or not there.
-        per_channel: one scale an output channel for weights, for reference: what most current NPUs take.
+        float_onnx: file from ``export_float``.
+        batches: calibration images ``(B, 3, H, W)``, normalized or uint8 as the file takes them; each is read once.
+        path: path of the new file, which is written completely or not at all.
+        per_channel: whether weights have one scale per output channel, as most current NPUs support; for reference.
 
     Raises:
-        DataError: no calibration images.
+        DataError: there are no calibration images.
     """
     reader = _Reader(batches)
     with atomic_path(path) as temporary:
@@ -65,16 +66,16 @@ def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_chan
 def vendor_network(
     network: nn.Module, batches: Sequence[Tensor], folder: Path, per_channel: bool = False
 ) -> OnnxNetwork:
-    """What a tool chain makes of a float network: exported, quantized by :func:`vendor_ptq`, ready to run.
+    """A float network after vendor PTQ: exported, quantized by :func:`vendor_ptq`, and ready to run.
 
     Args:
-        network: float, batch norm folded.
+        network: float network with batch norm folded.
         batches: normalized calibration images ``(B, 3, H, W)``.
-        folder: where ``float.onnx`` and ``vendor.onnx`` are written.
+        folder: folder for ``float.onnx`` and ``vendor.onnx``.
         per_channel: see :func:`vendor_ptq`.
 
     Raises:
-        DataError: no calibration images.
+        DataError: there are no calibration images.
     """
     if not batches:
         raise DataError("the calibration set is empty: expected at least one image")
@@ -83,7 +84,7 @@ def vendor_network(
 
 
 class _Reader(CalibrationDataReader):
-    """One image at a time, as the file has a static batch of 1."""
+    """Yields one image at a time, because the file has a static batch of 1."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self.count = 0

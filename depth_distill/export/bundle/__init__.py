@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle: the pipeline, its steps, artifacts, manifest and report."""
+"""Export of a checkpoint as a bundle: pipeline, steps, artifacts, verification, manifest and report."""

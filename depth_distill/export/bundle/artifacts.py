@@ -12,7 +12,7 @@ from torch import fx
 from depth_distill.atomic import write_json
 from depth_distill.codecs import describe_codec
 from depth_distill.export.backends.backends import RUNNERS
-from depth_distill.export.bundle.steps import Steps, tensor_hash
+from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.interface.calibration_set import write_calibration_set
 from depth_distill.export.interface.decoders import write_decoders
 from depth_distill.export.onnx_io.encodings import aimet_encodings
@@ -30,22 +30,22 @@ BUNDLE = "bundle"
 
 
 def write_artifacts(
-    prepared: Prepared, high_precision_layers: Sequence[str], spec: FileSpec, steps: Steps
+    prepared: Prepared, high_precision_layers: Sequence[str], spec: FileSpec, steps: StepRunner
 ) -> dict[str, str]:
     """Write everything but the manifest and the report.
 
     Args:
-        prepared: the network behind its recipe.
-        high_precision_layers: layers of the mixed file in FP16; none, and there is no such file.
+        prepared: the network that a recipe prepared.
+        high_precision_layers: layers of the mixed file in FP16; without any, there is no mixed file.
         spec: input, outputs and opset of the files.
-        steps: each file is a step.
+        steps: runs the writing of each file as one step.
 
     Returns:
-        Names of the network files by kind: ``float``, ``int8``, ``fp16``, ``mixed`` (if there are such layers) and
+        Names of the network files by kind: ``float``, ``int8``, ``fp16``, ``mixed`` (if there are FP16 layers) and
         ``metric``.
 
     Raises:
-        StepError: naming the file.
+        StepError: a file cannot be written; the message has its name.
     """
     folder = steps.folder / BUNDLE
     codec, outputs = prepared.interface.codec, prepared.interface.outputs

@@ -1,4 +1,4 @@
-"""A bundle: the folder that an export ends in, with a manifest that says what every file is."""
+"""A bundle: the folder that an export writes, with a manifest that describes every file."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ class Bundle:
     """A bundle on disk.
 
     Attributes:
-        folder: where it lies.
-        manifest: what ``manifest.json`` says.
+        folder: folder of the bundle.
+        manifest: content of ``manifest.json``.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Bundle:
 
     @property
     def artifacts(self) -> dict[str, Path]:
-        """Network files by what they are: ``float``, ``int8``, ``fp16``, ``mixed``, ``single``."""
+        """Network files by kind: ``float``, ``int8``, ``fp16``, ``mixed``, ``metric``."""
         return {kind: self.folder / name for kind, name in self.manifest["artifacts"].items()}
 
     def artifact(self, kind: str) -> Path:
@@ -46,18 +46,18 @@ class Bundle:
 
     @property
     def codec(self) -> HostCodec:
-        """What turns codes into metres."""
+        """The codec, which decodes codes to metres."""
         return codec_of(self.manifest["codec"])
 
     @property
     def layout(self) -> OutputLayout:
-        """What leaves the network."""
+        """Layout of the outputs."""
         outputs = self.manifest["outputs"]
         return OutputLayout(tuple(outputs["names"]), tuple(outputs["channels"]), outputs["logits"])
 
     @property
     def input(self) -> InputLayout:
-        """What the files take."""
+        """Layout of the input."""
         image = self.manifest["input"]
         height, width = image["shape"][2:]
         return InputLayout(height, width, image["mean"], image["std"], image["dtype"] == "uint8")
@@ -69,31 +69,30 @@ class Bundle:
 
 
 def load_bundle(folder: Path) -> Bundle:
-    """Read a bundle and check that its files are those that were written.
+    """Read a bundle and check that none of its files was changed.
 
     Raises:
-        ConfigError: no manifest, one that cannot be read or of another schema, or a file that is missing or changed.
+        ConfigError: the manifest does not exist, cannot be read or has another schema, or a file is missing or was
+            changed.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ConfigError(f"{folder} is no bundle: it has no {MANIFEST}; make one with depth-distill export")
+        raise ConfigError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with depth-distill export")
     manifest = _read(path)
     _check_schema(path, manifest)
     for name, entry in manifest["files"].items():
         if not (folder / name).is_file():
             raise ConfigError(f"{folder / name} is missing, though {MANIFEST} lists it: export again")
         if sha256(folder / name) != entry["sha256"]:
-            raise ConfigError(
-                f"{folder / name} is not the file that {MANIFEST} describes: it was changed; export again"
-            )
+            raise ConfigError(f"{folder / name} was changed since {MANIFEST} was written: export again")
     return Bundle(folder, manifest)
 
 
 def bundle_of(file: Path) -> Bundle | None:
-    """The bundle that a network file lies in, its files unchecked; None if it lies in none.
+    """The bundle that contains a network file, its files unchecked; None if the file is in no bundle.
 
     Raises:
-        ConfigError: there is a manifest that cannot be read, or one of another schema.
+        ConfigError: there is a manifest, but it cannot be read or has another schema.
     """
     path = file.absolute().parent / MANIFEST
     if not path.is_file():
@@ -107,11 +106,11 @@ def bundle_of(file: Path) -> Bundle | None:
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` with the hash and size of every file that is in the folder.
+    """Write ``manifest.json`` with the hash and size of every file in the folder.
 
     Args:
-        folder: complete but for the manifest.
-        values: what else it says.
+        folder: folder of the bundle, complete except for the manifest.
+        values: other entries of the manifest.
     """
     files = {
         str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
@@ -122,12 +121,12 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def put_in_place(new: Path, out: Path) -> None:
-    """Make the folder ``new`` be ``out``, in place of what was there.
+    """Rename the folder ``new`` to ``out``, replacing an old bundle.
 
-    Two renames: a process that is killed between them leaves the old bundle under the name that
-    :func:`recover` looks for.
+    There are two renames: a process that is killed between them leaves the old bundle under a name that :func:`recover`
+    restores it from.
     """
-    old = _aside(out)
+    old = _backup_of(out)
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
@@ -140,14 +139,14 @@ def put_in_place(new: Path, out: Path) -> None:
 
 
 def recover(out: Path) -> None:
-    """Put the old bundle back if an earlier :func:`put_in_place` was killed half-way."""
-    old = _aside(out)
+    """Restore the old bundle if an earlier :func:`put_in_place` was killed half-way."""
+    old = _backup_of(out)
     if old.exists() and not out.exists():
         old.rename(out)
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, as hexadecimal."""
+    """Hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -169,5 +168,5 @@ def _check_schema(path: Path, manifest: Mapping[str, Any]) -> None:
         raise ConfigError(f"{path}: schema_version is {version}, expected {SCHEMA_VERSION}: export again")
 
 
-def _aside(out: Path) -> Path:
+def _backup_of(out: Path) -> Path:
     return out.with_name(f".{out.name}.old")

@@ -1,4 +1,4 @@
-"""Which layers of a prepared network stay in FP16: those that are named, or the fewest that reach an accuracy."""
+"""The layers of a prepared network that stay in FP16: named ones, or the fewest that reach an accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from depth_distill.quantization.target.target import NpuTarget
 
 @dataclass(frozen=True)
 class HighPrecisionLayers:
-    """Layers in FP16, and why these; ``abs_rel`` of the network on the images of the search, if there was one."""
+    """Layers in FP16, and the reason for this choice."""
 
     layers: tuple[str, ...]
     reason: str
@@ -31,18 +31,18 @@ def choose_high_precision_layers(
     target_abs_rel: float | None,
     resume: Path,
 ) -> HighPrecisionLayers:
-    """The layers that ``model.mixed.onnx`` has in FP16.
+    """The layers of ``model.mixed.onnx`` in FP16.
 
     Args:
-        prepared: the network.
-        target: what it is for.
-        evaluator: gives some labelled images, where there is a search.
-        named: layers, or a file from ``depth-distill mixed-precision``; the search is left out.
-        target_abs_rel: what the search is to reach; 1.02 times that of the float network unless given.
+        prepared: the network that a recipe prepared.
+        target: NPU that the network is exported for.
+        evaluator: returns labelled images for a search; called only if there is one.
+        named: names of the layers, or a file from ``depth-distill mixed-precision``; there is no search then.
+        target_abs_rel: abs_rel for the search to reach; 1.02 times that of the float network unless given.
         resume: folder for unfinished work of the search.
 
     Raises:
-        ConfigError: layers are named for a target that does not do FP16, or a name is no layer.
+        ConfigError: layers are named for a target that does not support FP16, or a name is no layer.
     """
     if named is not None:
         check_high_precision_format(target, "fp16")

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle, step by step; what was there before stays until the new one is whole."""
+"""From a checkpoint to a bundle, step by step; an old bundle is replaced once the new one is complete."""
 
 import dataclasses
 import platform
@@ -31,7 +31,7 @@ from depth_distill.export.bundle.bundle import (
 )
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
 from depth_distill.export.bundle.reporting import Results, write_results
-from depth_distill.export.bundle.steps import Steps, resumable_passes, source_hash, tensor_hash
+from depth_distill.export.bundle.steps import StepRunner, resumable_passes, source_hash, tensor_hash
 from depth_distill.export.bundle.verification import split_hash, verify
 from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.onnx_io.encodings import scales
@@ -42,32 +42,32 @@ from depth_distill.quantization.passes.outputs import SeparateOutputs
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Prepared, Recipe, RecipeLike, load_recipe
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget, load_target
 
-_BATCH = 16  # calibration images that are looked at together
+_BATCH = 16  # calibration images per batch
 _PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "timm", "numpy")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export, and how.
+    """Options of an export.
 
     Attributes:
-        checkpoint: of a ``fit``.
-        out: the bundle; what is there is replaced at the end if it is a bundle.
-        config: of the checkpoint; the one in its run folder unless given.
-        overrides: options that change data or network, such as ``--data.root DIR``.
-        recipe: passes that prepare the network: name, file or list.
-        separate_outputs: whether there is one output per code; for integer and fraction unless given.
-        calibration_images: number of calibration images, of the training split unless the config names others.
+        checkpoint: checkpoint of a ``fit``.
+        out: folder of the bundle; an old bundle there is replaced at the end.
+        config: config of the checkpoint; the one in its run folder unless given.
+        overrides: command-line options that change data or network, such as ``--data.root DIR``.
+        recipe: passes that prepare the network.
+        separate_outputs: whether there is one output per code; by default only for integer and fraction.
+        calibration_images: number of calibration images, from the training split unless the config names others.
         calibrator: how activation ranges are measured; the target's own calibrator unless given.
-        opset: of the files; the newest that this package writes and the target reads unless given.
+        opset: opset of the files; by default the newest one that this package writes and the target reads.
         high_precision_layers: layers of ``model.mixed.onnx`` in FP16, or a file from ``depth-distill mixed-precision``;
-            the fewest that reach ``target_abs_rel`` unless given.
-        target_abs_rel: 1.02 times that of the float network unless given.
-        search_images: about how many images that search scores on.
-        images: about how many validation images the files are verified on; all unless given.
-        backends: tool chains that they are verified on.
-        refuse: whether an operator that the target refuses is an error, or a warning in the report.
-        command: what was typed, for the record.
+            by default the fewest that reach ``target_abs_rel``.
+        target_abs_rel: abs_rel of the mixed network to reach; 1.02 times that of the float network unless given.
+        search_images: approximate number of images for the search of these layers.
+        images: approximate number of validation images for verification; all unless given.
+        backends: tool chains to verify the files on.
+        refuse: whether an operator that the target refuses is an error; otherwise it is a warning in the report.
+        command: command line, for the manifest.
     """
 
     checkpoint: Path
@@ -89,22 +89,22 @@ class ExportOptions:
 
 
 def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -> Bundle:
-    """Make a bundle.
+    """Export a checkpoint as a bundle.
 
-    Steps that an interrupted call for the same ``out`` finished are not done again, if nothing that they depend on
-    changed: weights, images, options, or this package.
+    Steps that were finished by an interrupted call for the same ``out`` are not repeated unless something that they
+    depend on changed: weights, images, options, or this package.
 
     Raises:
-        StepError: naming the step that failed; the old bundle is as it was.
-        ConfigError: ``out`` is something else than a bundle.
+        StepError: a step failed; the message has its name, and an old bundle is unchanged.
+        ConfigError: ``out`` exists and is not a bundle.
     """
     out = options.out.absolute()
     recover(out)
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{options.out} exists and is no bundle (it has no {MANIFEST}): choose another --out")
+        raise ConfigError(f"{options.out} exists and is not a bundle (it has no {MANIFEST}): choose another --out")
     work = out.with_name(f".{out.name}.work")
-    # Another target or another version of this package makes other files.
-    steps = Steps(work, console, [target.to_dict(), source_hash(Path(depth_distill.__file__).parent)])
+    # The files depend on the target and on the version of this package.
+    steps = StepRunner(work, console, [target.to_dict(), source_hash(Path(depth_distill.__file__).parent)])
     console.print(f"exporting {options.checkpoint} for {target.name}", soft_wrap=True, highlight=False)
     run = steps.run(
         "load checkpoint",
@@ -146,7 +146,9 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     return load_bundle(out)
 
 
-def _prepare(options: ExportOptions, target: NpuTarget, run: LoadedRun, steps: Steps, console: Console) -> Prepared:
+def _prepare(
+    options: ExportOptions, target: NpuTarget, run: LoadedRun, steps: StepRunner, console: Console
+) -> Prepared:
     """Run the recipe and calibrate, step by step."""
     images = steps.run(
         "read calibration images", None, lambda: _calibration_images(run, options.calibration_images), value=False
@@ -166,9 +168,13 @@ def _prepare(options: ExportOptions, target: NpuTarget, run: LoadedRun, steps: S
 
 
 def with_outputs(recipe: Recipe, codec: HostCodec, separate: bool | None = None) -> Recipe:
-    """A recipe whose network has one output per code if ``separate``, which integer and fraction have unless given."""
+    """The recipe, with separate outputs if ``separate``; by default only for integer and fraction.
+
+    Raises:
+        ConfigError: the recipe has the pass ``separate_outputs``, but ``separate`` is False.
+    """
     if separate is False and recipe.has(SeparateOutputs.name):
-        raise ConfigError(f"recipe {recipe} has the pass separate_outputs, but one output is asked for: choose one")
+        raise ConfigError(f"recipe {recipe} has the pass separate_outputs, but one output is requested: choose one")
     separate = isinstance(codec, TwoPartCodec) if separate is None else separate
     return recipe.with_passes(SeparateOutputs()) if separate and not recipe.has(SeparateOutputs.name) else recipe
 
@@ -182,7 +188,7 @@ def _calibration_images(run: LoadedRun, count: int) -> list[Tensor]:
     if wrong:
         raise DataError(
             f"calibration image {wrong[0]} has NaN or infinity ({len(wrong)} of {len(images)} have): "
-            "mend or leave out these files, and check data.image_mean and data.image_std"
+            "repair or leave out these files, and check data.image_mean and data.image_std"
         )
     return list(images.split(_BATCH))
 
@@ -195,7 +201,7 @@ def export(
     console: Console | None = None,
     **options: Any,
 ) -> Bundle:
-    """Make a bundle from Python: ``depth_distill.export("last.ckpt", "bundle", recipe="robust")``.
+    """Export a bundle from Python: ``depth_distill.export("last.ckpt", "bundle", recipe="robust")``.
 
     Args:
         checkpoint: path of a ``.ckpt`` file of a ``fit``.
@@ -203,12 +209,12 @@ def export(
         recipe: name of a shipped recipe, path of a recipe file, list of passes, or a ``Recipe``.
         target: name or file of an NPU profile, or a profile.
         console: console for progress; nothing is printed unless given.
-        options: further fields of :class:`ExportOptions`; files are verified on ONNX Runtime unless ``backends`` says
-            otherwise.
+        options: further fields of :class:`ExportOptions`; files are verified on ONNX Runtime unless ``backends`` is
+            given.
 
     Raises:
-        StepError: naming the step that failed; the old bundle is as it was.
-        ConfigError: no such recipe or target, or ``out`` is something else than a bundle.
+        StepError: a step failed; the message has its name, and an old bundle is unchanged.
+        ConfigError: there is no such recipe or target, or ``out`` exists and is not a bundle.
     """
     profile = target if isinstance(target, NpuTarget) else load_target(target)
     chosen = {"backends": (find_backend("onnxruntime"),), "recipe": load_recipe(recipe), **options}
@@ -218,7 +224,7 @@ def export(
 
 
 def peak_memory_mb() -> float:
-    """Largest memory of this process so far, in MB of 1e6 bytes."""
+    """Peak memory of this process so far, in MB of 1e6 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if platform.system() == "Darwin" else peak * 1024 / 1e6
 
@@ -229,7 +235,7 @@ def _choose(
     run: LoadedRun,
     prepared: Prepared,
     split: Sequence[str],
-    steps: Steps,
+    steps: StepRunner,
 ) -> HighPrecisionLayers:
     named = options.high_precision_layers
     depends_on = [
@@ -258,13 +264,13 @@ def _choose(
 
 
 def _check(folder: Path, written: Mapping[str, str], target: NpuTarget, options: ExportOptions) -> list[dict[str, str]]:
-    """Findings in the file that the target's tool chain is given."""
+    """Findings of the operator check in the file for the target's tool chain."""
     check = check_onnx(folder / written["float" if target.scales == "vendor" else "int8"], target)
     violations = [each for each in check.findings if each.severity == "violation"]
     if violations and options.refuse:
         lines = "\n".join(f"  {each}" for each in violations)
         raise ConfigError(
-            f"{target.name} refuses {len(violations)} operators (--allow-violations exports all the same):\n{lines}"
+            f"{target.name} refuses {len(violations)} operators (--allow-violations exports anyway):\n{lines}"
         )
     return [dataclasses.asdict(each) for each in check.findings]
 

@@ -1,4 +1,4 @@
-"""The report of an export: one structure, written as a page and as Markdown."""
+"""The report of an export: one structure, written as HTML and as Markdown."""
 
 import base64
 import html
@@ -21,22 +21,22 @@ _TEXT = ' class="text"'
 
 
 @dataclass(frozen=True)
-class Row:
-    """One file on one runtime.
+class RuntimeRow:
+    """Results of one file on one runtime.
 
     Attributes:
-        artifact: which file.
-        runtime: which tool chain; with "PTQ" where it quantized the float file by itself.
-        version: of the tool chain.
-        abs_rel: of the depth, on the validation images.
-        ratio: to that of the float network.
+        artifact: kind of the file.
+        runtime: tool chain; with "PTQ" if it quantized the float file by itself.
+        version: version of the tool chain.
+        abs_rel: abs_rel on the validation images.
+        ratio: ``abs_rel`` over that of the float network.
         drift_codes: mean difference of the codes from those of the same file on ONNX Runtime without optimization.
         drift_mm: mean difference of the depth from that of the float network.
-        milliseconds: of one image; None for simulators.
-        latency_ratio: to the float file on the same runtime, in the same run.
-        simulator: the tool chain stands in for a chip.
-        notes: what had to be set.
-        error: why the tool chain refused the file, if it did.
+        milliseconds: latency of one image; None for simulators.
+        latency_ratio: latency over that of the float file on the same runtime, in the same run.
+        simulator: whether the tool chain simulates a chip.
+        notes: settings that had to be made.
+        error: reason why the tool chain refused the file, if it did.
     """
 
     artifact: str
@@ -58,11 +58,11 @@ class Section:
     """A heading with tables, lines and pictures below.
 
     Attributes:
-        title: of the section.
-        header: of the table.
-        rows: of the table, as text.
+        title: title of the section.
+        header: headings of the table.
+        rows: rows of the table, as text.
         lines: paragraphs above the table.
-        pictures: PNG files in the folder of the report.
+        pictures: names of PNG files in the folder of the report.
     """
 
     title: str
@@ -74,13 +74,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says.
+    """Content of a report.
 
     Attributes:
-        title: of the page.
-        summary: the outcome in sentences, the most important first.
-        warnings: what a reader must know before using the files.
-        sections: in order.
+        title: title of the page.
+        summary: sentences on the outcome, the most important first.
+        warnings: warnings about the use of the files.
+        sections: sections in their order.
     """
 
     title: str
@@ -92,8 +92,8 @@ class Report:
 RUNTIME_HEADER = ("file", "runtime", "abs_rel", "x FP32", "drift of codes", "drift [mm]", "ms", "x FP32 file", "MB")
 
 
-def runtime_section(rows: Sequence[Row], megabytes: Mapping[str, float], protocol: str) -> Section:
-    """Every file on every runtime as a table."""
+def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], protocol: str) -> Section:
+    """A table of every file on every runtime."""
     table: list[Sequence[str]] = []
     notes: list[str] = []
     for row in rows:
@@ -113,15 +113,15 @@ def runtime_section(rows: Sequence[Row], megabytes: Mapping[str, float], protoco
         table.append((row.artifact, runtime, *cells))
         notes += [f"{row.artifact} on {row.runtime}: {note}" for note in row.notes]
     lines = (
-        f"abs_rel: {protocol}. Drift of codes is from the same file on ONNX Runtime without optimization (of a PTQ "
-        "row, from the float file); drift in mm is from the float network.",
+        f"abs_rel: {protocol}. Drift of codes is relative to the same file on ONNX Runtime without optimization (for "
+        "PTQ, to the float file); drift in mm is relative to the float network.",
         *notes,
     )
     return Section("Every file on every runtime", RUNTIME_HEADER, table, lines)
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write ``report.html``, which holds its pictures, and ``report.md``, which names them."""
+    """Write ``report.html``, which contains its pictures, and ``report.md``, which links to them."""
     for name, text in (("report.html", _html(folder, report)), ("report.md", _markdown(report))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -156,14 +156,14 @@ def _html(folder: Path, report: Report) -> str:
 
 def _html_row(row: Sequence[str], columns: int) -> str:
     cells = [f"<td{_TEXT * _is_text(cell)}>{html.escape(cell)}</td>" for cell in row]
-    if len(row) < columns:  # the last cell spans the rest: a reason instead of numbers
+    if len(row) < columns:  # the last cell, a reason instead of numbers, spans the rest
         span = columns - len(row) + 1
         cells[-1] = f'<td class="failed" colspan="{span}">{html.escape(row[-1])}</td>'
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _is_text(cell: str) -> bool:
-    """Words start at the left, numbers and what stands for one end at the right."""
+    """Whether a cell is left-aligned text; numbers, and ``-`` for a missing one, are right-aligned."""
     return not cell[:1].isdigit() and cell != "-"
 
 

@@ -1,4 +1,4 @@
-"""What an export found out, told as a report with pictures."""
+"""Write the results of an export as a report with pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ import torch
 from depth_distill.display.charts import drift_bars
 from depth_distill.display.pictures import error_map, save_figure
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers
-from depth_distill.export.bundle.report import Report, Row, Section, runtime_section, write_report
+from depth_distill.export.bundle.report import Report, RuntimeRow, Section, runtime_section, write_report
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.models import DepthCodec
 from depth_distill.quantization.recipe import Prepared
 
 _PANELS = 3
-_AIM = 1.02  # times FP32
+_AIM = 1.02  # abs_rel over that of FP32; more is a warning
 
 
 @dataclass(frozen=True)
 class Results:
-    """What the steps of an export returned.
+    """Results of the steps of an export.
 
     Attributes:
-        manifest: of the bundle.
-        verified: see :func:`~depth_distill.export.bundle.verification.verify`.
+        manifest: manifest of the bundle.
+        verified: result of :func:`~depth_distill.export.bundle.verification.verify`.
         high_precision: layers in FP16.
-        passes: name of each pass of the recipe and what it did.
-        findings: of the operator check.
-        seconds: by step.
-        peak_memory_mb: of this process.
-        kept: steps that were not done again.
+        passes: name and summary of each pass of the recipe.
+        findings: findings of the operator check.
+        seconds: duration of each step.
+        peak_memory_mb: peak memory of this process.
+        kept: steps whose earlier results were reused.
     """
 
     manifest: Mapping[str, Any]
@@ -47,23 +47,23 @@ class Results:
 def write_results(folder: Path, results: Results, prepared: Prepared, run: LoadedRun) -> None:
     """Write ``report.html``, ``report.md`` and their pictures into the bundle."""
     verified = results.verified
-    rows = [Row(**{**row, "notes": tuple(row["notes"])}) for row in verified["rows"]]
+    rows = [RuntimeRow(**{**row, "notes": tuple(row["notes"])}) for row in verified["rows"]]
     sizes = {kind: (folder / name).stat().st_size for kind, name in results.manifest["artifacts"].items()}
     layers = [(each["name"], each["relative"], each["sqnr_db"]) for each in verified["layers"]]
-    save_figure(drift_bars(layers, "INT8 against float, layer by layer"), folder / "layer_drift.png")
+    save_figure(drift_bars(layers, "Drift of INT8 from float, layer by layer"), folder / "layer_drift.png")
     save_figure(_errors(prepared, run), folder / "error_maps.png")
     sections = (
         runtime_section(rows, {kind: size / 1e6 for kind, size in sizes.items()}, verified["protocol"]),
         _sizes(sizes, verified, results),
         Section("Layer by layer", pictures=("layer_drift.png",)),
-        Section("Depth, and what INT8 changes", pictures=("error_maps.png",)),
+        Section("Depth, and its change by INT8", pictures=("error_maps.png",)),
         _checks(results.findings),
         _facts(results),
         Section(
             "Steps",
             ("step", "", "s"),
             [(name, "kept" * (name in results.kept), f"{taken:.1f}") for name, taken in results.seconds.items()],
-            (f"Peak memory of the export: {results.peak_memory_mb:.0f} MB; runtimes run in processes of their own.",),
+            (f"Peak memory of the export: {results.peak_memory_mb:.0f} MB; runtimes run in separate processes.",),
         ),
     )
     target = results.manifest["target"]["name"]
@@ -71,7 +71,7 @@ def write_results(folder: Path, results: Results, prepared: Prepared, run: Loade
     write_report(folder, Report(title, _summary(rows, verified), _warnings(rows, results), sections))
 
 
-def _summary(rows: Sequence[Row], verified: Mapping[str, Any]) -> list[str]:
+def _summary(rows: Sequence[RuntimeRow], verified: Mapping[str, Any]) -> list[str]:
     exact, rounded = verified["float"]["abs_rel"], verified["fake_quantized"]["abs_rel"]
     lines = [
         f"FP32 has abs_rel {exact:.4f} on {verified['images']} images; "
@@ -81,12 +81,12 @@ def _summary(rows: Sequence[Row], verified: Mapping[str, Any]) -> list[str]:
     vendor = [row for row in rows if row.ratio is not None and " PTQ" in row.runtime]
     for found, what in ((ran, "INT8 and mixed files"), (vendor, "The float file, quantized by the tool chain itself")):
         if found:
-            told = ", ".join(f"{row.artifact} on {row.runtime} {row.ratio:.3f}" for row in found)
-            lines.append(f"{what}, times FP32: {told}.")
+            listed = ", ".join(f"{row.artifact} on {row.runtime} {row.ratio:.3f}" for row in found)
+            lines.append(f"{what}, times FP32: {listed}.")
     return lines
 
 
-def _warnings(rows: Sequence[Row], results: Results) -> list[str]:
+def _warnings(rows: Sequence[RuntimeRow], results: Results) -> list[str]:
     lines = [f"{row.artifact} on {row.runtime}: refused, see the table" for row in rows if row.error]
     lines += [
         f"{row.artifact} on {row.runtime}: abs_rel is {row.ratio:.3f} times that of FP32, more than {_AIM}"
@@ -96,9 +96,9 @@ def _warnings(rows: Sequence[Row], results: Results) -> list[str]:
     capabilities = results.manifest["target"]["capabilities"]
     unconfirmed = [name for name, support in capabilities.items() if support == "unconfirmed"]
     if unconfirmed:
-        lines.append(f"The target's {', '.join(unconfirmed)} are unconfirmed: try them before you rely on them.")
+        lines.append(f"The target's {', '.join(unconfirmed)} are unconfirmed: test them before you rely on them.")
     if any("stress" in each for each in results.manifest["recipe"]["passes"]):
-        lines.append("This is a trial: the recipe spreads channel ranges on purpose (stress).")
+        lines.append("This is an experiment: the recipe spreads channel ranges on purpose (stress).")
     return lines
 
 
@@ -133,7 +133,7 @@ def _sizes(sizes: Mapping[str, int], verified: Mapping[str, Any], results: Resul
 def _checks(findings: Sequence[Mapping[str, str]]) -> Section:
     table = [(each["severity"], each["node"], each["rule"], each["message"], each["remedy"]) for each in findings]
     lines = () if table else ("Every operator fits the target's profile.",)
-    return Section("Operators", ("severity", "node", "rule", "found", "way out"), table, lines)
+    return Section("Operators", ("severity", "node", "rule", "found", "remedy"), table, lines)
 
 
 def _facts(results: Results) -> Section:
@@ -152,7 +152,7 @@ def _facts(results: Results) -> Section:
     facts.insert(2, ("recipe", manifest["recipe"]["name"] or "given as a list"))
     for place, (name, report) in enumerate(results.passes, 3):
         facts.insert(place, (name, report))
-    return Section("What this is", ("", ""), facts)
+    return Section("Network and settings", ("", ""), facts)
 
 
 def _errors(prepared: Prepared, run: LoadedRun) -> Any:

@@ -1,4 +1,4 @@
-"""Steps of a long job: timed, named where they fail, and not done again where nothing that they depend on changed."""
+"""Steps of a long job: timed, named in errors, and skipped if nothing that they depend on changed."""
 
 import copy
 import errno
@@ -24,15 +24,15 @@ _RECORD = "steps.json"
 
 
 class StepError(ConfigError):
-    """A step failed by something that a person can mend; the message names the step."""
+    """A step failed for a reason that a user can fix; the message has the name of the step."""
 
 
-class Steps:
-    """Runs steps one after the other and remembers what they made.
+class StepRunner:
+    """Runs steps and records their results, so that an interrupted job can continue.
 
     Args:
-        folder: where files are made and ``steps.json`` remembers them; an earlier, unfinished job's is gone on with.
-        console: where progress is printed.
+        folder: folder for the files of the job and their record ``steps.json``; if it is there, that job continues.
+        console: console for progress.
         depends_on: what every result depends on, as JSON.
     """
 
@@ -47,17 +47,17 @@ class Steps:
     def run(
         self, name: str, depends_on: Any, make: Callable[[], Any], files: Sequence[str] = (), value: bool = True
     ) -> Any:
-        """What ``make`` returns: from now, or from the last time if nothing changed.
+        """Result of ``make``, or its recorded result if nothing changed.
 
         Args:
-            name: of the step.
-            depends_on: everything that the result depends on, as JSON; hashes of what is large.
-            make: does the work; it returns JSON and leaves files in the folder.
-            files: names of those files or folders.
-            value: False where the result lives on as an object only, so that the step is always done again.
+            name: name of the step.
+            depends_on: everything that the result depends on, as JSON; large values as hashes.
+            make: does the work; it returns JSON and writes files into the folder.
+            files: names of these files or folders.
+            value: whether the result can be recorded; if False, the step is always run.
 
         Raises:
-            StepError: from any error that a person can mend, a full disk included.
+            StepError: ``make`` failed for a reason that a user can fix, such as a full disk.
         """
         key = content_hash([self.depends_on, depends_on])
         self.console.print(f"[dim]{len(self.seconds) + 1:>3}[/dim]  {name}", end="", highlight=False)
@@ -65,7 +65,7 @@ class Steps:
         if value and entry is not None and entry["key"] == key and entry["files"] == self._hashes(files):
             self.seconds[name] = entry["seconds"]
             self.kept.append(name)
-            self.console.print("  [dim]kept from the last time[/dim]", highlight=False)
+            self.console.print("  [dim]kept from the last run[/dim]", highlight=False)
             return entry["value"]
         self.console.print()
         start = time.perf_counter()
@@ -104,11 +104,11 @@ class Steps:
         return found
 
 
-def resumable_passes(steps: Steps) -> Callable[[Pass, fx.GraphModule, Context], PassResult]:
+def resumable_passes(steps: StepRunner) -> Callable[[Pass, fx.GraphModule, Context], PassResult]:
     """An ``Execute`` for :class:`~depth_distill.quantization.recipe.Preparer`: each pass of a recipe is a step.
 
-    What a pass made of the weights is kept, so that an export that was interrupted during the next pass does not run it
-    again. Passes that change the structure take no time and are run again.
+    The weights after a pass are stored, so that an export that was interrupted during the next pass does not repeat it.
+    Passes that change the structure take no time and are always run.
     """
 
     def execute(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResult:
@@ -142,12 +142,12 @@ def tensor_hash(values: Tensor) -> str:
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 of JSON."""
+    """SHA-256 of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def source_hash(folder: Path) -> str:
-    """SHA-256 over the Python files below a folder."""
+    """SHA-256 of the Python files below a folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())

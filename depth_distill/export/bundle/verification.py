@@ -17,8 +17,8 @@ from depth_distill.export.backends.backends import Backend, BackendRun, find_bac
 from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
 from depth_distill.export.bundle.bundle import sha256
-from depth_distill.export.bundle.report import Row
-from depth_distill.export.bundle.steps import Steps, tensor_hash
+from depth_distill.export.bundle.report import RuntimeRow
+from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.compare.drift import layer_drift
 from depth_distill.export.onnx_io.metric_onnx import METRES
 from depth_distill.quantization.interface import Interface
@@ -93,7 +93,7 @@ class Verifier:
 
     Args:
         evaluator: labelled images; its reference is the float network, from which depth drift is measured.
-        interface: what the files take and return.
+        interface: input and outputs of the files.
         calibration: folder of calibration tensors.
         float_metrics: metrics of the float network.
     """
@@ -113,7 +113,7 @@ class Verifier:
         self._references: dict[str, NDArray[np.float32]] = {}
 
     def run(self, trial: Trial, files: Mapping[str, Path]) -> dict[str, Any]:
-        """A :class:`~depth_distill.export.bundle.report.Row` as plain data.
+        """A :class:`~depth_distill.export.bundle.report.RuntimeRow` as plain data.
 
         If the tool chain refuses the file, the row has the reason and no numbers.
         """
@@ -121,18 +121,18 @@ class Verifier:
             calibration = self.calibration if trial.quantize else None
             ran = trial.backend.run(files[trial.artifact], self.images, calibration, trial.options)
         except ConfigError as error:
-            row = Row(trial.artifact, trial.runtime, error=str(error), simulator=trial.backend.simulator)
+            row = RuntimeRow(trial.artifact, trial.runtime, error=str(error), simulator=trial.backend.simulator)
             return asdict(row)
         return asdict(self._row(trial, ran, files))
 
-    def _row(self, trial: Trial, ran: BackendRun, files: Mapping[str, Path]) -> Row:
+    def _row(self, trial: Trial, ran: BackendRun, files: Mapping[str, Path]) -> RuntimeRow:
         if trial.artifact == "metric":
             drift, score = None, self.evaluator.of_depth(torch.from_numpy(ran.outputs[METRES]))
         else:
             codes = self._codes(ran)
             drift = float(np.abs(codes.numpy() - self._reference(trial, files)).mean())
             score = self.evaluator.of_codes(codes)
-        return Row(
+        return RuntimeRow(
             trial.artifact,
             trial.runtime,
             version=ran.version,
@@ -165,7 +165,7 @@ def verify(
     folder: Path,
     written: Mapping[str, str],
     high_precision_layers: tuple[str, ...],
-    steps: Steps,
+    steps: StepRunner,
 ) -> dict[str, Any]:
     """Score the float network, its fake-quantized graph, and every file on every backend.
 
@@ -180,8 +180,8 @@ def verify(
 
     Returns:
         JSON: ``protocol``, ``images``, metrics of ``float`` and ``fake_quantized``, ``rows`` (see
-        :class:`~depth_distill.export.bundle.report.Row`), ``latency_ms`` on ONNX Runtime by file, ``operator_counts``
-        by file, and ``layers`` (see :class:`~depth_distill.export.compare.drift.LayerDrift`).
+        :class:`~depth_distill.export.bundle.report.RuntimeRow`), ``latency_ms`` on ONNX Runtime by file,
+        ``operator_counts`` by file, and ``layers`` (see :class:`~depth_distill.export.compare.drift.LayerDrift`).
     """
     files = {kind: folder / name for kind, name in written.items()}
     hashes = {kind: sha256(path) for kind, path in files.items()}

@@ -1,1 +1,1 @@
-"""What goes into and comes out of a file: inputs, outputs, clips, calibration images, decoders."""
+"""Files beside a network for its users: calibration images, and decoders of its outputs."""

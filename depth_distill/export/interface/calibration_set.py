@@ -1,4 +1,4 @@
-"""The calibration images as files, in the forms that tool chains take."""
+"""The calibration images as files, in the formats that tool chains read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,33 +13,33 @@ from depth_distill.errors import DataError
 _README = """\
 Calibration images of this network, {count} of them, in the order of the training split.
 
-tensors/*.npy, tensors.txt   {shape} {dtype}, as the network takes them. RKNN: rknn.build(dataset="tensors.txt");
+tensors/*.npy, tensors.txt   {shape} {dtype}, inputs of the network. RKNN: rknn.build(dataset="tensors.txt");
                              NNCF, OpenVINO and ONNX Runtime: see ../runners.
 raw/*.raw, input_list.txt    the same values without a header, row-major. QNN: --input_list input_list.txt; TensorRT:
                              read them in IInt8Calibrator.get_batch, or trtexec --loadInputs={name}:raw/0000.raw
-images/*.png, images.txt     8-bit RGB of the network's size, before normalization: for tool chains that normalize.
+images/*.png, images.txt     8-bit RGB in the network's size, before normalization: for tool chains that normalize.
 
-Paths in the lists are relative to this folder; run the tool chain here, or give it absolute ones.
+Paths in the lists are relative to this folder: run the tool chain here, or make them absolute.
 """
 
 
 def write_calibration_set(tensors: NDArray[np.generic], images: NDArray[np.uint8], name: str, folder: Path) -> None:
-    """Write what a tool chain calibrates with.
+    """Write calibration images for tool chains.
 
     Args:
-        tensors: ``(N, 3, H, W)``, as the network takes them.
-        images: ``(N, 3, H, W)`` RGB, the same before normalization.
-        name: of the network's input.
-        folder: is made.
+        tensors: inputs of the network, ``(N, 3, H, W)``.
+        images: the same RGB images before normalization, ``(N, 3, H, W)``.
+        name: name of the network's input.
+        folder: folder of the new files; it is created if necessary.
 
     Raises:
-        DataError: no images, or NaN or infinity in one; the message says which.
+        DataError: there are no images, or one has NaN or infinity; the message has its index.
     """
     if not len(tensors):
         raise DataError("the calibration set is empty: expected at least one image")
     wrong = [index for index, each in enumerate(tensors) if not np.isfinite(each).all()]
     if wrong:
-        raise DataError(f"calibration image {wrong[0]} has NaN or infinity; {len(wrong)} of {len(tensors)} have")
+        raise DataError(f"calibration image {wrong[0]} has NaN or infinity ({len(wrong)} of {len(tensors)} have)")
     for index, (tensor, image) in enumerate(zip(tensors, images, strict=True)):
         with atomic_path(folder / "tensors" / f"{index:04d}.npy") as temporary:
             np.save(temporary, tensor[None], allow_pickle=False)
@@ -61,11 +61,11 @@ def read_calibration_set(folder: Path) -> NDArray[np.generic]:
     """The tensors of a calibration set, ``(N, 3, H, W)``.
 
     Raises:
-        DataError: no list, or a file that it names is missing.
+        DataError: the list or a listed file does not exist.
     """
     listed = folder / "tensors.txt"
     if not listed.is_file():
-        raise DataError(f"{listed} does not exist: {folder} is no calibration set")
+        raise DataError(f"{listed} does not exist: {folder} is not a calibration set")
     names = listed.read_text().split()
     for name in names:
         if not (folder / name).is_file():

@@ -1,4 +1,4 @@
-"""What the ONNX files of one network have in common."""
+"""Specification that the ONNX files of one network share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.target.target import NpuTarget
 
 OUTPUT_NAME = "codes"
-OPSET = 19  # the newest that the tool chains tried here all read
+OPSET = 19  # the newest that all tested tool chains read
 OLDEST_OPSET = 17
 
 
@@ -23,12 +23,12 @@ class FileSpec:
         height: height of the image, which is the input ``image`` of shape ``(1, 3, H, W)``.
         width: width of the image.
         opset: version of the ONNX operators.
-        output_names: one name for each tensor that the network returns.
-        uint8_input: whether ``image`` is uint8 in the file; for a network behind the pass ``uint8_input``, which takes
+        output_names: one name per tensor that the network returns.
+        uint8_input: whether ``image`` is uint8 in the file; for a network after the pass ``uint8_input``, which takes
             pixels.
 
     Raises:
-        ConfigError: an opset that cannot be written.
+        ConfigError: the opset is too old to be written.
     """
 
     height: int
@@ -52,7 +52,7 @@ class FileSpec:
         """The spec of a file that takes an image of this shape.
 
         Raises:
-            ConfigError: a shape other than ``(1, 3, H, W)``, or an opset that cannot be written.
+            ConfigError: the shape is not ``(1, 3, H, W)``, or the opset is too old to be written.
         """
         if image.ndim != 4 or image.shape[:2] != (1, 3):
             raise ConfigError(f"example_image: received the shape {tuple(image.shape)}, expected (1, 3, H, W)")
@@ -66,14 +66,15 @@ class FileSpec:
 
     @property
     def example(self) -> Tensor:
-        """An input of the network, as floats."""
+        """A float input of the network."""
         return torch.zeros(1, 3, self.height, self.width)
 
 
 def opset_for(target: NpuTarget) -> int:
-    """The newest version of the ONNX operators that this package writes unasked and the target reads.
+    """The newest opset up to 19, the default, that the target reads.
 
-    It is 17, the oldest that can be written, for a target that reads only older ones; the check of operators says so.
+    For a target that reads only opsets before 17, it is 17, the oldest that can be written; the operator check reports
+    this.
     """
     newest = target.operators.max_opset
     return OPSET if newest is None else max(OLDEST_OPSET, min(OPSET, newest))

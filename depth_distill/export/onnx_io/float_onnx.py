@@ -1,4 +1,4 @@
-"""The float network as an ONNX file: what a tool chain with PTQ of its own reads."""
+"""The float network as an ONNX file, for tool chains with their own PTQ."""
 
 import logging
 import warnings
@@ -22,32 +22,32 @@ from depth_distill.export.onnx_io.edits import (
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.quantization.interface import INPUT_NAME
 
-_OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: asked for 13 it silently gives 18
+_OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: for 13 it silently writes 18
 
 
 def export_float(network: nn.Module, path: Path, spec: FileSpec) -> Path:
-    """Write ``network`` with a static batch of 1, input ``image`` and named outputs, weights inside the file.
+    """Write ``network`` with a static batch of 1, the input ``image``, named outputs, and weights inside the file.
 
-    Nodes and tensors are called after the layers they come from, the shape of every tensor is written down, and what is
-    resized by powers of two has constant scales (see :func:`~depth_distill.export.onnx_io.edits.resize_by_scales`).
+    Nodes and tensors are named after their layers, the shape of every tensor is recorded, and a Resize by powers of two
+    has constant scales (see :func:`~depth_distill.export.onnx_io.edits.resize_by_scales`).
 
     Args:
-        network: float network with batch norm folded; it returns one tensor, or a tuple of as many as there are names.
-        path: path of the new file, which is whole or not there.
+        network: float network with batch norm folded; it returns one tensor, or a tuple of one tensor per name.
+        path: path of the new file, which is written completely or not at all.
         spec: input, outputs and opset.
 
     Raises:
-        ConfigError: names that do not fit what the network returns.
+        ConfigError: the number of output names differs from the number of tensors that the network returns.
     """
     return write_onnx(network, path, spec)
 
 
 def write_onnx(network: nn.Module, path: Path, spec: FileSpec) -> Path:
-    """Write any graph: torch's exporter and the edits that float and QDQ files share."""
+    """Write any graph with torch's exporter and the edits that float and QDQ files share."""
     training = network.training
     try:
         with atomic_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporter's own parts, about each other
+            warnings.simplefilter("ignore")  # deprecations within the exporter itself
             logging.getLogger("onnxscript").setLevel(logging.ERROR)
             torch.onnx.export(
                 network.eval(),
@@ -77,7 +77,7 @@ def write_onnx(network: nn.Module, path: Path, spec: FileSpec) -> Path:
 
 
 def _layers(network: nn.Module) -> set[str]:
-    """Paths of the modules that are one layer: those that a graph calls, elsewhere those that hold no others."""
+    """Paths of the modules that are one layer: those that a graph calls, otherwise those without children."""
     if isinstance(network, fx.GraphModule):
         return {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
     return {name for name, module in network.named_modules() if not list(module.children())}

@@ -1,4 +1,4 @@
-"""Half precision in ONNX files: of the whole network, or of some layers between integer ones."""
+"""Half precision in ONNX files, for the whole network or for some layers among integer ones."""
 
 import copy
 from collections.abc import Collection
@@ -13,18 +13,18 @@ from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import with_shapes, without_unused
 from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.onnx_graph import QDQ_OPERATORS
 from depth_distill.export.onnx_io.qdq import export_qdq
 
-_ROUNDING = ("QuantizeLinear", "DequantizeLinear")
-_SETTINGS = {"Resize": 1, "Pad": 1}  # inputs from this one on are settings, whose types are fixed
+_SETTINGS = {"Resize": 1, "Pad": 1}  # position of the first input that is a setting with a fixed type
 
 
 def export_half(float_onnx: Path, path: Path) -> Path:
     """Write a float file with weights and arithmetic in FP16; input and outputs keep their types.
 
     Args:
-        float_onnx: from ``export_float``.
-        path: where to; the file is whole or not there.
+        float_onnx: file from ``export_float``.
+        path: path of the new file, which is written completely or not at all.
     """
     model = onnx.load(float_onnx)
     with atomic_path(path) as temporary:
@@ -37,13 +37,13 @@ def export_mixed(mixed: fx.GraphModule, layers: Collection[str], path: Path, spe
 
     Args:
         mixed: network from :func:`~depth_distill.quantization.analysis.mixed_precision.mixed_network`.
-        layers: its layers in FP16. What works on their outputs before these are quantized, an addition or an
-            activation, is in FP16, too.
-        path: path of the new file, which is whole or not there.
+        layers: layers of the network in FP16. Operators on their outputs before the next quantizer, such as additions
+            and activations, are in FP16 as well.
+        path: path of the new file, which is written completely or not at all.
         spec: input, outputs and opset.
 
     Raises:
-        ConfigError: as ``export_qdq``, or a layer that the file does not have.
+        ConfigError: the file has no such layer, or see ``export_qdq``.
     """
     with atomic_path(path) as temporary:
         export_qdq(mixed, temporary, spec)
@@ -53,10 +53,10 @@ def export_mixed(mixed: fx.GraphModule, layers: Collection[str], path: Path, spe
 
 
 def float_region(model: onnx.ModelProto, layers: Collection[str]) -> set[str]:
-    """Names of the nodes that compute some layers, and what works on their outputs before these are quantized.
+    """Names of the nodes of some layers, and of all nodes on their outputs before the next QuantizeLinear.
 
     Raises:
-        ConfigError: a layer that the model does not have.
+        ConfigError: the model has no such layer.
     """
     nodes = {node.name for node in model.graph.node}
     for layer in layers:
@@ -65,20 +65,20 @@ def float_region(model: onnx.ModelProto, layers: Collection[str]) -> set[str]:
     region = set(layers)
     written = {name for node in model.graph.node if node.name in region for name in node.output}
     for node in model.graph.node:
-        if node.op_type not in _ROUNDING and written.intersection(node.input):
+        if node.op_type not in QDQ_OPERATORS and written.intersection(node.input):
             region.add(node.name)
             written.update(node.output)
     return region
 
 
 def in_half(model: onnx.ModelProto, region: Collection[str]) -> onnx.ModelProto:
-    """A copy in which the nodes of a region compute in FP16, between Casts at its border.
+    """A copy in which the nodes of a region compute in FP16, with Casts at its border.
 
-    ONNX Runtime's own converter puts Casts around every node outside of the region as well.
+    ONNX Runtime's own converter also puts Casts around every node outside the region.
 
     Args:
-        model: float32 or QDQ, with named nodes.
-        region: names of nodes.
+        model: float32 or QDQ model with named nodes.
+        region: names of the nodes in FP16.
     """
     model = copy.deepcopy(model)
     graph = model.graph
@@ -105,7 +105,7 @@ def in_half(model: onnx.ModelProto, region: Collection[str]) -> onnx.ModelProto:
                     else:
                         nodes.append(helper.make_node("Cast", [name], [half], half, to=TensorProto.FLOAT16))
                 changed[position] = half
-            # Inside, tensors keep their names; only what leaves the region is cast back.
+            # Only tensors that are read outside the region, or are outputs, are cast back, and keep their names.
             changed = [f"{name}.inside" if name in inside else name for name in changed]
             outer = list(node.output)
             node.output[:] = [f"{name}.inside" for name in outer]

@@ -1,4 +1,4 @@
-"""Network and decoder in one file, for hosts that want metres."""
+"""Network and decoder in one file, for hosts that need metres."""
 
 import math
 from collections.abc import Sequence
@@ -20,30 +20,30 @@ METRES = "depth_m"
 
 
 def export_with_decoder(network: nn.Module, codec: HostCodec, layout: OutputLayout, path: Path, spec: FileSpec) -> Path:
-    """Write a float network that ends in metres.
+    """Write a float network that returns metres.
 
-    The decoder uses the runtime's own exponential, so depth is that of the codec up to a few units in the last place.
+    The decoder uses the runtime's own exponential, so depth equals that of the codec to a few units in the last place.
 
     Args:
-        network: float network, as ``export_float`` takes it.
+        network: float network, see ``export_float``.
         codec: codec of the network.
-        layout: what the network returns.
-        path: path of the new file, which is whole or not there.
-        spec: input and opset; the one output is ``depth_m``.
+        layout: layout of the network's outputs.
+        path: path of the new file, which is written completely or not at all.
+        spec: input and opset; the only output is ``depth_m``.
 
     Raises:
-        ConfigError: as ``export_float``.
+        ConfigError: see ``export_float``.
     """
     return write_onnx(MetricNetwork(network, codec, layout), path, replace(spec, output_names=(METRES,)))
 
 
 class MetricNetwork(nn.Module):
-    """A network followed by its decoder, in operators that ONNX has.
+    """A network followed by its decoder, in ONNX operators.
 
     Args:
-        network: returns a tensor, or one an output.
-        codec: of the network.
-        layout: what the network returns.
+        network: float network that returns one tensor, or one per output.
+        codec: codec of the network.
+        layout: layout of the network's outputs.
     """
 
     def __init__(self, network: nn.Module, codec: HostCodec, layout: OutputLayout) -> None:
@@ -62,14 +62,14 @@ class MetricNetwork(nn.Module):
 
 
 class _InOnnx(StandIn):
-    """torch, as it is exported.
+    """torch for export to ONNX.
 
-    Powers are the runtime's own, which costs the last bits: those of the codecs are put together from the bits of a
-    float, which no operator of these opsets can set.
+    Powers are the runtime's own, which changes the last bits: the codecs assemble powers from the bits of a float,
+    which no operator of these opsets can do.
     """
 
     def full_like(self, values: Tensor, value: float) -> float:
-        """A constant, instead of an image full of it."""
+        """A constant instead of a full tensor."""
         return value
 
     def __getattr__(self, name: str) -> Any:

@@ -18,24 +18,24 @@ from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import requantize_moves
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
 
-_CODES = ((0, 255), (-128, 127))  # what torch's exporter translates
+_CODES = ((0, 255), (-128, 127))  # ranges that torch's exporter supports
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 
 
 def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
-    """Write a network from ``fake_quantize`` with its scales; names and shapes as in ``export_float``.
+    """Write a network from ``fake_quantize`` with its scales; names and shapes are those of ``export_float``.
 
-    Weights are stored as int8 and biases as int32, as integer arithmetic adds them: with the scale of the products.
-    Quantizers that are switched off, or round to half precision, leave no trace: their tensors stay float. A uint8
-    input is the first quantized tensor as it is.
+    Weights are stored as int8, and biases as int32 with the scale of the products, as integer arithmetic adds them.
+    Tensors of quantizers that are off, or that round to half precision, stay float. A uint8 input is itself the first
+    quantized tensor.
 
     Args:
         quantized: fake-quantized and calibrated network; it is not changed.
-        path: path of the new file, which is whole or not there.
+        path: path of the new file, which is written completely or not at all.
         spec: input, outputs and opset.
 
     Raises:
-        ConfigError: a quantizer without a range or with a format other than 8 bits, and as ``export_float``.
+        ConfigError: a quantizer has no range or another format than 8 bits, or see ``export_float``.
     """
     with atomic_path(path) as temporary:
         write_onnx(with_constants(quantized), temporary, spec)
@@ -45,18 +45,18 @@ def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
 
 
 def with_constants(quantized: fx.GraphModule) -> fx.GraphModule:
-    """A copy whose quantizers are torch's own operators with constant scales, which the exporter knows."""
+    """A copy whose quantizers are torch's own operators with constant scales, which the exporter supports."""
     constant = requantize_moves(copy.deepcopy(quantized))
     for path, module in list(constant.named_modules()):
         if isinstance(module, QuantizedLayer):
-            module.inputs = ()  # readers of QDQ files round biases by themselves
+            module.inputs = ()  # biases are quantized in the file, see quantize_biases
         if isinstance(module, FakeQuantizer):
             constant.set_submodule(path, _constant(module))
     return constant
 
 
 def store_integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which a QuantizeLinear of a stored float tensor is that tensor's codes: a quarter of the size."""
+    """A copy in which every QuantizeLinear of a stored float tensor is replaced by its codes, a quarter of the size."""
     model = copy.deepcopy(model)
     stored = {each.name: each for each in model.graph.initializer}
     for node in list(model.graph.node):
@@ -79,7 +79,7 @@ def store_integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which the bias of a layer with quantized input and weight is int32, with the product of their scales.
 
-    That is what integer arithmetic adds (Jacob et al. 2018, eq. 11), and what readers of QDQ files expect.
+    Integer arithmetic adds biases in this form (Jacob et al. 2018, eq. 11), and readers of QDQ files expect it.
     """
     model = copy.deepcopy(model)
     graph = model.graph
@@ -116,10 +116,10 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def read_codes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which a uint8 input that is cast to float and quantized with scale 1 is the quantized tensor itself.
+    """A copy in which a uint8 input that was cast to float and quantized with scale 1 is the quantized tensor itself.
 
     Raises:
-        ConfigError: the input is quantized with another scale, which would change the pixels.
+        ConfigError: the input is quantized with another scale, which would change the pixels, or is read as floats.
     """
     model = copy.deepcopy(model)
     graph = model.graph

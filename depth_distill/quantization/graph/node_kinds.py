@@ -108,10 +108,10 @@ def scoped_name(node: fx.Node) -> str:
     """Dotted name of a node: the path of its module, or the path of the module around it and the function's name."""
     if node.op in ("call_module", "placeholder", "get_attr", "output"):
         return str(node.target)
-    word = node.target if isinstance(node.target, str) else node.target.__name__
+    function = node.target if isinstance(node.target, str) else node.target.__name__
     around = list(node.meta.get("nn_module_stack", {}).values())
     scope = around[-1][0] if around else ""
-    return f"{scope}.{word}" if scope else word
+    return f"{scope}.{function}" if scope else function
 
 
 def _classify(node: fx.Node, graph_module: fx.GraphModule, operations: dict[fx.Node, Operation]) -> Operation:

@@ -175,7 +175,7 @@ def test_rknn_keeps_named_layers_in_half_precision(bundle, images):
     assert mixed.mean() < 0.8 * integer.mean()  # only the input is rounded now
     with pytest.raises(ConfigError, match="the file has no node 'nothing'"):
         rknn.run(bundle / "float.onnx", images[:1].numpy(), options={"fp16_layers": "nothing"}, **how)
-    with pytest.raises(ConfigError, match="goes with --calibration"):
+    with pytest.raises(ConfigError, match="needs --calibration"):
         rknn.run(bundle / "float.onnx", images[:1].numpy(), options={"fp16_layers": "0"}, repeats=0)
 
 
@@ -192,9 +192,9 @@ def test_a_missing_environment_names_the_cure(bundle, images, monkeypatch, tmp_p
         find_backend("openvino").run(bundle / "float.onnx", images.numpy())
 
 
-def test_a_backend_without_ptq_says_which_have_it(bundle, images, monkeypatch):
+def test_a_backend_without_ptq_names_those_that_have_it(bundle, images, monkeypatch):
     monkeypatch.setattr(Backend, "missing", lambda self: None)
-    with pytest.raises(ConfigError, match="iree has no quantization of its own; onnxruntime, nncf"):
+    with pytest.raises(ConfigError, match="iree has no quantization of its own; these have: onnxruntime, nncf"):
         find_backend("iree").run(bundle / "float.onnx", images.numpy(), calibration=bundle / "calibration")
 
 

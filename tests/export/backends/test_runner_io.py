@@ -1,4 +1,4 @@
-"""What all runners share: inputs one by one, outputs as float32, options, latency and notes in the report."""
+"""Shared by all runners: inputs one by one, outputs as float32, options, latency and notes in the report."""
 
 import importlib.util
 import json

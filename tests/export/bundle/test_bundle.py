@@ -34,8 +34,8 @@ def test_what_was_written_is_read(tmp_path):
         bundle.artifact("int8")
 
 
-def test_a_bundle_that_is_not_what_it_says_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="is no bundle"):
+def test_a_changed_or_incomplete_bundle_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is not a bundle"):
         load_bundle(tmp_path)
     folder = make(tmp_path / "bundle")
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -1,13 +1,13 @@
-"""The report: numbers, refusals and pictures, as a page and as Markdown."""
+"""The report: numbers, refusals and pictures, as HTML and as Markdown."""
 
-from depth_distill.export.bundle.report import Report, Row, Section, runtime_section, write_report
+from depth_distill.export.bundle.report import Report, RuntimeRow, Section, runtime_section, write_report
 
 
 def test_both_forms_say_the_same(tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
     rows = [
-        Row("int8", "Tool", "1.2", 0.03771, 1.0004, 0.00123, 6.54, 2.5, 0.4),
-        Row("fp16", "Tool", error="loading\nno <half> precision", simulator=True),
+        RuntimeRow("int8", "Tool", "1.2", 0.03771, 1.0004, 0.00123, 6.54, 2.5, 0.4),
+        RuntimeRow("fp16", "Tool", error="loading\nno <half> precision", simulator=True),
     ]
     sections = [runtime_section(rows, {"int8": 14.456}, "cap 15 m"), Section("Look", pictures=["a.png"])]
     write_report(tmp_path, Report("A & B", ["It works."], ["careful"], sections))

@@ -1,4 +1,4 @@
-"""Steps: done once, done again when something changed, and named where they fail."""
+"""Steps: run once, run again if something changed, and named in errors."""
 
 import errno
 
@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from depth_distill.errors import DataError
-from depth_distill.export.bundle.steps import StepError, Steps
+from depth_distill.export.bundle.steps import StepError, StepRunner
 
 
 def run(folder, depends_on, calls, text="one", everything=None):
@@ -15,7 +15,7 @@ def run(folder, depends_on, calls, text="one", everything=None):
         (folder / "file.txt").write_text(text)
         return {"made": text}
 
-    steps = Steps(folder, Console(quiet=True), everything)
+    steps = StepRunner(folder, Console(quiet=True), everything)
     return steps.run("make it", depends_on, make, ["file.txt"])
 
 
@@ -43,9 +43,9 @@ def test_a_failure_names_its_step(error, message, tmp_path):
         raise error
 
     with pytest.raises(StepError, match=message):
-        Steps(tmp_path, Console(quiet=True)).run("load", None, fail)
+        StepRunner(tmp_path, Console(quiet=True)).run("load", None, fail)
 
 
 def test_what_no_person_can_mend_is_passed_on(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        Steps(tmp_path, Console(quiet=True)).run("load", None, lambda: 1 / 0)
+        StepRunner(tmp_path, Console(quiet=True)).run("load", None, lambda: 1 / 0)

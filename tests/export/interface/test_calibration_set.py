@@ -1,4 +1,4 @@
-"""Calibration images as files: every form says the same."""
+"""Calibration images as files: all formats contain the same values."""
 
 import numpy as np
 import pytest
@@ -30,5 +30,5 @@ def test_what_cannot_be_calibrated_with(tmp_path):
     with pytest.raises(DataError, match="image 1 has NaN"):
         write_calibration_set(tensors, images, "image", tmp_path)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(DataError, match="no calibration set"):
+    with pytest.raises(DataError, match="not a calibration set"):
         read_calibration_set(tmp_path)

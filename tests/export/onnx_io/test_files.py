@@ -228,7 +228,9 @@ def test_the_file_that_ends_in_metres(graph, images, tmp_path):
 def test_the_operators_of_a_decoder_are_those_of_onnx(codec, tmp_path):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, codec.channels, 1), torch.nn.Sigmoid()).eval()
     image = torch.randn(1, 3, 16, 24)
-    path = export_with_decoder(network, codec, output_layout(codec, separate=False), image, tmp_path / "metric.onnx")
+    path = export_with_decoder(
+        network, codec, output_layout(codec, separate=False), tmp_path / "metric.onnx", FileSpec.like(image)
+    )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     with torch.no_grad():
         expected = codec.decode(network(image).numpy())

@@ -130,7 +130,7 @@ def swap_outputs(model):
 def refusing(condition, words="E load: Error: out of luck"):
     def habit(model):
         if condition(model):
-            raise ConfigError(f"backend fake failed on /tmp/x/probe.onnx (exit code 1). Its last words:\n{words}")
+            raise ConfigError(f"backend fake failed on /tmp/x/probe.onnx (exit code 1). Its last output:\n{words}")
         return model
 
     return habit
@@ -310,7 +310,7 @@ def test_a_backend_that_takes_float_files_only():
 
 
 def test_failure_reason():
-    head = "backend rknn failed on /tmp/a/probe.onnx (exit code {}). Its last words:\n"
+    head = "backend rknn failed on /tmp/a/probe.onnx (exit code {}). Its last output:\n"
     noise = "\nNeed more information? Set SAVE=/some/dir to save all"
     assert failure_reason(head.format(1) + "/tmp/b/model.mlir:15: error: no legal op" + noise) == (
         "model.mlir:15: error: no legal op"

@@ -1,4 +1,4 @@
-"""The error budget: its sources cover every quantizer, its numbers are plain evaluations, its stages have names."""
+"""The error budget: sources cover every quantizer, numbers equal plain evaluations, stages are named."""
 
 import io
 

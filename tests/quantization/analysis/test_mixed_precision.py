@@ -1,4 +1,4 @@
-"""Mixed precision: rounding, sizes by hand, refusals, and a search that keeps no layer in vain."""
+"""Mixed precision: rounding, sizes computed by hand, refusals, and a search that keeps no unnecessary layer."""
 
 import copy
 import dataclasses
@@ -72,7 +72,7 @@ def in_half(network):
     return {site for site, each in quantizers(network).items() if each.in_half}
 
 
-def test_no_wide_layer_is_the_integer_network():
+def test_without_high_precision_layers_it_is_the_integer_network():
     quantized = quantized_net()
     mixed = set_precision(quantized, [])
     assert in_half(mixed) == set()
@@ -163,7 +163,7 @@ def profile(folder, **capabilities):
 @pytest.mark.parametrize(
     ("high_precision", "capability"), [("fp16", "fp16"), ("int16", "int16"), ("fp16", "per_layer_precision")]
 )
-def test_a_target_that_cannot_is_refused_with_the_line_that_says_so(tmp_path, high_precision, capability):
+def test_a_target_without_the_format_is_refused_with_the_line_of_its_profile(tmp_path, high_precision, capability):
     target = profile(tmp_path, **{capability: "no"})
     lines = target.source.read_text().splitlines()
     number = next(index for index, line in enumerate(lines, start=1) if line.strip().startswith(f"{capability}:"))

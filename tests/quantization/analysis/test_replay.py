@@ -1,4 +1,4 @@
-"""Replay: bit by bit the result of a whole run, for no more work than the changed switches reach."""
+"""Replay: bit-identical to a complete run, and only the affected nodes are computed again."""
 
 import copy
 import random

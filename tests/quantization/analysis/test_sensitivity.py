@@ -1,4 +1,4 @@
-"""Sensitivity finds the layer that was broken, agrees with plain evaluations, and the fast ranking knows its worth."""
+"""Sensitivity finds a broken layer and agrees with plain evaluations; the fast ranking reports its agreement."""
 
 import io
 import math

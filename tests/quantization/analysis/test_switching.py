@@ -1,4 +1,4 @@
-"""score_settings: the numbers of a plain loop, resumable, and never from rows of something else."""
+"""score_settings: the numbers of a plain loop, resumable, and never from rows of another network or setting."""
 
 import copy
 import dataclasses

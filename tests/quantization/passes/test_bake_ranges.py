@@ -1,4 +1,4 @@
-"""Learned ranges in the float file: a tool chain's min/max calibration finds them."""
+"""Learned ranges as clips in the float file, which min/max calibration finds."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Equalization: the function stays, ranges become equal, and stress is undone."""
+"""Equalization: same function, equal ranges, and perturbed scales are undone."""
 
 import io
 
@@ -121,7 +121,7 @@ def test_a_dead_channel_with_a_bias_does_not_set_the_range_of_its_tensor():
     assert bias[3] < 10 * bias.median()
 
 
-def test_activation_ranges_are_balanced_too():
+def test_activation_ranges_are_equalized_as_well():
     graph_module = perturb_channel_scales(trace(chain()), sigma=1.0).graph_module
     measured = channel_ranges(graph_module, [image(16), image(16).flip(0)])
     assert {name: len(values) for name, values in measured.items()} == {"_1": 8, "_3": 8}

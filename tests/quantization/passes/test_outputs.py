@@ -1,4 +1,4 @@
-"""What leaves the network: layouts, separate outputs, logits."""
+"""Outputs of a network: layouts, separate outputs, logits."""
 
 import pytest
 import torch

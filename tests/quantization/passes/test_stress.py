@@ -1,4 +1,4 @@
-"""Stress: the function stays, per-tensor quantization suffers, and what cannot be done is refused."""
+"""Perturbed channel scales: same function, worse per-tensor quantization, and refusals."""
 
 import pytest
 import torch
@@ -82,6 +82,6 @@ def test_the_sigma_of_a_wanted_loss_is_found():
     assert ratio(perturb_channel_scales(network, sigma).graph_module) == pytest.approx(3.0, rel=0.05)
 
 
-def test_a_loss_out_of_reach_says_so():
+def test_a_ratio_out_of_reach_is_an_error():
     with pytest.raises(ConfigError, match="no sigma up to 4 makes the error after quantization 100 times as large"):
         find_sigma(folded_depth_net("resnet18"), lambda network: 1.5, wanted=100, max_trials=3)

@@ -1,4 +1,4 @@
-"""Another head without retraining: the same depth, a new graph, the old one untouched."""
+"""Thermometer codes without retraining: the same depth, a new graph, the old one untouched."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Pixels as input: the same codes, at the border too, on grids that lose nothing."""
+"""Pixels as input: the same codes, including the border."""
 
 import onnx
 import onnxruntime

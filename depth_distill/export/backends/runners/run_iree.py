@@ -2,8 +2,8 @@
 
     python run_iree.py --model model.int8.onnx --inputs inputs.npy --outputs outputs.npz --report report.json
 
-It takes QDQ pairs literally, without fusing them, so it checks what the file says rather than how fast it runs. It
-does not quantize. Install with ``pip install -r requirements-iree.txt``.
+It computes QDQ pairs as written, without fusing them, so it verifies the file but its latency is not representative.
+It does not quantize. Install with ``pip install -r requirements-iree.txt``.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ OPTIONS = {"save": "file for the compiled model, .vmfb"}
 
 
 def load(model: Path, calibration: Path | None, options: dict[str, str], notes: list[str]) -> Run:
-    """Make the model ready to run; what it returns takes one input of batch 1."""
+    """Load the model; returns a function that runs it on one input of batch 1."""
     if calibration is not None:
         raise SystemExit("IREE does not quantize")
     compiled = translate(model)
@@ -44,7 +44,7 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
 
 
 def translate(model: Path) -> bytes:
-    """ONNX to MLIR to machine code."""
+    """Translate ONNX to MLIR and compile it to machine code."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "model.mlir")
         import_onnx.main(import_onnx.parse_arguments([str(model), "-o", str(source)]))

@@ -4,7 +4,7 @@
         --report report.json
 
 Min/max, one scale per tensor, symmetric int8 weights, asymmetric uint8 activations, quantized outputs; NNCF's bias
-correction is off, and so is its reserve against overflow. Install with ``pip install -r requirements-openvino.txt``.
+correction and overflow fix are off. Install with ``pip install -r requirements-openvino.txt``.
 """
 
 import os
@@ -27,7 +27,7 @@ OPTIONS = {
 
 
 def load(model: Path, calibration: Path | None, options: dict[str, str], notes: list[str]) -> Run:
-    """Make the model ready to run; what it returns takes one input of batch 1."""
+    """Load the model; returns a function that runs it on one input of batch 1."""
     if calibration is None:
         raise SystemExit("NNCF quantizes a float model: give --calibration, or use run_openvino.py")
     network = quantize(openvino.Core().read_model(model), calibration)
@@ -38,7 +38,7 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
 
 
 def quantize(network: openvino.Model, calibration: Path) -> openvino.Model:
-    """Quantize on all calibration tensors, as plainly as NNCF can."""
+    """Quantize on all calibration tensors, without NNCF's corrections."""
     files = calibration_files(calibration)
     return nncf.quantize(
         network,

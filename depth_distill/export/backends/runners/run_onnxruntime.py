@@ -23,13 +23,13 @@ from runner_io import Arrays, Run, calibration_files, main
 
 OPTIONS = {
     "threads": "threads of the runtime; 0, the default, is one per core",
-    "optimize": "0 runs the operators as they are written, one by one",
+    "optimize": "0 runs the operators one by one, as written in the file",
     "save": "file for the quantized model",
 }
 
 
 def load(model: Path, calibration: Path | None, options: dict[str, str], notes: list[str]) -> Run:
-    """Make the model ready to run; what it returns takes one input of batch 1."""
+    """Load the model; returns a function that runs it on one input of batch 1."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = int(options.get("threads", 0))
     settings.log_severity_level = 3
@@ -46,7 +46,7 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
 
 
 def quantize(model: Path, calibration: Path, path: Path) -> Path:
-    """Quantize the float model on the calibration tensors and write it."""
+    """Quantize the float model on the calibration tensors and write the result."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     quantize_static(
         str(model),
@@ -62,14 +62,14 @@ def quantize(model: Path, calibration: Path, path: Path) -> Path:
 
 
 class Reader(CalibrationDataReader):
-    """One calibration tensor at a time."""
+    """Yields one calibration tensor at a time."""
 
     def __init__(self, input_name: str, calibration: Path) -> None:
         self.input_name = input_name
         self.files = iter(calibration_files(calibration))
 
     def get_next(self) -> Arrays | None:
-        """The next one, or None at the end."""
+        """The next calibration tensor, or None at the end."""
         file = next(self.files, None)
         return None if file is None else {self.input_name: np.load(file, allow_pickle=False)}
 

@@ -13,13 +13,13 @@ from runner_io import Arrays, Run, main
 
 OPTIONS = {
     "threads": "threads of the runtime; 0, the default, is one per core",
-    "low_precision": "1 or 0: integer arithmetic, or rounded floats; 1 unless activations are int8",
+    "low_precision": "1 for integer arithmetic, 0 for rounded floats; 1 by default unless activations are int8",
     "save": "file for OpenVINO's own model, .xml",
 }
 
 
 def load(model: Path, calibration: Path | None, options: dict[str, str], notes: list[str]) -> Run:
-    """Make the model ready to run; what it returns takes one input of batch 1."""
+    """Load the model; returns a function that runs it on one input of batch 1."""
     if calibration is not None:
         raise SystemExit("OpenVINO does not quantize by itself: run_nncf.py does")
     network = openvino.Core().read_model(model)
@@ -29,7 +29,7 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
 
 
 def compiled(network: openvino.Model, options: dict[str, str], notes: list[str]) -> Run:
-    """Compile for the CPU in full precision: where the model does not say INT8, bfloat16 would pass for its drift."""
+    """Compile for the CPU with float32, because the errors of bfloat16 would count as drift of the model."""
     settings: dict[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if int(options.get("threads", 0)):
         settings["INFERENCE_NUM_THREADS"] = int(options["threads"])
@@ -38,7 +38,7 @@ def compiled(network: openvino.Model, options: dict[str, str], notes: list[str])
         settings["LP_TRANSFORMS_MODE"] = "NO"
     if signed and "low_precision" not in options:
         notes.append(
-            "activations are int8, of which OpenVINO's low-precision transforms make large errors: they are off "
+            "activations are int8, for which OpenVINO's low-precision transforms have large errors: they are off "
             "(LP_TRANSFORMS_MODE=NO), so it computes with rounded floats and is no faster than FP32"
         )
     request = openvino.Core().compile_model(network, "CPU", settings).create_infer_request()
@@ -52,7 +52,7 @@ def compiled(network: openvino.Model, options: dict[str, str], notes: list[str])
 
 
 def has_signed_activations(network: openvino.Model) -> bool:
-    """Whether a QuantizeLinear of the ONNX file writes int8; stored weights have none."""
+    """Whether a QuantizeLinear of the ONNX file has int8 outputs; stored weights have no QuantizeLinear."""
     return any(
         node.get_type_name() == "Convert"
         and node.get_output_element_type(0) == openvino.Type.i8

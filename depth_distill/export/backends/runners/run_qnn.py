@@ -1,11 +1,11 @@
-"""Run an ONNX file on Qualcomm's QNN execution provider of ONNX Runtime; on a PC, in its emulator of the HTP.
+"""Run an ONNX file with Qualcomm's QNN execution provider of ONNX Runtime; on a PC, in its HTP emulator.
 
     python run_qnn.py --model model.int8.onnx --inputs inputs.npy --outputs outputs.npz --report report.json
     python run_qnn.py --model model.float.onnx --calibration calibration/ --inputs ... (as above)
 
 Quantization is ``quantize_static`` with the settings of ``get_qnn_qdq_config``: min/max, one scale per tensor, uint8
-activations, int8 weights. A layer that QNN would leave to the CPU is an error. On a device, set htp_arch and soc_model
-to those of the chip. Install with ``pip install -r requirements-qnn.txt``.
+activations, int8 weights. A layer that QNN cannot run is an error. On a device, set htp_arch and soc_model to those of
+the chip. Install with ``pip install -r requirements-qnn.txt``.
 """
 
 import platform
@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def load(model: Path, calibration: Path | None, options: dict[str, str], notes: list[str]) -> Run:
-    """Make the model ready to run; what it returns takes one input of batch 1."""
+    """Load the model; returns a function that runs it on one input of batch 1."""
     name = onnxruntime_qnn.get_ep_name()
     onnxruntime.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
     devices = [each for each in onnxruntime.get_ep_devices() if each.ep_name == name]
@@ -49,7 +49,7 @@ def load(model: Path, calibration: Path | None, options: dict[str, str], notes: 
 
 
 def quantized(model: Path, calibration: Path, path: Path) -> Path:
-    """Quantize the float model on the calibration tensors and write it."""
+    """Quantize the float model on the calibration tensors and write the result."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     reader = Reader(session.get_inputs()[0].name, calibration)
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
@@ -58,14 +58,14 @@ def quantized(model: Path, calibration: Path, path: Path) -> Path:
 
 
 class Reader(CalibrationDataReader):
-    """One calibration tensor at a time."""
+    """Yields one calibration tensor at a time."""
 
     def __init__(self, input_name: str, calibration: Path) -> None:
         self.input_name = input_name
         self.files = iter(calibration_files(calibration))
 
     def get_next(self) -> Arrays | None:
-        """The next one, or None at the end."""
+        """The next calibration tensor, or None at the end."""
         file = next(self.files, None)
         return None if file is None else {self.input_name: np.load(file, allow_pickle=False)}
 

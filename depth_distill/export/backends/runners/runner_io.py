@@ -1,6 +1,6 @@
-"""What all runners share: the command line, the inputs and outputs, the latency and the report.
+"""Shared by all runners: command line, inputs and outputs, latency and report.
 
-It lies beside the runners, so that they import it wherever their folder is copied to, and needs NumPy only.
+It is in the same folder as the runners, so that they can import it wherever the folder is copied, and needs NumPy only.
 """
 
 import argparse
@@ -17,12 +17,12 @@ Arrays = dict[str, np.ndarray]
 Run = Callable[[np.ndarray], Arrays]
 """Runs a loaded model on one input of batch 1."""
 Load = Callable[[Path, Path | None, dict[str, str], list[str]], Run]
-"""Makes a model ready to run: its file, the folder of the calibration tensors to quantize it on, options, and a list
-that takes notes for the report."""
+"""Loads a model, given its file, the folder of calibration tensors to quantize it with, options, and a list to which
+notes for the report are appended."""
 
 
 def calibration_files(folder: Path) -> list[Path]:
-    """The tensors that ``tensors.txt`` lists."""
+    """The files listed in ``tensors.txt``."""
     return [folder / line for line in (folder / "tensors.txt").read_text(encoding="utf-8").splitlines() if line]
 
 
@@ -33,21 +33,27 @@ def main(
 
     Args:
         tool: name of the tool chain.
-        version: of the tool chain.
-        load: makes the model ready to run.
-        options: what each ``--option`` means.
-        simulator: the tool chain stands in for a chip: its latency means nothing and is not measured.
-        about: the text of ``--help``.
+        version: version of the tool chain.
+        load: loads the model.
+        options: description of each ``--option`` by name.
+        simulator: whether the tool chain simulates a chip; its latency is meaningless then and not measured.
+        about: text of ``--help``.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="ONNX file with one input and a batch of 1")
-    parser.add_argument("--inputs", type=Path, required=True, help=".npy of N inputs, one behind the other")
-    parser.add_argument("--outputs", type=Path, required=True, help=".npz to write: each output of all N, float32")
-    parser.add_argument("--report", type=Path, required=True, help=".json to write: version, latency, notes")
-    parser.add_argument("--calibration", type=Path, help="folder with tensors.txt: quantize the float model on it")
+    parser.add_argument("--inputs", type=Path, required=True, help=".npy file with N inputs")
+    parser.add_argument(
+        "--outputs", type=Path, required=True, help=".npz file to write: each output for all N inputs, float32"
+    )
+    parser.add_argument("--report", type=Path, required=True, help=".json file to write: version, latency, notes")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="quantize the float model with the tensors in this folder, listed in its tensors.txt",
+    )
     listed = "; ".join(f"{name}: {meaning}" for name, meaning in options.items())
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=listed or "there are none")
-    parser.add_argument("--repeats", type=int, default=20, help="timed runs; 0 for none")
+    parser.add_argument("--repeats", type=int, default=20, help="number of timed runs; 0 for none")
     arguments = parser.parse_args()
     chosen = dict(each.partition("=")[::2] for each in arguments.option)
     unknown = sorted(set(chosen) - set(options))

@@ -1,7 +1,7 @@
-"""``decode.py`` and ``decode.h``: what a host needs to turn the outputs of one network into metres, bit by bit.
+"""``decode.py`` and ``decode.h``, which decode the outputs of one network to metres on a host, bit-exactly.
 
-Both are written for one codec and one layout, without classes or branches that another would need. What they compute is
-traced from the codec's own ``depth_of``: the same IEEE operations in the same order, and so the same bits.
+Both are written for one codec and one layout, without code for others. Their arithmetic is traced from the codec's own
+``depth_of``: the same IEEE operations in the same order, and so the same bits.
 """
 
 from pathlib import Path
@@ -20,15 +20,15 @@ def write_decoders(codec: HostCodec, layout: OutputLayout, folder: Path) -> tupl
     """Write ``decode.py`` (NumPy) and ``decode.h`` (C99, header only) into ``folder``.
 
     Args:
-        codec: of the network.
-        layout: what leaves the network.
-        folder: made if need be.
+        codec: codec of the network.
+        layout: layout of the network's outputs.
+        folder: folder of the new files; it is created if necessary.
 
     Returns:
-        The two paths.
+        The paths of the two files.
 
     Raises:
-        ConfigError: the layout has another number of channels than the codec has codes.
+        ConfigError: the number of channels of the layout differs from the number of codes of the codec.
     """
     if sum(layout.channels) != codec.channels:
         raise ConfigError(f"the outputs have {sum(layout.channels)} channels, but the codec has {codec.channels} codes")

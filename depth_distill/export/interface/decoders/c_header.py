@@ -18,8 +18,8 @@ def c_header(codec: HostCodec, layout: OutputLayout) -> str:
     """The text of ``decode.h``.
 
     Args:
-        codec: of the network.
-        layout: what leaves the network.
+        codec: codec of the network.
+        layout: layout of the network's outputs.
     """
     depth_m, plane = depth_expression(codec, STEPS), Variable("planes[k][i]")
     code = sigmoid_of_logits(plane) if layout.logits else plane
@@ -45,7 +45,7 @@ def c_header(codec: HostCodec, layout: OutputLayout) -> str:
 
 
 def _hexadecimal(value: float) -> str:
-    """Hexadecimal, which every compiler reads exactly, with the decimal beside it where it says more."""
+    """A float literal; hexadecimal, which every compiler reads exactly, with the decimal as a comment if not simple."""
     value = float32(value)
     if abs(value) < 1e6 and (2 * value).is_integer():
         return f"{value}f"
@@ -71,7 +71,7 @@ static inline float dd_abs(float x) { return x < 0.0f ? -x : x; }
 
 """,
             "whole_power_of_two": """\
-/* 2^whole, put together from bits; the integer that is made of NaN is undefined. */
+/* 2^whole, assembled from bits; converting NaN to an integer would be undefined. */
 static inline float dd_whole_power_of_two(float whole) {
     const uint32_t bits = (uint32_t)((whole == whole ? (int32_t)whole : 0) + 127) << 23;
     float power;
@@ -104,14 +104,14 @@ _LOGITS_NOTE = """
  *"""
 
 _HEADER = """\
-/* Turn what leaves the network into metres. C99, nothing but this file.
+/* Decode the outputs of the network to metres. C99, no other files needed.
  *
  * Codec:   @codec@
  * Formula: @formula@
  *@logits_note@
- * The arithmetic is float32 in a fixed order, so that every machine, and decode.py beside this file, gives the same
- * bits, if the compiler leaves it as it is: build with -ffp-contract=off (a fused multiply-add rounds once where this
- * rounds twice) and without -ffast-math.
+ * The arithmetic is float32 in a fixed order, so that every machine, and decode.py, gives the same bits, if the
+ * compiler does not change it: build with -ffp-contract=off (a fused multiply-add rounds once instead of twice) and
+ * without -ffast-math.
  */
 #ifndef DD_DECODE_H
 #define DD_DECODE_H
@@ -128,12 +128,12 @@ _HEADER = """\
 #error "decode.h needs float arithmetic in float, not in a wider type: build with -msse2 -mfpmath=sse on 32-bit x86"
 #endif
 #if defined(__clang__) || !defined(__GNUC__)
-#pragma STDC FP_CONTRACT OFF /* GCC does not know it, and needs the option */
+#pragma STDC FP_CONTRACT OFF /* GCC ignores it, and needs the option */
 #endif
 
 #define DD_MIN_DEPTH_M @near@
 #define DD_MAX_DEPTH_M @far@
-#define DD_CODES @count@ /* a pixel */
+#define DD_CODES @count@ /* per pixel */
 #define DD_OUTPUTS @outputs@
 #define DD_OUTPUT_NAMES {@names@}
 #define DD_OUTPUT_CHANNELS {@channels@}
@@ -144,7 +144,7 @@ static inline float dd_clip(float x, float low, float high) {
     return x < low ? low : (x > high ? high : x);
 }
 
-@functions@/* Floats of the integers of a runtime, with the scale and zero point of that output. */
+@functions@/* Dequantize integers from a runtime, with the scale and zero point of that output. */
 static inline float dd_dequantize_u8(uint8_t code, float scale, int32_t zero_point) {
     return (float)((int32_t)code - zero_point) * scale;
 }
@@ -153,7 +153,7 @@ static inline float dd_dequantize_i8(int8_t code, float scale, int32_t zero_poin
     return (float)((int32_t)code - zero_point) * scale;
 }
 
-/* Metres of one pixel of DD_CODES codes; beyond [0, 1] they are clipped. */
+/* Depth in metres of one pixel from its DD_CODES codes, which are clipped to [0, 1]. */
 static inline float dd_decode_pixel(const float *unclipped) {
     float codes[DD_CODES];
     for (int k = 0; k < DD_CODES; ++k) {
@@ -163,7 +163,7 @@ static inline float dd_decode_pixel(const float *unclipped) {
     return dd_clip(depth_m, DD_MIN_DEPTH_M, DD_MAX_DEPTH_M);
 }
 
-/* Metres of a map: one plane a code, that is, a channel of an output, in the order of DD_OUTPUT_NAMES. */
+/* Depth in metres of a map from one plane per code: the channels of the outputs, in the order of DD_OUTPUT_NAMES. */
 static inline void dd_decode(const float *const *planes, size_t pixels, float *depth_m) {
     for (size_t i = 0; i < pixels; ++i) {
         float codes[DD_CODES];

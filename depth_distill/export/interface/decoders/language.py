@@ -1,4 +1,4 @@
-"""A codec as the text of a programming language, written from the expression that it traces to."""
+"""Write the expression of a codec in a programming language."""
 
 import inspect
 import textwrap
@@ -22,17 +22,17 @@ _FUNCTIONS = {
 }
 
 STEPS = Symbolic({*_FUNCTIONS, arithmetic.whole_power_of_two.__name__})
-"""What codecs are traced with: these operations become functions of the text, the rest is written where it is used."""
+"""Traces codecs: these operations become functions in the text, the others are written inline."""
 
 
 def formula_lines(codec: HostCodec, indent: str) -> str:
-    """The formula, a step per line, where each line after the first starts with ``indent``."""
+    """The formula with one step per line, where each line after the first starts with ``indent``."""
     steps = [textwrap.wrap(step, 100, subsequent_indent="    ") for step in formula(codec).split("; ")]
     return f"\n{indent}".join(line for step in steps for line in step)
 
 
 def sigmoid_of_logits(logits: Expression) -> Expression:
-    """What makes codes of logits."""
+    """Expression of the codes, given that of their logits."""
     return Operation(arithmetic.saturating_sigmoid.__name__, (logits,))
 
 
@@ -40,8 +40,8 @@ class Language(ABC):
     """How a language writes functions and assignments.
 
     Attributes:
-        notation: of expressions.
-        primitives: functions that the language lacks, or that have to know how floats are stored, by their names.
+        notation: how the language writes expressions.
+        primitives: text, by name, of functions that the language lacks or that work on the bits of floats.
     """
 
     notation: Notation
@@ -49,14 +49,14 @@ class Language(ABC):
 
     @abstractmethod
     def assignment(self, variable: Variable, value: str, first: bool, last: bool) -> str:
-        """One line; the first or the last of those that assign to this name."""
+        """Text of an assignment; ``first`` and ``last`` tell whether it is the first or last one to this name."""
 
     @abstractmethod
     def definition(self, name: str, parameters: Sequence[str], note: str, lines: Sequence[str], result: str) -> str:
-        """A function."""
+        """Text of a function."""
 
     def lines(self, expression: Expression) -> list[str]:
-        """The assignments that compute an expression, or its variables."""
+        """The assignments that an expression needs."""
         variables = assignments(expression)
         names = [each.name for each in variables]
         return [
@@ -67,7 +67,7 @@ class Language(ABC):
         ]
 
     def functions(self, *expressions: Expression) -> str:
-        """The functions that expressions call, directly or not, each behind those that it calls."""
+        """The functions that expressions call, directly or not; each is preceded by those that it calls."""
         texts: dict[str, str] = {}
 
         def visit(expression: Expression) -> None:

@@ -16,8 +16,8 @@ def numpy_script(codec: HostCodec, layout: OutputLayout) -> str:
     """The text of ``decode.py``.
 
     Args:
-        codec: of the network.
-        layout: what leaves the network.
+        codec: codec of the network.
+        layout: layout of the network's outputs.
     """
     depth_m, together = depth_expression(codec, STEPS), Variable("together")
     codes = sigmoid_of_logits(together) if layout.logits else together
@@ -38,13 +38,13 @@ def numpy_script(codec: HostCodec, layout: OutputLayout) -> str:
 
 
 def _decimal(value: float) -> str:
-    """The shortest decimal that is this float32."""
+    """The shortest decimal that is rounded to this float32."""
     return str(float(str(np.float32(value))))
 
 
 _WHOLE_POWER_OF_TWO = """
 def _whole_power_of_two(whole: np.ndarray) -> np.ndarray:
-    # Put together from bits; the integer that is made of NaN is undefined.
+    # Assembled from bits; converting NaN to an integer would be undefined.
     exponent = np.where(np.isnan(whole), 0, whole).astype(np.int32)
     return ((exponent + 127) << 23).view(np.float32)
 
@@ -75,7 +75,7 @@ The network stops before its sigmoid: `codes_of` applies it.
 """
 
 _SCRIPT = '''\
-"""Turn what leaves the network into metres. NumPy only: copy this file to the host.
+"""Decode the outputs of the network to metres. NumPy only: copy this file to the host.
 
 Codec:   {codec}
 Outputs: {outputs}
@@ -84,8 +84,8 @@ Formula: {formula}
 In Python:         decode(codes_of({{name: array, ...}}))
 On a command line: python decode.py outputs.npz depth.npy
 
-A runtime that gives integers needs `dequantize` first, with the scale and zero point of each output. The arithmetic is
-float32 in a fixed order, so that every machine, and decode.h beside this file, gives the same bits.
+If a runtime returns integers, call `dequantize` first, with the scale and zero point of each output. The arithmetic is
+float32 in a fixed order, so that every machine, and decode.h, gives the same bits.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def decode(codes: np.ndarray) -> np.ndarray:
 
 
 def codes_of(outputs: dict) -> np.ndarray:
-    """Codes ``(..., {count}, H, W)`` of float outputs by name."""
+    """Codes ``(..., {count}, H, W)`` from float outputs by name."""
     for name, channels in OUTPUTS.items():
         if name not in outputs:
             raise ValueError("there is no output %r; received %s" % (name, ", ".join(outputs) or "none"))
@@ -125,15 +125,15 @@ def codes_of(outputs: dict) -> np.ndarray:
 
 
 def dequantize(raw: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """Floats of the integers of a runtime: ``(raw - zero_point) * scale``."""
+    """Dequantize integers from a runtime: ``(raw - zero_point) * scale``."""
     return (np.asarray(raw).astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
 
 {functions}
 def main() -> int:
     """Decode one file."""
     parser = argparse.ArgumentParser(description="Outputs of the network to depth in metres.")
-    parser.add_argument("outputs", help=".npz with the arrays " + ", ".join(OUTPUTS))
-    parser.add_argument("depth", help=".npy to write: (..., 1, H, W) float32 metres")
+    parser.add_argument("outputs", help=".npz file with the arrays " + ", ".join(OUTPUTS))
+    parser.add_argument("depth", help=".npy file to write: (..., 1, H, W) float32 metres")
     arguments = parser.parse_args()
     try:
         with np.load(arguments.outputs, allow_pickle=False) as arrays:
