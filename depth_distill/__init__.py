@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from depth_distill.export.bundle.bundle import Bundle, load_bundle
     from depth_distill.export.bundle.pipeline import export
     from depth_distill.loading.trained import LoadedRun
-    from depth_distill.quantization.recipe import Prepared, Recipe, load_recipe
+    from depth_distill.quantization.preparation import Prepared
+    from depth_distill.quantization.recipe import Recipe, load_recipe
     from depth_distill.quantization.target.target import NpuTarget, load_target
 
 __version__ = "0.2.0"
@@ -21,7 +22,7 @@ _EXPORTS = {
     "Evaluator": "depth_distill.evaluation",
     "LoadedRun": "depth_distill.loading.trained",
     "NpuTarget": "depth_distill.quantization.target.target",
-    "Prepared": "depth_distill.quantization.recipe",
+    "Prepared": "depth_distill.quantization.preparation",
     "Recipe": "depth_distill.quantization.recipe",
     "evaluate": "depth_distill.api",
     "load_bundle": "depth_distill.export.bundle.bundle",

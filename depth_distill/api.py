@@ -9,7 +9,8 @@ from pathlib import Path
 
 from depth_distill.evaluation import InterfaceScorer
 from depth_distill.loading.trained import LoadedRun, load_run
-from depth_distill.quantization.recipe import DEFAULT_RECIPE, Prepared, RecipeLike, load_recipe
+from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, RecipeLike, load_recipe
 from depth_distill.quantization.target.target import NpuTarget, load_target
 
 

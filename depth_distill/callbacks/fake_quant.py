@@ -19,16 +19,8 @@ from depth_distill.quantization.analysis.mixed_precision import (
 )
 from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.passes.base import Context
-from depth_distill.quantization.recipe import (
-    DEFAULT_RECIPE,
-    Prepared,
-    Preparer,
-    Recipe,
-    exact_only,
-    load_recipe,
-    run_pass,
-    structure_only,
-)
+from depth_distill.quantization.preparation import Prepared, Preparer, exact_only, run_pass, structure_only
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
 from depth_distill.quantization.simulate.fake_quant import SiteKind
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers, set_enabled

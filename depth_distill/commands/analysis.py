@@ -16,7 +16,8 @@ from depth_distill.display.tables import wide_console
 from depth_distill.evaluation import InterfaceScorer
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.passes.base import Pass, PassReport
-from depth_distill.quantization.recipe import Prepared, load_recipe
+from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.target.target import load_target
 
 

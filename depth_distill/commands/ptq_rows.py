@@ -21,7 +21,8 @@ from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.bias_correct import BiasCorrect
 from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6, replace_relu6
-from depth_distill.quantization.recipe import Prepared, Recipe
+from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.recipe import Recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 from depth_distill.quantization.target.target import load_target
 

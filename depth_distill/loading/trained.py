@@ -20,7 +20,8 @@ from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.models.checkpoints import load_weights, recorded_recipe
 from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.passes.base import Context, Pass, PassReport
-from depth_distill.quantization.recipe import DEFAULT_RECIPE, Execute, Preparer, load_recipe, structure_only
+from depth_distill.quantization.preparation import Execute, Preparer, structure_only
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers
 from depth_distill.quantization.simulate.fake_quant import SiteKind
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, remove_fake_quant
@@ -72,7 +73,7 @@ class LoadedRun:
             target: NPU that the network is prepared for.
             images: batches of calibration images, from :meth:`calibration_images`.
             calibrator: how activation ranges are measured; the target's own calibrator unless given.
-            execute: runs each pass, see :class:`~depth_distill.quantization.recipe.Preparer`.
+            execute: runs each pass, see :class:`~depth_distill.quantization.preparation.Preparer`.
             on_report: called with every pass and its report.
             progress: whether long passes show a progress bar.
         """

@@ -1,47 +1,24 @@
-"""Recipes: the ordered passes that make a float network ready for an NPU, and the one runner that every command uses.
+"""Recipes: the ordered passes that make a float network ready for an NPU. :mod:`.preparation` runs them."""
 
-    load -> trace -> recipe -> simulate -> write -> run -> report
-
-This module is ``trace -> recipe -> simulate``. A command adds its question only.
-"""
-
-import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml  # type: ignore[import-untyped]
-from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from depth_distill.errors import ConfigError, UserError
-from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.graph.weights import unquantized_weights
-from depth_distill.quantization.interface import Interface
-from depth_distill.quantization.passes.base import Context, Pass, PassError, PassReport, PassResult
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.registry import PASSES
 from depth_distill.quantization.passes.stress import Stress
-from depth_distill.quantization.simulate.calibrate import calibrate, weights_hash
-from depth_distill.quantization.simulate.fake_quantize import fake_quantize, placement, quantizers
-from depth_distill.quantization.simulate.ptq import with_ranges
 from depth_distill.quantization.target.validated import FieldError, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder, shipped_names
 from depth_distill.suggestions import did_you_mean
 
 DEFAULT_RECIPE = "equalize"
-TOLERANCE = 1e-4
-"""How far, relative to the largest code, a pass may move the output of a network whose function it claims to keep."""
-_CHECKED_IMAGES = 16  # that this is checked on; a pass that changes a function shows on the first
-
-Execute = Callable[[Pass, fx.GraphModule, Context], PassResult]
-"""Runs a pass, or restores its result from an earlier run."""
 
 
 @dataclass(frozen=True)
@@ -183,229 +160,6 @@ def load_recipe(recipe: RecipeLike) -> Recipe:
 def recipe_names() -> tuple[str, ...]:
     """Names of the shipped recipes."""
     return tuple(shipped_names("recipe"))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A network behind its recipe.
-
-    Attributes:
-        recipe: what was run.
-        reference: the trained network with batch norm folded and otherwise untouched; it takes normalized images and
-            returns codes.
-        trained: the network behind the last pass that kept its function: the same function, with the channel scales
-            of ``graph``.
-        graph: the float network that a tool chain is given.
-        interface: what ``graph`` takes and returns.
-        reports: what each pass did, in order.
-        context: target, calibration images and calibrator.
-        ranges: activation ranges (lowest, highest) by site, where they were measured before.
-    """
-
-    recipe: Recipe
-    reference: fx.GraphModule
-    trained: fx.GraphModule
-    graph: fx.GraphModule
-    interface: Interface
-    reports: tuple[PassReport, ...]
-    context: Context
-    ranges: Mapping[str, tuple[float, float]] | None = None
-
-    @property
-    def batches(self) -> list[Tensor]:
-        """Calibration images as ``graph`` takes them."""
-        return self.context.batches
-
-    @cached_property
-    def quantized(self) -> fx.GraphModule:
-        """``graph`` as the target computes it, with ranges from the target's calibrator.
-
-        Raises:
-            ConfigError: see ``fake_quantize`` and ``check_representable``.
-            DataError: see ``calibrate``.
-        """
-        quantized = fake_quantize(self.graph, self.context.target)
-        return with_ranges(quantized, self.ranges or self._measure(quantized), self.interface.inputs.range)
-
-    def calibrate(self) -> dict[str, tuple[float, float]]:
-        """Activation ranges (lowest, highest) by site, as the target's tool chain measures them."""
-        return self._measure(fake_quantize(self.graph, self.context.target))
-
-    def _measure(self, quantized: fx.GraphModule) -> dict[str, tuple[float, float]]:
-        progress = self.context.progress
-        return dict(calibrate(quantized, self.batches, self.context.chosen_calibrator, progress=progress).ranges)
-
-    @property
-    def seconds(self) -> float:
-        """Time that the passes took, without calibration."""
-        return sum(report.seconds for report in self.reports)
-
-    @property
-    def scales(self) -> dict[str, list[Any]]:
-        """Scale and zero point by site: what integer files depend on besides ``fingerprint``."""
-        every = quantizers(self.quantized).items()
-        return {site: [each.tolist() for each in quantizer.constants()] for site, quantizer in every}
-
-    @property
-    def fingerprint(self) -> list[Any]:
-        """What everything that is made of ``graph`` depends on, as JSON."""
-        return [weights_hash(self.graph), self.interface.inputs.to_dict(), str(self.interface.outputs)]
-
-
-def run_pass(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResult:
-    """The plain :data:`Execute`."""
-    return pass_(graph, context)
-
-
-class Preparer:
-    """Runs recipes on one network: trace, then pass by pass, each with its conditions checked.
-
-    Results are kept by the passes that lead to them, so recipes that begin alike share that work.
-
-    Args:
-        network: a module that maps normalized images to codes; it is not changed.
-        context: target, calibration images and interface of the network.
-        execute: how a pass is run; an exporter that can be interrupted keeps results on disk.
-        on_report: called with every pass and its report.
-
-    Raises:
-        ConfigError: a network that cannot be traced.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        context: Context,
-        execute: Execute = run_pass,
-        on_report: Callable[[Pass, PassReport], object] = lambda pass_, report: None,
-    ) -> None:
-        self._execute, self._on_report = execute, on_report
-        start = trace(network)
-        self._states: dict[tuple[Pass, ...], _State] = {
-            (): _State(start, start, dataclasses.replace(context, reference=start), ())
-        }
-
-    def __call__(self, recipe: Recipe) -> Prepared:
-        """The network behind a recipe.
-
-        Raises:
-            PassError: a pass cannot run, or did something that it must not; the message names it.
-        """
-        done: tuple[Pass, ...] = ()
-        for place, each in enumerate(recipe.passes, 1):
-            before, done = self._states[done], (*done, each)
-            if done not in self._states:
-                self._states[done] = self._step(before, each, f"recipe {recipe}, pass {place} ({each.name})")
-                self._on_report(each, self._states[done].reports[-1])
-        state = self._states[done]
-        context = dataclasses.replace(state.context, reference=None)
-        trained = state.context.reference or state.graph
-        return Prepared(recipe, state.folded, trained, state.graph, context.interface, state.reports, context)
-
-    def _step(self, before: "_State", each: Pass, where: str) -> "_State":
-        context, started = before.context, time.perf_counter()
-        try:
-            each.requires(before.graph, context)
-            result = self._execute(each, before.graph, context)
-            interface = result.interface or context.interface
-            after = dataclasses.replace(context, interface=interface)
-            _ensure_graph(result.graph, after)
-        except PassError:
-            raise
-        except UserError as error:
-            raise PassError(f"{where}: {error}") from error
-        report = dataclasses.replace(result.report, seconds=time.perf_counter() - started)
-        state = _State(before.folded, result.graph, after, (*before.reports, report))
-        if not each.changes_function:
-            _ensure_same_function(before, state, where)
-            if context.reference is before.graph:
-                after = dataclasses.replace(after, reference=result.graph)
-        folded = result.graph if isinstance(each, Fold) else before.folded
-        return dataclasses.replace(state, context=after, folded=folded)
-
-
-@dataclass(frozen=True)
-class _State:
-    """A network between two passes."""
-
-    folded: fx.GraphModule
-    graph: fx.GraphModule
-    context: Context
-    reports: tuple[PassReport, ...]
-
-    @cached_property
-    def codes(self) -> Tensor | None:
-        """Codes of some calibration images, in the codec of the trained network; None without images."""
-        images = _some(self.context.images, _CHECKED_IMAGES)
-        if images is None:
-            return None
-        device = next(iter(self.graph.state_dict().values()), images).device
-        with torch.inference_mode():
-            return self.context.interface.outputs.codes(self.graph(self.context.interface.feed(images).to(device)))
-
-
-def structure_only(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResult:
-    """An :data:`Execute` that needs no images: values of weights are left for a checkpoint to fill in."""
-    if pass_.values_only:
-        return PassResult(pass_.shaped(graph), PassReport("values left for a checkpoint"))
-    return pass_(graph, context)
-
-
-def exact_only(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResult:
-    """An :data:`Execute` for a resumed training: the teacher needs passes that keep the function, and no others."""
-    if pass_.values_only and pass_.changes_function:
-        return PassResult(pass_.shaped(graph), PassReport("values left for a checkpoint"))
-    return pass_(graph, context)
-
-
-def _ensure_same_function(before: "_State", after: "_State", where: str) -> None:
-    old, new = before.codes, after.codes
-    if old is None or new is None:
-        return
-    if str(before.context.interface.codec) != str(after.context.interface.codec):
-        # Another codec: compare what the codes mean, on the scale of the old codes.
-        depth_m = after.context.interface.codec.decode_with(torch, new.float())
-        new = before.context.interface.codec.encode_with(torch, depth_m)
-        old = before.context.interface.codec.encode_with(
-            torch, before.context.interface.codec.decode_with(torch, old.float())
-        )
-    deviation = float((new - old).abs().max() / old.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
-    if not deviation <= TOLERANCE:
-        raise PassError(
-            f"{where} changed what the network computes: its output moved by {deviation:.3g} of the largest code on "
-            f"{len(new)} calibration images, allowed is {TOLERANCE:g}. A layer that computes more than its class says "
-            "(a weight norm, an activation inside) is the usual reason: remove it, or leave the pass out"
-        )
-
-
-def _ensure_graph(graph: fx.GraphModule, context: Context) -> None:
-    """Names of sites are unique, and every weight that the network multiplies by has a quantizer."""
-    if any(isinstance(module, _BatchNorm) for module in graph.modules()):
-        return  # not folded yet: no place for quantizers
-    sites = [site.name for site in placement(graph, context.target)]
-    twice = sorted({name for name in sites if sites.count(name) > 1})
-    if twice:
-        raise ConfigError(f"two places of the network are called {twice[0]!r}: their ranges would be confused")
-    left = unquantized_weights(graph, sites)
-    if left:
-        raise ConfigError(
-            f"{left[0]} would stay in float, because no layer with a quantizer owns it: rewrite that layer with "
-            "nn.Conv2d, nn.ConvTranspose2d or nn.Linear"
-        )
-
-
-def _some(batches: Sequence[Tensor], count: int) -> Tensor | None:
-    """About ``count`` images, evenly spread over all; None where there are none."""
-    total = sum(len(batch) for batch in batches)
-    if not total:
-        return None
-    chosen = set(range(0, total, max(1, total // count)))
-    return torch.stack([image for place, image in enumerate(_each(batches)) if place in chosen])
-
-
-def _each(batches: Sequence[Tensor]) -> Iterator[Tensor]:
-    for batch in batches:
-        yield from batch
 
 
 def _pass_of(entry: Any, where: str) -> Pass:

@@ -21,7 +21,8 @@ from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.quantization.analysis.mixed_precision import megabytes, mixed_network, search_mixed_precision
 from depth_distill.quantization.analysis.sensitivity import sensitivity
 from depth_distill.quantization.passes.stress import find_sigma
-from depth_distill.quantization.recipe import NAIVE, Prepared, Recipe, load_recipe
+from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.recipe import NAIVE, Recipe, load_recipe
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize
 from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.simulate.ptq import quantize_post_training

@@ -41,7 +41,8 @@ from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.models import DepthCodec, DepthNet, SingleHead, carry_errors
 from depth_distill.models.codecs import ThermometerCodec
-from depth_distill.quantization.recipe import NAIVE, Prepared, Recipe
+from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.recipe import NAIVE, Recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers, set_enabled
 from depth_distill.quantization.target.target import NpuTarget, load_target
 

@@ -23,7 +23,7 @@ from depth_distill.export.onnx_io.metric_onnx import export_with_decoder
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.quantization.analysis.mixed_precision import mixed_network
 from depth_distill.quantization.interface import INPUT_NAME
-from depth_distill.quantization.recipe import Prepared
+from depth_distill.quantization.preparation import Prepared
 
 BUNDLE = "bundle"
 """The new bundle, inside the folder of the steps."""

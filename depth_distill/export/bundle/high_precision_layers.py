@@ -11,7 +11,7 @@ from depth_distill.quantization.analysis.mixed_precision import (
     search_mixed_precision,
 )
 from depth_distill.quantization.analysis.sensitivity import sensitivity
-from depth_distill.quantization.recipe import Prepared
+from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.target.target import NpuTarget
 
 

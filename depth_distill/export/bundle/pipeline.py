@@ -39,7 +39,8 @@ from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
 from depth_distill.quantization.passes.base import Pass, PassReport
 from depth_distill.quantization.passes.outputs import SeparateOutputs
-from depth_distill.quantization.recipe import DEFAULT_RECIPE, Prepared, Recipe, RecipeLike, load_recipe
+from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, RecipeLike, load_recipe
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget, load_target
 
 _BATCH = 16  # calibration images per batch

@@ -13,7 +13,7 @@ from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayer
 from depth_distill.export.bundle.report import Report, RuntimeRow, Section, runtime_section, write_report
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.models import DepthCodec
-from depth_distill.quantization.recipe import Prepared
+from depth_distill.quantization.preparation import Prepared
 
 _PANELS = 3
 _AIM = 1.02  # abs_rel over that of FP32; more is a warning

@@ -105,7 +105,7 @@ class StepRunner:
 
 
 def resumable_passes(steps: StepRunner) -> Callable[[Pass, fx.GraphModule, Context], PassResult]:
-    """An ``Execute`` for :class:`~depth_distill.quantization.recipe.Preparer`: each pass of a recipe is a step.
+    """An ``Execute`` for :class:`~depth_distill.quantization.preparation.Preparer`: each pass of a recipe is a step.
 
     The weights after a pass are stored, so that an export that was interrupted during the next pass does not repeat it.
     Passes that change the structure take no time and are always run.

@@ -22,7 +22,7 @@ from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.compare.drift import layer_drift
 from depth_distill.export.onnx_io.metric_onnx import METRES
 from depth_distill.quantization.interface import Interface
-from depth_distill.quantization.recipe import Prepared
+from depth_distill.quantization.preparation import Prepared
 
 _LAYER_IMAGES = 8  # enough for means over thousands of values per layer
 
