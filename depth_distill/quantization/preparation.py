@@ -27,6 +27,7 @@ from depth_distill.quantization.recipe import Recipe
 from depth_distill.quantization.simulate.calibrate import calibrate, weights_hash
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, placement, quantizers
 from depth_distill.quantization.simulate.ptq import with_ranges
+from depth_distill.quantization.target.target import NpuTarget
 
 TOLERANCE = 1e-4
 """How far, relative to the largest code, a pass may move the output of a network whose function it claims to keep."""
@@ -132,9 +133,7 @@ class Preparer:
     ) -> None:
         self._execute, self._on_report = execute, on_report
         start = trace(network)
-        self._states: dict[tuple[Pass, ...], _State] = {
-            (): _State(start, start, dataclasses.replace(context, reference=start), ())
-        }
+        self._states: dict[tuple[Pass, ...], _State] = {(): _State(start, start, start, context, ())}
 
     def __call__(self, recipe: Recipe) -> Prepared:
         """The network behind a recipe.
@@ -149,37 +148,40 @@ class Preparer:
                 self._states[done] = self._step(before, each, f"recipe {recipe}, pass {place} ({each.name})")
                 self._on_report(each, self._states[done].reports[-1])
         state = self._states[done]
-        context = dataclasses.replace(state.context, reference=None)
-        trained = state.context.reference or state.graph
-        return Prepared(recipe, state.folded, trained, state.graph, context.interface, state.reports, context)
+        interface = state.context.interface
+        return Prepared(recipe, state.folded, state.trained, state.graph, interface, state.reports, state.context)
 
     def _step(self, before: "_State", each: Pass, where: str) -> "_State":
-        context, started = before.context, time.perf_counter()
+        context = dataclasses.replace(before.context, reference=before.trained)
+        weights, started = weights_hash(before.graph), time.perf_counter()
         try:
             each.requires(before.graph, context)
             result = self._execute(each, before.graph, context)
-            interface = result.interface or context.interface
-            after = dataclasses.replace(context, interface=interface)
-            _ensure_graph(result.graph, after)
-        except PassError:
-            raise
+            report = dataclasses.replace(result.report, seconds=time.perf_counter() - started)
+            _ensure_graph(result.graph, context.target)
         except UserError as error:
             raise PassError(f"{where}: {error}") from error
-        report = dataclasses.replace(result.report, seconds=time.perf_counter() - started)
-        state = _State(before.folded, result.graph, after, (*before.reports, report))
+        if weights_hash(before.graph) != weights:
+            raise PassError(f"{where} changed the graph that it was given; a pass returns a new one")
+        keeps = not each.changes_function and before.trained is before.graph
+        state = _State(
+            result.graph if isinstance(each, Fold) else before.folded,
+            result.graph if keeps else before.trained,
+            result.graph,
+            dataclasses.replace(before.context, interface=result.interface or before.context.interface),
+            (*before.reports, report),
+        )
         if not each.changes_function:
             _ensure_same_function(before, state, where)
-            if context.reference is before.graph:
-                after = dataclasses.replace(after, reference=result.graph)
-        folded = result.graph if isinstance(each, Fold) else before.folded
-        return dataclasses.replace(state, context=after, folded=folded)
+        return state
 
 
 @dataclass(frozen=True)
 class _State:
-    """A network between two passes."""
+    """A network between two passes; the graphs are those of :class:`Prepared`."""
 
     folded: fx.GraphModule
+    trained: fx.GraphModule
     graph: fx.GraphModule
     context: Context
     reports: tuple[PassReport, ...]
@@ -229,11 +231,11 @@ def _ensure_same_function(before: "_State", after: "_State", where: str) -> None
         )
 
 
-def _ensure_graph(graph: fx.GraphModule, context: Context) -> None:
+def _ensure_graph(graph: fx.GraphModule, target: NpuTarget) -> None:
     """Names of sites are unique, and every weight that the network multiplies by has a quantizer."""
     if any(isinstance(module, _BatchNorm) for module in graph.modules()):
         return  # not folded yet: no place for quantizers
-    sites = [site.name for site in placement(graph, context.target)]
+    sites = [site.name for site in placement(graph, target)]
     twice = sorted({name for name in sites if sites.count(name) > 1})
     if twice:
         raise ConfigError(f"two places of the network are called {twice[0]!r}: their ranges would be confused")

@@ -200,6 +200,23 @@ def test_only_a_pass_that_says_so_may_change_the_function(monkeypatch):
     Preparer(network, codec_context())(load_recipe(["fold", "brighten"]))
 
 
+@dataclass(frozen=True)
+class Careless(Pass):
+    name: ClassVar[str] = "careless"
+    changes_function: ClassVar[bool] = True
+
+    def __call__(self, graph, context):
+        with torch.no_grad():
+            graph.get_submodule("3").bias.add_(1.0)
+        return PassResult(graph, PassReport("changed in place"))
+
+
+def test_a_pass_that_changes_what_it_was_given_is_found_out(monkeypatch):
+    monkeypatch.setitem(registry.PASSES, "careless", Careless)
+    with pytest.raises(PassError, match=r"pass 2 \(careless\) changed the graph that it was given"):
+        Preparer(small(nn.Conv2d(4, 1, 1)), codec_context())(load_recipe(["fold", "careless"]))
+
+
 def test_a_weight_without_a_quantizer_is_named():
     class Volume(nn.Module):
         def __init__(self):
