@@ -167,7 +167,7 @@ def test_what_depends_on_what_changed_is_done_again(
 def test_what_goes_wrong_is_one_line_and_leaves_the_old_bundle(words, message, trained_checkpoint, tmp_path, capsys):
     out = tmp_path / "bundle"
     out.mkdir()
-    (out / "manifest.json").write_text("{}")
+    (out / "manifest.json").write_text('{"schema_version": 1, "artifacts": {}, "files": {}}')
     assert export(trained_checkpoint, out, *words) == 2
     error = " ".join(capsys.readouterr().err.split())
     assert error.startswith("error: ")

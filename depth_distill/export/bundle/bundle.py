@@ -14,6 +14,8 @@ from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 MANIFEST = "manifest.json"
+STEPS_RECORD = "steps.json"
+"""Record of the steps of an unfinished export, in its work folder."""
 SCHEMA_VERSION = 2  # 2: a thermometer has num_codes and spacing, and the scripts lie in runners/
 
 
@@ -118,6 +120,56 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
         if path.is_file() and path != folder / MANIFEST
     }
     write_json(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, **values, "files": files})
+
+
+def work_folder(out: Path) -> Path:
+    """Folder beside a bundle in which the next one is made."""
+    return out.with_name(f".{out.name}.work")
+
+
+def require_replaceable(out: Path) -> None:
+    """Check that an export to ``out`` will replace nothing but an old bundle, and nothing of the user's within it.
+
+    Raises:
+        ConfigError: ``out`` is a file, a symbolic link, a folder that is not a bundle, or a bundle with files that its
+            manifest does not list; or one of the hidden folders that an export uses beside it is somebody else's.
+    """
+    if out.is_symlink():
+        raise ConfigError(f"{out} is a symbolic link to {out.readlink()}: give that folder as --out")
+    _require_bundle(out, "choose another --out")
+    _require_bundle(_backup_of(out), "an export would need this name for the old bundle: move it away")
+    work = work_folder(out)
+    if work.is_symlink() or (work.exists() and not (work.is_dir() and _is_work(work))):
+        raise ConfigError(f"{work} is not the unfinished work of an export, which needs this name: move it away")
+
+
+def _require_bundle(folder: Path, cure: str) -> None:
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        raise ConfigError(f"{folder} exists and is not a folder: {cure}")
+    if not any(folder.iterdir()):
+        return
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(f"{folder} exists and is not a bundle (it has no {MANIFEST}): {cure}")
+    manifest = _read(folder / MANIFEST)
+    listed = manifest.get("files")
+    if (
+        not isinstance(manifest.get("schema_version"), int)
+        or not isinstance(listed, dict)
+        or "artifacts" not in manifest
+    ):
+        raise ConfigError(f"{folder} exists and is not a bundle (its {MANIFEST} is that of something else): {cure}")
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    foreign = sorted(each for each in present - {*listed, MANIFEST} if "__pycache__" not in each)
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise ConfigError(f"{folder} holds files that are not the bundle's: {', '.join(foreign[:3])}{more}: {cure}")
+
+
+def _is_work(folder: Path) -> bool:
+    """Whether a folder is empty, or was made by :class:`~depth_distill.export.bundle.steps.StepRunner`."""
+    return not any(folder.iterdir()) or (folder / STEPS_RECORD).is_file() or (folder / "bundle").is_dir()
 
 
 def put_in_place(new: Path, out: Path) -> None:

@@ -21,12 +21,13 @@ from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import Backend, find_backend
 from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts
 from depth_distill.export.bundle.bundle import (
-    MANIFEST,
     Bundle,
     load_bundle,
     put_in_place,
     recover,
+    require_replaceable,
     sha256,
+    work_folder,
     write_manifest,
 )
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
@@ -100,10 +101,9 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         ConfigError: ``out`` exists and is not a bundle.
     """
     out = options.out.absolute()
+    require_replaceable(out)
     recover(out)
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{options.out} exists and is not a bundle (it has no {MANIFEST}): choose another --out")
-    work = out.with_name(f".{out.name}.work")
+    work = work_folder(out)
     # The files depend on the target and on the version of this package.
     steps = StepRunner(work, console, [target.to_dict(), source_hash(Path(depth_distill.__file__).parent)])
     console.print(f"exporting {options.checkpoint} for {target.name}", soft_wrap=True, highlight=False)

@@ -16,11 +16,9 @@ from torch import Tensor, fx
 
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.errors import ConfigError, UserError
-from depth_distill.export.bundle.bundle import sha256
+from depth_distill.export.bundle.bundle import STEPS_RECORD, sha256
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.simulate.calibrate import weights_hash
-
-_RECORD = "steps.json"
 
 
 class StepError(ConfigError):
@@ -70,12 +68,14 @@ class StepRunner:
         self.console.print()
         start = time.perf_counter()
         try:
+            if value and not (self.folder / STEPS_RECORD).is_file():
+                write_json(self.folder / STEPS_RECORD, self._record)  # the folder is recognized from the first file on
             result = make()
             self.seconds[name] = time.perf_counter() - start
             if value:
                 entry = {"key": key, "files": self._hashes(files), "seconds": self.seconds[name], "value": result}
                 self._record[name] = entry
-                write_json(self.folder / _RECORD, self._record)
+                write_json(self.folder / STEPS_RECORD, self._record)
         except UserError as error:
             raise StepError(f"step {name!r}: {error}") from error
         except OSError as error:
@@ -87,7 +87,7 @@ class StepRunner:
 
     def _read(self) -> dict[str, Any]:
         try:
-            record = json.loads((self.folder / _RECORD).read_text())
+            record = json.loads((self.folder / STEPS_RECORD).read_text())
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}

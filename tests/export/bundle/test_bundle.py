@@ -6,7 +6,15 @@ import pytest
 
 from depth_distill.codecs import DepthRange, HostSingle, describe_codec
 from depth_distill.errors import ConfigError
-from depth_distill.export.bundle.bundle import bundle_of, load_bundle, put_in_place, recover, write_manifest
+from depth_distill.export.bundle.bundle import (
+    bundle_of,
+    load_bundle,
+    put_in_place,
+    recover,
+    require_replaceable,
+    work_folder,
+    write_manifest,
+)
 from depth_distill.quantization.interface import OutputLayout
 
 VALUES = {
@@ -92,3 +100,62 @@ def test_a_new_bundle_that_is_not_there_leaves_the_old_one(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         put_in_place(tmp_path / "nothing", out)
     assert load_bundle(out).artifact("float").read_text() == "old"
+
+
+@pytest.fixture
+def old(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.float.onnx").write_bytes(b"weights")
+    write_manifest(out, {"artifacts": {"float": "model.float.onnx"}})
+    return out
+
+
+def test_an_old_bundle_an_empty_folder_and_nothing_are_replaced(old, tmp_path):
+    require_replaceable(old)
+    (tmp_path / "empty").mkdir()
+    require_replaceable(tmp_path / "empty")
+    require_replaceable(tmp_path / "new")
+    (old / "runners" / "__pycache__").mkdir(parents=True)
+    (old / "runners" / "__pycache__" / "run.pyc").write_bytes(b"")  # left by running a bundle's own script
+    require_replaceable(old)
+
+
+def test_a_folder_with_the_manifest_of_something_else_is_left_alone(tmp_path):
+    web = tmp_path / "web"
+    web.mkdir()
+    (web / "manifest.json").write_text('{"name": "my web app"}')
+    (web / "index.html").write_text("precious")
+    with pytest.raises(ConfigError, match="web exists and is not a bundle .* that of something else"):
+        require_replaceable(web)
+
+
+def test_files_of_the_user_inside_of_a_bundle_are_named(old):
+    (old / "notes").mkdir()
+    (old / "notes" / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="holds files that are not the bundle's: notes/thesis.tex: choose another"):
+        require_replaceable(old)
+
+
+def test_a_link_and_a_file_are_not_replaced(old, tmp_path):
+    (tmp_path / "link").symlink_to(old)
+    with pytest.raises(ConfigError, match=r"link is a symbolic link to .*out: give that folder"):
+        require_replaceable(tmp_path / "link")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="file exists and is not a folder"):
+        require_replaceable(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", [".out.work", ".out.old"])
+def test_hidden_folders_of_somebody_else_are_left_alone(name, old, tmp_path):
+    (tmp_path / name).mkdir()
+    require_replaceable(old)  # empty
+    (tmp_path / name / "mine.txt").write_text("precious")
+    with pytest.raises(ConfigError, match=rf"{name} .*move it away"):
+        require_replaceable(old)
+
+
+def test_unfinished_work_goes_on(old):
+    work_folder(old).mkdir()
+    (work_folder(old) / "steps.json").write_text("{}")
+    require_replaceable(old)
