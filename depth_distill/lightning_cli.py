@@ -100,7 +100,7 @@ class DepthCLI(LightningCLI):
         name = runs.run_name(runs.config_files(self.argv))
         self.run_folder = (chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
         # config.yaml runs again elsewhere: another run with it must not write into this folder.
-        self.config[self.subcommand].run_dir = None
+        (self.config if self.subcommand is None else self.config[self.subcommand]).run_dir = None
         runs.keep_metrics_log(self.run_folder)
 
     @override

@@ -36,9 +36,8 @@ def command_lines(text):
     found = []
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         line = re.sub(r"<(\w+)>", r"\1", line)  # <time> is for the reader to fill in
-        line = re.sub(
-            r"\$\{?(\w+)(?:\[@\]\})?", lambda match: variables.get(match[1], f"{match[1].lower()}.ckpt"), line
-        )
+        line = re.sub(r'"\$\{(\w+)\[@\]\}"', r"$\1", line)  # every word of an array
+        line = re.sub(r"\$(\w+)", lambda match: variables.get(match[1], f"{match[1].lower()}.ckpt"), line)
         words = shlex.split(line, comments=True)
         if array := re.match(r"(\w+)=\((.*)\)", line):
             variables[array[1]] = array[2]
@@ -88,6 +87,8 @@ def check_make(words):
 
 
 def check_command(name, words):
+    if [name, *words] in (["--help"], ["--version"]):
+        return
     assert name in COMMANDS
     words = [each for word in words for each in _shipped(word)]
     options, overrides = command_parser(name).parse(words)

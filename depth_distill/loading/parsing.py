@@ -13,7 +13,12 @@ from depth_distill.loading.config_errors import explain
 
 # ${data.root} refers to a key of the file in which it is written, under any subcommand.
 set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-PARSER: Mapping[str, Any] = {"parser_mode": "omegaconf+", "prog": "depth-distill", "exit_on_error": False}
+PARSER: Mapping[str, Any] = {
+    "parser_mode": "omegaconf+",
+    "prog": "depth-distill",
+    "exit_on_error": False,
+    "allow_abbrev": False,
+}
 """Constructor arguments of every parser."""
 
 
