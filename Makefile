@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS ?= runs
+# More options of `uv pip install`, such as --resolution lowest-direct.
+UV_OPTIONS ?=
 
 .DEFAULT_GOAL := help
 
@@ -18,7 +20,7 @@ setup: $(STAMP) ## Build .venv (done by every other target where it is missing)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --editable '.[dev]'
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet $(UV_OPTIONS) --editable '.[dev]'
 	touch $@
 
 .PHONY: demo

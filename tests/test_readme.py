@@ -18,7 +18,7 @@ from depth_distill.runs import run_name
 from depth_distill.shipped_configs import shipped_folder
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TRAINING = ("fit", "validate", "test", "predict")
 OWN_FILES = {"my-recipe.yaml": "configs/recipe/equalize.yaml", "my-chip.yaml": "configs/target/per-tensor-minmax.yaml"}
 """Files that a reader is told to write, and a shipped one of the kind."""
@@ -37,7 +37,7 @@ def command_lines(text):
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
         line = re.sub(r"<(\w+)>", r"\1", line)  # <time> is for the reader to fill in
         line = re.sub(r'"\$\{(\w+)\[@\]\}"', r"$\1", line)  # every word of an array
-        line = re.sub(r"\$(\w+)", lambda match: variables.get(match[1], f"{match[1].lower()}.ckpt"), line)
+        line = re.sub(r"\$([A-Za-z_]\w*)", lambda match: variables.get(match[1], f"{match[1].lower()}.ckpt"), line)
         words = shlex.split(line, comments=True)
         if array := re.match(r"(\w+)=\((.*)\)", line):
             variables[array[1]] = array[2]
@@ -87,8 +87,6 @@ def check_make(words):
 
 
 def check_command(name, words):
-    if [name, *words] in (["--help"], ["--version"]):
-        return
     assert name in COMMANDS
     words = [each for word in words for each in _shipped(word)]
     options, overrides = command_parser(name).parse(words)
@@ -194,3 +192,16 @@ def test_the_python_of_the_docs_imports_what_there_is(page):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("depth_distill"):
                 module = importlib.import_module(str(node.module))
                 assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_the_release_notes_are_one_section_of_the_changelog():
+    ((command, *rest),) = [
+        words
+        for block in blocks(ROOT / "CONTRIBUTING.md", "bash")
+        for words in command_lines(block)
+        if words[0] == "awk"
+    ]
+    words = [word.replace("X.Y.Z", "Unreleased") for word in rest]
+    notes = subprocess.run([command, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    assert notes.strip() == re.split(r"^## .*\n", changelog, flags=re.MULTILINE)[1].strip()

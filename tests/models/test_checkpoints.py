@@ -9,6 +9,7 @@ from torch import nn
 from depth_distill.errors import ConfigError
 from depth_distill.models import DepthNet, IntegerFractionalHead, load_encoder_decoder
 from depth_distill.models.checkpoints import load_weights
+from depth_distill.models.encoder import build_encoder
 
 SMALL = {"encoder": "mobilenetv3_small_050", "decoder_channels": (16, 16, 8, 8, 8)}
 
@@ -118,6 +119,13 @@ def test_a_file_that_would_run_code_does_not(tmp_path, capsys):
     path = saved(tmp_path, {"state_dict": {}, "rude": Rude()})
     with pytest.raises(ConfigError, match="cannot be read as a checkpoint"):
         load_weights(network(), path)
+    assert "gotcha" not in capsys.readouterr().out
+
+
+def test_encoder_weights_that_would_run_code_do_not(tmp_path, capsys):
+    torch.save({"rude": Rude()}, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match="does not hold weights of test_efficientnet"):
+        build_encoder("test_efficientnet", weights=tmp_path / "a.pth")
     assert "gotcha" not in capsys.readouterr().out
 
 
