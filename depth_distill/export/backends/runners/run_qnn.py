@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import onnxruntime_qnn
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize
+from onnxruntime.quantization import QuantType, quantize
 from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
-from runner_io import Arrays, Run, calibration_files, main
+from run_onnxruntime import Reader
+from runner_io import Run, main
 
 SIMULATOR = platform.machine() in {"x86_64", "AMD64"}  # the chips are Arm
 OPTIONS = {
@@ -55,19 +56,6 @@ def quantized(model: Path, calibration: Path, path: Path) -> Path:
     types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
     quantize(str(model), str(path), get_qnn_qdq_config(str(model), reader, per_channel=False, **types))
     return path
-
-
-class Reader(CalibrationDataReader):
-    """Yields one calibration tensor at a time."""
-
-    def __init__(self, input_name: str, calibration: Path) -> None:
-        self.input_name = input_name
-        self.files = iter(calibration_files(calibration))
-
-    def get_next(self) -> Arrays | None:
-        """The next calibration tensor, or None at the end."""
-        file = next(self.files, None)
-        return None if file is None else {self.input_name: np.load(file, allow_pickle=False)}
 
 
 if __name__ == "__main__":
