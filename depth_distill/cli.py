@@ -13,11 +13,13 @@ import depth_distill
 from depth_distill.commands import COMMANDS
 from depth_distill.commands.options import CommandParser
 from depth_distill.errors import ConfigError
-from depth_distill.exit_codes import INTERRUPTED, USAGE, exit_code
+from depth_distill.exit_codes import USAGE, exit_code
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a subcommand; returns the exit code: 0, 1 for a fault or a verdict, 2 for a mistake, 130 for Ctrl-C.
+    """Run a subcommand and return the exit code.
+
+    It is 0, 1 for a fault or a verdict, 2 for a mistake, 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         args: the command line without the program's name; that of the process unless given.
@@ -27,9 +29,6 @@ def main(args: Sequence[str] | None = None) -> int:
         return exit_code(lambda: _run(words))
     except SystemExit as stopped:  # a help page was printed, or Lightning ended the process
         return stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
 
 
 def command_parser(name: str) -> CommandParser:

@@ -1,5 +1,6 @@
 """How a command ends: its exit code, and the message of an error that a person can mend."""
 
+import sys
 from collections.abc import Callable
 
 from depth_distill.errors import UserError
@@ -31,6 +32,7 @@ def exit_code(run: Callable[[], int | None]) -> int:
         Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
         return USAGE
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):

@@ -329,7 +329,8 @@ def test_the_version():
         (["sensitivity", "--images", "2.5"], "--images must be a whole number of 1 or more, received '2.5'"),
         (["mixed-precision", "--threshold", "nan"], "--threshold must be a finite number, received 'nan'"),
         (["mixed-precision", "--target-abs-rel", "inf"], "--target-abs-rel must be a finite number, received 'inf'"),
-        (["error-budget", "--stress", "-1"], "--stress must be 0 or more, received -1.0"),
+        (["error-budget", "--recipe", "eqalize"], "there is no recipe 'eqalize'; did you mean 'equalize'?"),
+        (["error-budget", "--stress", "1"], "there is no option --stress"),
         (["list", "encodrs"], "invalid choice: 'encodrs'"),
     ],
 )
@@ -344,7 +345,7 @@ def test_a_mistake_is_one_line_at_once(words, message):
 
 def test_an_option_is_the_same_in_every_command():
     """One name has one type, one placeholder and one help text, but for the default at the end of it."""
-    shared = {"checkpoint", "config", "target", "images", "calibration_images", "out", "json", "stress"}
+    shared = {"checkpoint", "config", "target", "images", "calibration_images", "out", "json", "recipe"}
     found = {}
     for name in COMMANDS:
         for action in command_parser(name)._actions:
@@ -399,12 +400,14 @@ def test_a_shipped_config_by_name_names_the_run_as_its_file_does(tmp_path):
 
 def test_the_package_offers_its_names_without_importing_them():
     program = (
-        "import sys, depth_distill; print('torch' in sys.modules, depth_distill.load_run.__name__, dir(depth_distill))"
+        "import sys, depth_distill as package; "
+        "print('torch' in sys.modules, package.load_network.__name__, dir(package))"
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert printed.startswith("False load_run")
+    assert printed.startswith("False load_network")
     for name in depth_distill.__all__:
         assert f"'{name}'" in printed
-        assert getattr(depth_distill, name).__name__ == name
+        assert getattr(depth_distill, name).__name__.rpartition(".")[2] == name
+    assert callable(depth_distill.export)  # the package of that name
     with pytest.raises(AttributeError, match="no attribute 'load_rnu'"):
         depth_distill.load_rnu  # noqa: B018

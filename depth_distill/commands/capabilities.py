@@ -58,7 +58,7 @@ def probe(
 
 
 def capability_table(target: NpuTarget) -> Table:
-    """One row a capability: confirmed, unconfirmed or unsupported, and where the profile says so."""
+    """One row per capability: confirmed, unconfirmed or unsupported, and where the profile says so."""
     table = Table(title=f"{target.name}: {target.description}")
     for heading in ("capability", "support", "line of the profile"):
         table.add_column(heading)

@@ -17,7 +17,7 @@ from depth_distill.loading.trained import LoadedRun
 from depth_distill.models import DepthCodec
 from depth_distill.quantization.interface import named_layout
 
-_SCALES = {".npy": 1.0, ".png": 1000.0}  # units a metre
+_SCALES = {".npy": 1.0, ".png": 1000.0}  # units per metre
 _PANEL_ROWS = 4
 
 Depth = Callable[[Tensor], Tensor]

@@ -77,7 +77,8 @@ class PtqRows:
         quantized = _per_channel(prepared) if per_channel else prepared.quantized
         metrics = scorer(quantized)
         vendor = scorer(vendor_network(prepared.graph, prepared.batches, self.folder, per_channel))
-        qdq = OnnxNetwork(export_qdq(quantized, self.folder / "qdq.onnx", FileSpec.of(prepared.interface)))
+        spec = dataclasses.replace(FileSpec.of(prepared.interface), uint8_input=False)  # graphs take pixels as floats
+        qdq = OnnxNetwork(export_qdq(quantized, self.folder / "qdq.onnx", spec))
         step = next(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
         return {
             "abs_rel": metrics["abs_rel"],

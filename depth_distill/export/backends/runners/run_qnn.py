@@ -12,7 +12,6 @@ import platform
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import onnxruntime_qnn
 from onnxruntime.quantization import QuantType, quantize
