@@ -90,8 +90,11 @@ def require_checkpoint(checkpoint: str | None) -> None:
     """Check that a checkpoint exists, if one is given.
 
     Raises:
-        ConfigError: it does not exist; the message lists those that do.
+        ConfigError: it does not exist, and the message lists those that do; or it is a URL, which Lightning would
+            unpickle.
     """
+    if checkpoint is not None and "://" in checkpoint:
+        raise ConfigError(f"{checkpoint} is a URL: download the file, and give its path as --ckpt_path")
     if checkpoint is None or not checkpoint.endswith(".ckpt") or Path(checkpoint).exists():
         return
     folder = Path(checkpoint).parent

@@ -132,3 +132,8 @@ def test_a_wandb_key_is_found_in_the_environment_and_in_netrc(tmp_path, monkeypa
     assert not runs.has_wandb_key("https://other.example")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     assert runs.has_wandb_key("https://other.example")
+
+
+def test_a_checkpoint_from_a_url_is_refused_because_lightning_would_unpickle_it():
+    with pytest.raises(ConfigError, match="is a URL: download the file"):
+        runs.require_checkpoint("https://example.org/model")
