@@ -82,7 +82,7 @@ def test_a_network_is_trained_exported_and_run(installed):
     manifest = json.loads((installed.work / "bundle.json").read_text())
     model = Path("my bundle") / manifest["artifacts"]["int8"]
     image = sorted((installed.work / "my bundle" / "calibration" / "tensors").glob("*.npy"))[0]
-    script = str(Path("my bundle") / "recipes" / "run_onnxruntime.py")
+    script = str(Path("my bundle") / "runners" / "run_onnxruntime.py")
     files = ["--inputs", str(image), "--outputs", "outputs.npz", "--report", "report.json"]
     installed.python_prints(script, "--model", str(model), *files)
     with np.load(installed.work / "outputs.npz") as outputs:

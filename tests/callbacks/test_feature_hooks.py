@@ -88,7 +88,9 @@ def test_a_glob_stays_within_its_level_and_keeps_the_networks_order():
 
 
 def test_a_typo_names_the_nearest_layers():
-    with pytest.raises(ConfigError, match=r"the teacher has no layer 'encoder\.layer7'.* encoder\.layer[12]"):
+    with pytest.raises(
+        ConfigError, match=r"the teacher has no layer 'encoder\.layer7'.* did you mean 'encoder\.layer[12]'"
+    ):
         find_layers(SmallNet(), "encoder.layer7", "teacher")
 
 
