@@ -4,9 +4,11 @@ Words are parsed before anything heavy is imported, so that help and a typo are 
 """
 
 import difflib
+import keyword
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import depth_distill
@@ -51,6 +53,8 @@ def _run(words: Sequence[str]) -> int | None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "depth-distill --help lists them"
         raise ConfigError(f"there is no command '{name}'; {hint}")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)  # classes that a config names may be the user's own
     options, overrides = command_parser(name).parse(words[1:])
     options.words = list(words)
     code: int | None = _module(name).run(options, overrides)
@@ -58,7 +62,8 @@ def _run(words: Sequence[str]) -> int | None:
 
 
 def _module(name: str) -> Any:
-    return import_module(f"depth_distill.commands.{name.replace('-', '_')}")
+    module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+    return import_module(f"depth_distill.commands.{module}")
 
 
 def _overview() -> str:

@@ -11,7 +11,7 @@ from depth_distill.errors import DataError
 from depth_distill.metrics import BANDS_M, DepthMetrics
 from depth_distill.models import DepthCodec
 from depth_distill.quantization.interface import Interface
-from depth_distill.types import DepthBatch
+from depth_distill.types import Alignment, DepthBatch
 
 Network = Callable[[Tensor], Tensor]
 """Maps normalized images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``."""
@@ -32,6 +32,8 @@ class Evaluator:
         codec: decodes the codes to depth.
         bands_m: depth bands that the metrics are also computed in.
         reference: the float network that drift is measured from.
+        alignment: how relative depth is fitted to the ground truth before it is scored. Drift is measured without, in
+            the unit that the codec gives relative depth.
 
     Raises:
         DataError: the split has no images.
@@ -43,12 +45,13 @@ class Evaluator:
         codec: DepthCodec,
         bands_m: Sequence[tuple[float, float]] = BANDS_M,
         reference: Network | None = None,
+        alignment: Alignment = "none",
     ) -> None:
         self.batches = tuple(batches)
         if not self.batches:
             raise DataError("the split to evaluate on is empty: expected at least one image")
         self.codec = codec
-        self.metrics = DepthMetrics(codec.depth_range, bands_m)
+        self.metrics = DepthMetrics(codec.depth_range, bands_m, alignment)
         self.images = tuple(batch.image for batch in self.batches)
         self.reference_m: tuple[Tensor, ...] | None = None
         if reference is not None:
@@ -57,7 +60,7 @@ class Evaluator:
 
     def with_codec(self, codec: DepthCodec) -> "Evaluator":
         """An evaluator with the same images and reference depth, for networks with another codec."""
-        other = Evaluator(self.batches, codec, self.metrics.bands_m)
+        other = Evaluator(self.batches, codec, self.metrics.bands_m, alignment=self.metrics.alignment)
         other.reference_m = self.reference_m
         return other
 

@@ -9,16 +9,23 @@ Conventions used everywhere:
 * ``DepthRange`` is the metric interval that codes span; it is defined in ``codecs``, which does not import torch.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from depth_distill.codecs import DepthRange
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "DepthBatch", "DepthRange", "DepthSample"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Alignment", "DepthBatch", "DepthRange", "DepthSample"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Alignment = Literal["none", "median", "scale_and_shift", "inverse_scale_and_shift"]
+"""How relative depth is fitted to the ground truth of its image before it is scored; ``none`` for metric depth.
+
+``median``: one factor (Zhou et al. 2017, section 4.1). ``scale_and_shift``: least squares in depth;
+``inverse_scale_and_shift``: in inverse depth (Ranftl et al. 2020, eq. 3).
+"""
 
 
 class DepthSample(NamedTuple):

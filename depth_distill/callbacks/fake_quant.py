@@ -279,7 +279,9 @@ class FakeQuant(Callback):
             return
         self._vendor = dict(self._measure(trainer, graph))
         task: Any = pl_module
-        self._metrics = DepthMetrics(task.network.depth_range, task.val_metrics.bands_m).to(pl_module.device)
+        self._metrics = DepthMetrics(task.network.depth_range, task.val_metrics.bands_m, task.network.alignment).to(
+            pl_module.device
+        )
 
     def _update_vendor(self, trainer: Trainer, pl_module: LightningModule, batch: DepthBatch) -> None:
         if self._metrics is None:

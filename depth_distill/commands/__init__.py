@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 COMMANDS: Mapping[str, str] = {
     "fit": "train; evaluate the best checkpoint; print the table and what to do next",
+    "import": "bring in a network of your own, or an ONNX file",
     "validate": "metrics of a checkpoint on the validation split",
     "test": "metrics of a checkpoint on the test split",
     "predict": "depth maps and panels of a checkpoint",

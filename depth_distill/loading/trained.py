@@ -14,6 +14,7 @@ from torch import Tensor
 from depth_distill.data import DepthSplits
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
+from depth_distill.loading import imported  # noqa: F401 - makes ImportedNetwork known to configs
 from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.metrics import BANDS_M
 from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
@@ -93,7 +94,9 @@ class LoadedRun:
 
     def evaluator(self, images: int | None = None, reference: Network | None = None) -> Evaluator:
         """Evaluator on the validation split; if ``images`` is given, on about that many, in evenly spaced batches."""
-        return Evaluator(self.data.validation_batches(images), self.network.codec, self.bands_m, reference)
+        network = self.network
+        batches = self.data.validation_batches(images)
+        return Evaluator(batches, network.codec, self.bands_m, reference, network.alignment)
 
 
 def load_run(checkpoint: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> LoadedRun:
@@ -143,6 +146,22 @@ def load_data(config: Path, overrides: Sequence[str] = ()) -> tuple[DepthSplits,
     return built.data, built.model.init_args.bands_m
 
 
+def resolved_config(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The data and the network of a config as plain data: all defaults, no interpolations.
+
+    Args:
+        config: config of a ``fit``.
+        overrides: see :func:`load_run`.
+
+    Raises:
+        ConfigError: see :func:`load_run`.
+    """
+    parser = _parser()
+    values = _parse(parser, config, overrides)
+    content: dict[str, Any] = yaml.safe_load(parser.dump(values, skip_none=False, skip_validation=True))
+    return {"data": content["data"], "network": content["model"]["init_args"]["network"]}
+
+
 def config_of(checkpoint: Path, config: Path | None = None) -> Path:
     """The config of a checkpoint: ``config`` if given, otherwise the one in its run folder.
 
@@ -160,7 +179,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> L
     parser = _parser()
     values = _parse(parser, config, overrides)
     if values[_NETWORK] is None:
-        raise ConfigError(f"{config} describes no task with a DepthNet as its network")
+        raise ConfigError(f"{config} describes no task with a network: expected model.init_args.network")
     if not isinstance(values.seed_everything, bool):
         torch.manual_seed(values.seed_everything)
     built = instantiate(parser, values)
@@ -178,6 +197,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> L
         ranges = {site: each.bounds for site, each in activation_quantizers(network.graph).items() if each.has_range}
         network = GraphNetwork(remove_fake_quant(network.graph), network, network.codec)
     network.check_image_size(*built.data.image_size)
+    network.check_normalization(built.data.normalize.mean, built.data.normalize.std)
     built.data.setup("validate")
     return LoadedRun(network.eval(), built.data, tuple(map(tuple, task.bands_m)), ranges)
 

@@ -8,8 +8,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from depth_distill.errors import ConfigError
+from depth_distill.metrics.alignment import align
 from depth_distill.metrics.functional import METRIC_NAMES, depth_metrics_per_image
-from depth_distill.types import DepthRange
+from depth_distill.types import Alignment, DepthRange
 
 BANDS_M = ((0.5, 2.0), (2.0, 5.0), (5.0, 15.0))
 """The depth bands of the tables, unless a config says otherwise: near, middle, far."""
@@ -28,6 +29,7 @@ class DepthMetrics(Metric):
     Args:
         depth_range: the cap.
         bands_m: (nearest, farthest) of each band; half open, except for the last band, which includes both ends.
+        alignment: how relative depth is fitted to the ground truth of its image first.
 
     Raises:
         ConfigError: a band is empty.
@@ -41,12 +43,14 @@ class DepthMetrics(Metric):
         self,
         depth_range: DepthRange,
         bands_m: Sequence[tuple[float, float]] = BANDS_M,
+        alignment: Alignment = "none",
     ) -> None:
         super().__init__()
         for near, far in bands_m:
             if not near < far:
                 raise ConfigError(f"a depth band needs nearest < farthest, got ({near}, {far})")
         self.depth_range = depth_range
+        self.alignment = alignment
         self.bands_m = tuple((float(near), float(far)) for near, far in bands_m)
         self.names = METRIC_NAMES + tuple(
             f"{name}_{near:g}-{far:g}m" for near, far in self.bands_m for name in METRIC_NAMES
@@ -57,7 +61,8 @@ class DepthMetrics(Metric):
     @property
     def protocol(self) -> str:
         """How the metrics were computed, for titles and records."""
-        return f"per-image mean, depth {self.depth_range}"
+        aligned = "" if self.alignment == "none" else f", aligned by {self.alignment.replace('_', ' ')}"
+        return f"per-image mean, depth {self.depth_range}{aligned}"
 
     def update(self, prediction_m: Tensor, target_m: Tensor, valid: Tensor, index: Tensor | None = None) -> None:
         """Add images.
@@ -78,6 +83,7 @@ class DepthMetrics(Metric):
         for near, far in self.bands_m:
             below = target_m <= far if (near, far) == self.bands_m[-1] else target_m < far
             sets.append(valid & (target_m >= near) & below)
+        prediction_m = align(prediction_m, target_m, valid, self.alignment, self.depth_range)
         prediction_m = prediction_m.clamp(self.depth_range.min_m, self.depth_range.max_m)
         return depth_metrics_per_image(prediction_m, target_m, torch.cat(sets, dim=1))
 

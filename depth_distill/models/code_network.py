@@ -1,12 +1,13 @@
 """Base class of all networks: an image in, codes out, and a codec that decodes them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor, fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.models.codecs import DepthCodec
-from depth_distill.types import DepthRange
+from depth_distill.types import Alignment, DepthRange
 
 
 class CodeNetwork(nn.Module, ABC):
@@ -15,10 +16,15 @@ class CodeNetwork(nn.Module, ABC):
     Attributes:
         depth_range: nearest and farthest depth, spanned by the codes.
         stride: image height and width must be multiples of this.
+        alignment: how depth is fitted to the ground truth before it is scored; ``none`` of a metric network.
+        normalization: mean and standard deviation per channel, in [0, 1], that images must be normalized with; None of
+            a network that is trained with those of the data.
     """
 
     depth_range: DepthRange
     stride: int
+    alignment: Alignment = "none"
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None
 
     @property
     @abstractmethod
@@ -55,6 +61,25 @@ class CodeNetwork(nn.Module, ABC):
                 f"stride {self.stride}; the nearest size that fits is {fits[0]} x {fits[1]}"
             )
 
+    def check_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Check that images are normalized as the network was trained.
+
+        Args:
+            mean: ``data.image_mean``.
+            std: ``data.image_std``.
+
+        Raises:
+            ConfigError: they are not.
+        """
+        if self.normalization is None:
+            return
+        for key, given, wanted in zip(("mean", "std"), (mean, std), self.normalization, strict=True):
+            if any(abs(a - b) > 1e-6 for a, b in zip(given, wanted, strict=True)):
+                raise ConfigError(
+                    f"data.image_{key} is {list(given)}, but the network was trained with "
+                    f"{[round(each, 6) for each in wanted]} (its input says so): give it that"
+                )
+
 
 class GraphNetwork(CodeNetwork):
     """A network as a traced graph, after the passes of ``quantization``.
@@ -70,6 +95,8 @@ class GraphNetwork(CodeNetwork):
         self.graph = graph
         self.depth_range = source.depth_range
         self.stride = source.stride
+        self.alignment = source.alignment
+        self.normalization = source.normalization
         self._codec = codec or source.codec
 
     @property

@@ -9,14 +9,14 @@ from typing_extensions import override
 
 from depth_distill.losses import CompositeLoss
 from depth_distill.metrics import BANDS_M
-from depth_distill.models import DepthNet
+from depth_distill.models import CodeNetwork
 from depth_distill.tasks.metric_depth import MetricDepthTask
 from depth_distill.tasks.schedules import LRSchedulerFactory
 from depth_distill.types import DepthBatch
 
 
 class DepthTask(MetricDepthTask):
-    """Fit a :class:`~depth_distill.models.DepthNet` to ground truth.
+    """Fit a :class:`~depth_distill.models.CodeNetwork` to ground truth.
 
     Logs ``train/loss``, ``train/<term>`` for each term of the losses, ``val/loss``, and the metrics.
 
@@ -29,7 +29,7 @@ class DepthTask(MetricDepthTask):
 
     def __init__(
         self,
-        network: DepthNet,
+        network: CodeNetwork,
         loss: CompositeLoss,
         code_loss: CompositeLoss | None = None,
         optimizer: OptimizerCallable = AdamW,

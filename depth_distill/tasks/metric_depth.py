@@ -62,8 +62,8 @@ class MetricDepthTask(LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.memory_format)
-        self.val_metrics = DepthMetrics(network.depth_range, bands_m)
-        self.test_metrics = DepthMetrics(network.depth_range, bands_m)
+        self.val_metrics = DepthMetrics(network.depth_range, bands_m, network.alignment)
+        self.test_metrics = DepthMetrics(network.depth_range, bands_m, network.alignment)
         self.stage: str | None = None
 
     @property
@@ -89,6 +89,7 @@ class MetricDepthTask(LightningModule):
         if datamodule is None:
             return
         self.network.check_image_size(*datamodule.image_size)
+        self.network.check_normalization(datamodule.normalize.mean, datamodule.normalize.std)
         if datamodule.depth_range != self.network.depth_range:
             raise ConfigError(
                 f"data.depth_range is {datamodule.depth_range} but the network's is {self.network.depth_range}; "

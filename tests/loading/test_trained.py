@@ -150,7 +150,7 @@ def test_a_config_without_a_depth_net(checkpoint, tmp_path):
     config = yaml.safe_load((checkpoint.parents[1] / "config.yaml").read_text())
     config["model"] = {"class_path": "pytorch_lightning.demos.boring_classes.BoringModel"}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(ConfigError, match=r"other\.yaml describes no task with a DepthNet"):
+    with pytest.raises(ConfigError, match=r"other\.yaml describes no task with a network"):
         load_run(checkpoint, tmp_path / "other.yaml")
 
 

@@ -20,8 +20,12 @@ class NetworkTracer(fx.Tracer):
         return isinstance(m, LEAF_MODULES) or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
+def trace(model: nn.Module, method: str = "forward") -> fx.GraphModule:
     """The graph of a copy of ``model`` in evaluation mode; its leaf modules keep their names.
+
+    Args:
+        model: a network.
+        method: method that maps images to what the graph returns.
 
     A model that is a graph already, or has one as its attribute ``graph``, is only copied.
 
@@ -32,7 +36,9 @@ def trace(model: nn.Module) -> fx.GraphModule:
     if isinstance(held, fx.GraphModule):
         return copy.deepcopy(held).eval()
     model = copy.deepcopy(model).eval()
-    graph = NetworkTracer().trace(model)
+    tracer = NetworkTracer()
+    tracer.traced_func_name = method
+    graph = tracer.trace(model)
     return fx.GraphModule(model, graph, type(model).__name__)
 
 

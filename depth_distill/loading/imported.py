@@ -1,0 +1,258 @@
+"""Networks that are not ours: any module of the user's own code as an image-to-codes network."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from depth_distill.errors import ConfigError
+from depth_distill.loading import to_codes
+from depth_distill.loading.meaning import Meaning, steps_of
+from depth_distill.models import CodeNetwork, DepthCodec
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What a network was trained on: ``(pixel / 255 * scale - mean) / std``, a channel at a time.
+
+    A network that normalizes inside takes ``mean: [0, 0, 0], std: [1, 1, 1]``, with ``scale: 255`` if it takes pixels
+    from 0 to 255.
+
+    Args:
+        mean: mean of each channel, in the network's order of channels.
+        std: standard deviation of each channel, in that order.
+        scale: the value of a white pixel before ``mean`` and ``std``.
+        colour_order: ``RGB``, or ``BGR`` as OpenCV reads images; the order is put into the first convolution.
+
+    Raises:
+        ConfigError: a number that is not positive.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    scale: float = 1.0
+    colour_order: Literal["RGB", "BGR"] = "RGB"
+
+    def __post_init__(self) -> None:
+        if not (self.scale > 0 and all(each > 0 for each in self.std)):
+            raise ConfigError(f"input: scale and std must be positive, received {self.scale} and {list(self.std)}")
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of RGB in [0, 1], as ``data.image_mean`` and ``data.image_std`` give them."""
+        turn = -1 if self.colour_order == "BGR" else 1
+        mean, std = (tuple(each / self.scale for each in values[::turn]) for values in (self.mean, self.std))
+        return mean, std
+
+
+class ImportedNetwork(CodeNetwork):
+    """Any ``nn.Module``, from the user's own code or an ONNX file, as a network from image to codes.
+
+    The module is built, its weights are loaded, and it is traced to a graph; what leads to other outputs is removed,
+    and the output is brought to codes (:mod:`depth_distill.loading.to_codes`). Layers keep the names that they have in the
+    module. The checkpoint of a run has the weights of this graph, not those of the module.
+
+    Args:
+        module: class or function that builds the module, and its arguments: ``{class_path: my_project.DepthNet,
+            init_args: {layers: 18}}``. Arguments may be modules that are described in the same way.
+        meaning: what the output means.
+        image_size: height and width of the images, ``${data.image_size}``.
+        code: folder that the class is imported from, besides the current one.
+        method: method that is called with an image.
+        output: steps into what it returns: ``[0]``, ``[depth]``, or ``[[disp, 0]]`` for the key ``("disp", 0)``.
+        outputs: such a path for each of several outputs, in the order of the codes.
+        weights: checkpoint of the module; it is read without running code from it.
+        weights_key: dictionary in it that has the weights, such as ``ema``; found unless given.
+        prefix: what the names of the weights start with in the checkpoint.
+        input: how images are normalized for the network.
+        resize: how an output with fewer pixels than the image is enlarged inside the network.
+        stride: image height and width must be multiples of this.
+
+    Raises:
+        ConfigError: any of these does not fit; the message names the key.
+    """
+
+    def __init__(
+        self,
+        module: dict[str, Any],
+        meaning: Meaning,
+        image_size: tuple[int, int],
+        code: Path | None = None,
+        method: str = "forward",
+        output: list[Any] | None = None,
+        outputs: list[list[Any]] | None = None,
+        weights: Path | None = None,
+        weights_key: str | None = None,
+        prefix: str | None = None,
+        input: NetworkInput = NetworkInput(),
+        resize: Literal["nearest", "bilinear"] | None = None,
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        if output is not None and outputs is not None:
+            raise ConfigError("give either output, a path, or outputs, a list of paths")
+        if code is not None and not code.is_dir():
+            raise ConfigError(f"code: {code} is no folder")
+        self.meaning = meaning
+        self.stride = stride
+        self.depth_range = meaning.depth_range
+        self.alignment = meaning.aligned_by
+        self.normalization = input.normalization
+        self.notes: list[str] = []
+        """What was done to the network, for tables."""
+        self._codec = DepthCodec(meaning.host_codec)
+        self.check_image_size(*image_size)
+        built = build_module(module, code)
+        if weights is not None:
+            self.notes += load_foreign_weights(built, weights, weights_key, prefix)
+        self.graph = trace(built, method)
+        to_codes.without_in_place(self.graph)
+        paths = outputs if outputs is not None else [output or []]
+        before = sum(each.numel() for each in self.graph.parameters())
+        to_codes.select_output(self.graph, [steps_of(path) for path in paths])
+        removed = before - sum(each.numel() for each in self.graph.parameters())
+        if removed:
+            self.notes.append(f"{removed:,} parameters of other outputs removed")
+        example = torch.zeros(1, 3, *image_size)
+        run_example(self.graph, example)
+        to_codes.fit_shape(self.graph, example, self._codec.channels, resize)
+        if input.colour_order == "BGR":
+            self.notes.append(to_codes.take_bgr(self.graph))
+        self.notes.append(to_codes.bring_to_codes(self.graph, meaning.affine))
+
+    @property
+    def codec(self) -> DepthCodec:
+        """Decodes this network's codes to metres."""
+        return self._codec
+
+    def traced(self) -> Any:
+        """The graph that the network is."""
+        return self.graph
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
+        codes: Tensor = self.graph(image)
+        return codes
+
+
+def build_module(description: Mapping[str, Any], code: Path | None = None) -> nn.Module:
+    """The module that a class path and its arguments describe; weights that it draws at random are always the same.
+
+    Args:
+        description: ``{class_path: ..., init_args: {...}}``; so may arguments be.
+        code: folder to import from, besides those that Python knows.
+
+    Raises:
+        ConfigError: the class cannot be imported or built, or builds no module.
+    """
+    if code is not None and str(code.absolute()) not in sys.path:
+        sys.path.insert(0, str(code.absolute()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        built = _build(description, "module")
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"module: {description['class_path']} gives a {type(built).__name__}, expected an nn.Module")
+    return built.eval()
+
+
+def load_foreign_weights(module: nn.Module, weights: Path, key: str | None, prefix: str | None) -> list[str]:
+    """Load a checkpoint of anybody's into a module; returns notes on what was read and skipped.
+
+    Raises:
+        ConfigError: see :func:`~depth_distill.models.foreign_checkpoint.read_tensors` and
+            :func:`~depth_distill.models.foreign_checkpoint.fit_to`.
+    """
+    from depth_distill.models.foreign_checkpoint import fit_to, read_tensors
+
+    state = read_tensors(weights, key)
+    fitted = fit_to(state, module, prefix)
+    module.load_state_dict(fitted.tensors, strict=False)
+    return list(fitted.notes)
+
+
+def run_example(graph: nn.Module, example: Tensor) -> Tensor:
+    """What a network returns for an example.
+
+    Raises:
+        ConfigError: it cannot take an image of this size; the message has sizes that it can.
+    """
+    try:
+        with torch.inference_mode():
+            returned: Tensor = graph(example)
+    except Exception as error:  # whatever the network raises
+        size = tuple(example.shape[-2:])
+        rule = size_rule(graph, *size)
+        cure = (
+            f"multiples of {rule} fit: choose another data.image_size, and give stride: {rule}"
+            if rule
+            else ("multiples of 2 to 128 nearby do not fit either")
+        )
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"image_size: the network fails on {size[0]} x {size[1]} ({reason}); {cure}") from error
+    return returned
+
+
+def size_rule(network: nn.Module, height: int, width: int) -> int | None:
+    """The smallest power of two whose multiples a network takes, found by trying; None if there is none."""
+    for multiple in (2, 4, 8, 16, 32, 64, 128):
+        sides = [(-(-side // multiple)) * multiple for side in (height, width)]
+        tries = [(sides[0], sides[1]), (sides[0] + multiple, sides[1]), (sides[0], sides[1] + multiple)]
+        if all(_runs(network, *size) for size in tries):
+            return multiple
+    return None
+
+
+def _runs(network: nn.Module, height: int, width: int) -> bool:
+    try:
+        with torch.inference_mode():
+            network(torch.zeros(1, 3, height, width))
+    except Exception:  # whatever the network raises
+        return False
+    return True
+
+
+def _build(description: Any, where: str) -> Any:
+    if isinstance(description, list):
+        return [_build(each, f"{where}[{place}]") for place, each in enumerate(description)]
+    if not isinstance(description, Mapping):
+        return description
+    if "class_path" not in description:
+        return {key: _build(value, f"{where}.{key}") for key, value in description.items()}
+    path, arguments = description["class_path"], description.get("init_args") or {}
+    others = sorted(set(description) - {"class_path", "init_args"})
+    if others or not isinstance(path, str) or not isinstance(arguments, Mapping):
+        raise ConfigError(f"{where}: expected class_path and init_args, received {', '.join(map(str, description))}")
+    builder = _imported(path, where)
+    built = {key: _build(value, f"{where}.init_args.{key}") for key, value in arguments.items()}
+    try:
+        return builder(**built)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's class raises
+        raise ConfigError(
+            f"{where}: {path} cannot be built ({type(error).__name__}: {error}); see init_args"
+        ) from error
+
+
+def _imported(path: str, where: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except ImportError as error:
+        raise ConfigError(
+            f"{where}: {path} cannot be imported ({error}); run the command in the folder of your code, or give that "
+            "folder as code"
+        ) from error
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{where}: there is no {name!r} in {module or 'the path: give package.module.Class'}"
+        ) from error
+    except Exception as error:  # whatever the user's code raises when it is imported
+        raise ConfigError(f"{where}: importing {module} fails ({type(error).__name__}: {error})") from error

@@ -1,0 +1,366 @@
+"""Edits that turn the graph of somebody else's network into one from a normalized RGB image to codes.
+
+All of them are exact: factors and offsets go into the last convolution, colour order into the first, wherever the
+operators between are linear; only where they are not, a 1 x 1 convolution is added.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from depth_distill.errors import ConfigError
+from depth_distill.loading.meaning import Affine
+
+_CODES, _CLIP, _RGB, _RESIZE = "to_codes", "clip_codes", "from_rgb", "to_image_size"
+_LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+_IDENTITY = Affine(1.0, 0.0, False)
+
+
+def select_output(graph_module: fx.GraphModule, paths: Sequence[Sequence[Any]]) -> None:
+    """Return what the paths lead to, concatenated, and remove all that it does not need, such as other heads.
+
+    Args:
+        graph_module: a traced network; edited in place.
+        paths: the steps into what the network returns, a path for each output: indices, keys, attributes.
+
+    Raises:
+        ConfigError: a step leads nowhere; the message lists what there is.
+    """
+    graph = graph_module.graph
+    output = next(node for node in graph.nodes if node.op == "output")
+    with graph.inserting_before(output):
+        chosen = [_follow(output.args[0], path, graph) for path in paths]
+        value = chosen[0] if len(chosen) == 1 else graph.call_function(torch.cat, (chosen, 1))
+    output.args = (value,)
+    graph.eliminate_dead_code(lambda node: _changes_a_tensor_that_is_read(node, graph_module))
+    graph_module.delete_all_unused_submodules()
+    _delete_unused_attributes(graph_module)
+    graph.lint()
+    graph_module.recompile()
+
+
+def without_in_place(graph_module: fx.GraphModule) -> None:
+    """Make operators that overwrite their input return a new tensor, and readers of the input read that.
+
+    Passes insert operators between others: a graph in which one overwrites what another reads would then compute
+    something else.
+
+    Raises:
+        ConfigError: an operator writes into a part of a tensor.
+    """
+    modules = dict(graph_module.named_modules())
+    order = {node: place for place, node in enumerate(graph_module.graph.nodes)}
+    for node in order:
+        if not _is_in_place(node, modules):
+            continue
+        overwritten = node.args[0]
+        if isinstance(overwritten, fx.Node):
+            if overwritten.target in _VIEWS:
+                raise ConfigError(
+                    f"{node.name} writes into a part of another tensor, which passes cannot follow: write it without "
+                    "an in-place operator, or bring in the network's ONNX file"
+                )
+            for user in list(overwritten.users):
+                if order[user] > order[node]:
+                    user.replace_input_with(overwritten, node)
+        if node.op == "call_module":
+            modules[str(node.target)].inplace = False
+        elif node.target in _IN_PLACE_FUNCTIONS:
+            node.target = _IN_PLACE_FUNCTIONS[node.target]
+        elif node.op == "call_method":
+            node.target = str(node.target).removesuffix("_")
+        if "inplace" in node.kwargs:
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+    graph_module.recompile()
+
+
+def bring_to_codes(graph_module: fx.GraphModule, affine: Affine) -> str:
+    """Make the network return ``affine`` of its output, in place; returns how, in words.
+
+    Walking back from the output, factors and offsets are collected and put into the last convolution, linear layer or
+    batch norm. A sigmoid in between turns ``1 - sigmoid(x)`` into ``sigmoid(-x)``; a ReLU in between is dropped where
+    the clip to [0, 1] does its work. Behind anything else a 1 x 1 convolution is added.
+    """
+    if affine == _IDENTITY:
+        return "the output is codes"
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    place, reader = cast(fx.Node, output.args[0]), output
+    left, dropped = affine, []
+    while len(place.users) == 1:
+        step = _through(place, left, graph_module)
+        if step is None:
+            break
+        reader = place
+        place, left, drop = step
+        dropped += drop
+    how = ""
+    if left[:2] == _IDENTITY[:2]:
+        how = "factors behind the last activation are taken out: its output is codes"
+    elif _foldable(place, graph_module):
+        layer = graph_module.get_submodule(str(place.target))
+        _scale(layer, left.scale, left.offset)
+        how = f"folded into {place.target}"
+    else:
+        _append(graph_module, place, reader, left)
+        how = f"a 1 x 1 convolution behind {place.name}"
+    for node in dropped:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        graph_module.graph.erase_node(node)
+    if affine.clip:
+        _clip(graph_module)
+    graph_module.delete_all_unused_submodules()
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return how
+
+
+def take_bgr(graph_module: fx.GraphModule) -> str:
+    """Make a network that was trained on BGR images take RGB ones, in place; returns how, in words."""
+    (image,) = (node for node in graph_module.graph.nodes if node.op == "placeholder")
+    readers = list(image.users)
+    layers = [graph_module.get_submodule(str(node.target)) for node in readers if node.op == "call_module"]
+    if len(layers) == len(readers) and all(type(layer) is nn.Conv2d and layer.groups == 1 for layer in layers):
+        for layer in layers:
+            weight = cast(nn.Parameter, layer.weight)
+            layer.weight = nn.Parameter(weight.detach().flip(1).contiguous(), weight.requires_grad)
+        return "colour order folded into " + ", ".join(str(node.target) for node in readers)
+    swap = nn.Conv2d(3, 3, 1, bias=False)
+    swap.weight = nn.Parameter(torch.eye(3).flip(0).view(3, 3, 1, 1))
+    graph_module.add_submodule(_RGB, swap)
+    with graph_module.graph.inserting_after(image):
+        swapped = graph_module.graph.call_module(_RGB, (image,))
+    image.replace_all_uses_with(swapped, delete_user_cb=lambda user: user is not swapped)
+    graph_module.recompile()
+    return f"colour order by a 1 x 1 convolution {_RGB}"
+
+
+def fit_shape(graph_module: fx.GraphModule, image: Tensor, channels: int, resize: str | None) -> None:
+    """Make the network return maps ``(B, channels, H, W)`` of the image's size, in place.
+
+    Args:
+        graph_module: graph from images to one tensor.
+        image: an image to try, ``(1, 3, H, W)``.
+        channels: number of codes.
+        resize: ``nearest`` or ``bilinear`` where a smaller output shall be enlarged.
+
+    Raises:
+        ConfigError: the output has another number of dimensions, channels, or another size.
+    """
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    with torch.inference_mode():
+        found = graph_module(image)
+    if not isinstance(found, Tensor):
+        raise ConfigError(f"output: leads to a {type(found).__name__}, expected a tensor: give a longer path")
+    shape = tuple(found.shape)
+    value = cast(fx.Node, output.args[0])
+    with graph_module.graph.inserting_before(output):
+        if len(shape) == 3:
+            value = graph_module.graph.call_function(torch.unsqueeze, (value, 1))
+            shape = (shape[0], 1, *shape[1:])
+        if len(shape) != 4 or shape[1] != channels:
+            raise ConfigError(
+                f"output: leads to a tensor of the shape {shape}, expected (B, {channels}, H, W)"
+                + ("; the meaning says how many codes there are" if len(shape) == 4 else "")
+            )
+        size = tuple(image.shape[-2:])
+        if shape[-2:] != size:
+            factors = [whole / part for whole, part in zip(size, shape[-2:], strict=True)]
+            if resize is None:
+                raise ConfigError(
+                    f"output: has {shape[-2]} x {shape[-1]} pixels for an image of {size[0]} x {size[1]}: choose "
+                    "another output, or give resize: nearest or bilinear, which enlarges it inside the network"
+                )
+            if resize == "bilinear":
+                enlarge: nn.Module = nn.Upsample(scale_factor=tuple(factors), mode="bilinear", align_corners=False)
+            else:
+                enlarge = nn.Upsample(scale_factor=tuple(factors), mode="nearest")
+            graph_module.add_submodule(_RESIZE, enlarge)
+            value = graph_module.graph.call_module(_RESIZE, (value,))
+    output.args = (value,)
+    graph_module.recompile()
+
+
+_IN_PLACE_FUNCTIONS: dict[Any, Any] = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+    operator.itruediv: operator.truediv, F.relu_: F.relu, torch.relu_: torch.relu, torch.sigmoid_: torch.sigmoid,
+    torch.clamp_: torch.clamp,
+}  # fmt: skip
+
+
+_VIEWS = (operator.getitem, torch.chunk, torch.split, "chunk", "split", "view", "reshape", "permute", "transpose")
+
+
+def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return node.op == "call_function" and (node.target in _IN_PLACE_FUNCTIONS or bool(node.kwargs.get("inplace")))
+
+
+def _changes_a_tensor_that_is_read(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    if node.op in ("placeholder", "output"):
+        return True
+    return node.op == "call_function" and node.target is operator.setitem
+
+
+def _delete_unused_attributes(graph_module: fx.GraphModule) -> None:
+    """Parameters and buffers of the network itself that only removed parts have read."""
+    read = {str(node.target) for node in graph_module.graph.nodes if node.op == "get_attr"}
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    for path, module in list(graph_module.named_modules()):
+        if any(path == name or path.startswith(f"{name}.") for name in called):
+            continue
+        for store in (module._parameters, module._buffers):
+            for name in list(store):
+                if (f"{path}.{name}" if path else name) not in read:
+                    del store[name]
+
+
+def _follow(value: Any, path: Sequence[Any], graph: fx.Graph) -> fx.Node:
+    for depth, step in enumerate(path):
+        if isinstance(value, fx.Node):
+            value = graph.call_function(operator.getitem, (value, step))
+        elif isinstance(value, dict):
+            if step not in value:
+                raise ConfigError(f"output: there is no key {step!r}; the network returns {_listed(value)}")
+            value = value[step]
+        elif isinstance(value, list | tuple):
+            if not isinstance(step, int) or not -len(value) <= step < len(value):
+                raise ConfigError(
+                    f"output: step {depth + 1} is {step!r}, but there the network returns a {type(value).__name__} of "
+                    f"{len(value)}: give an index"
+                )
+            value = value[step]
+        else:
+            raise ConfigError(f"output: step {depth + 1}, {step!r}, leads into {value!r}, which is no tensor")
+    if not isinstance(value, fx.Node):
+        raise ConfigError(
+            f"output: the network returns {_listed(value)}; give the path to one tensor, as output: [...]"
+        )
+    return value
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, dict):
+        keys = [list(key) if isinstance(key, tuple) else key for key in value]
+        return f"a dict with the keys {', '.join(map(str, keys))}"
+    return f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else repr(value)
+
+
+def _through(
+    node: fx.Node, wanted: Affine, graph_module: fx.GraphModule
+) -> tuple[fx.Node, Affine, list[fx.Node]] | None:
+    """One step back: the node before, what is then wanted of it, and nodes to drop; None if there is no such step."""
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d) or _commutes(node, module):
+        return node.all_input_nodes[0], wanted, []
+    constant = _constant_operand(node)
+    if constant is not None:
+        before, scale, offset = constant
+        return before, Affine(wanted.scale * scale, wanted.scale * offset + wanted.offset, wanted.clip), [node]
+    kind = _activation(node, module)
+    if kind in ("sigmoid", "hardsigmoid") and wanted[:2] == (-1.0, 1.0):
+        return node.all_input_nodes[0], Affine(-1.0, 0.0, wanted.clip), []
+    if kind == "unit_clip" and wanted[:2] == (-1.0, 1.0):
+        return node.all_input_nodes[0], Affine(-1.0, 1.0, wanted.clip), []
+    # relu(x) < 0 never happens; where the clip maps all of it to one end, the ReLU changes nothing.
+    at_end = wanted.offset <= 0 if wanted.scale > 0 else wanted.offset >= 1
+    if kind == "relu" and wanted.clip and at_end:
+        return node.all_input_nodes[0], wanted, [node]
+    return None
+
+
+def _commutes(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operator only moves values, or averages them with weights whose sum is 1."""
+    if isinstance(module, nn.Upsample):
+        return True
+    return node.target in (
+        F.interpolate,
+        F.upsample,
+        torch.unsqueeze,
+        torch.squeeze,
+        "unsqueeze",
+        "squeeze",
+        "contiguous",
+    )
+
+
+def _constant_operand(node: fx.Node) -> tuple[fx.Node, float, float] | None:
+    """``(x, scale, offset)`` of a node that computes ``scale * x + offset`` with numbers."""
+    if node.target in (operator.neg, torch.neg):
+        return node.all_input_nodes[0], -1.0, 0.0
+    if node.op not in ("call_function", "call_method") or len(node.args) != 2 or node.kwargs:
+        return None
+    first, second = node.args
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if isinstance(first, fx.Node) and isinstance(second, int | float):
+        forms = {"mul": (second, 0.0), "add": (1.0, second), "sub": (1.0, -second)}
+        if second:
+            forms |= {"truediv": (1 / second, 0.0), "div": (1 / second, 0.0)}
+        return (first, *map(float, forms[name])) if name in forms else None  # type: ignore[return-value]
+    if isinstance(second, fx.Node) and isinstance(first, int | float):
+        forms = {"mul": (first, 0.0), "add": (1.0, first), "sub": (-1.0, first)}
+        return (second, *map(float, forms[name])) if name in forms else None  # type: ignore[return-value]
+    return None
+
+
+def _activation(node: fx.Node, module: nn.Module | None) -> str | None:
+    if isinstance(module, nn.Sigmoid) or node.target in (torch.sigmoid, F.sigmoid, "sigmoid"):
+        return "sigmoid"
+    if isinstance(module, nn.Hardsigmoid) or node.target is F.hardsigmoid:
+        return "hardsigmoid"
+    if type(module) is nn.ReLU or node.target in (F.relu, torch.relu, "relu"):
+        return "relu"
+    if type(module) is nn.Hardtanh and (module.min_val, module.max_val) == (0.0, 1.0):
+        return "unit_clip"
+    if node.target in (torch.clamp, torch.clip, "clamp", "clip"):
+        values = dict(zip(("min", "max"), node.args[1:], strict=False)) | node.kwargs
+        return "unit_clip" if (values.get("min"), values.get("max")) == (0, 1) else None
+    return None
+
+
+def _foldable(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Whether a node is a layer with a bias of its own to change: called once, and read by the one that is followed."""
+    if node.op != "call_module" or len(node.users) != 1:
+        return False
+    module = graph_module.get_submodule(str(node.target))
+    plain = type(module) in _LAYERS or (isinstance(module, _BatchNorm) and module.affine and not hasattr(module, "act"))
+    if not plain:
+        return False
+    calls = sum(other.op == "call_module" and other.target == node.target for other in graph_module.graph.nodes)
+    shared = [name for name, value in graph_module.named_parameters(remove_duplicate=False) if value is module.weight]
+    return calls == 1 and len(shared) == 1
+
+
+def _scale(layer: nn.Module, scale: float, offset: float) -> None:
+    weight, bias = cast(nn.Parameter, layer.weight), cast(nn.Parameter | None, layer.bias)
+    layer.weight = nn.Parameter((weight.detach().double() * scale).to(weight.dtype), weight.requires_grad)
+    if bias is None:
+        width = cast(int, layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+        bias = nn.Parameter(torch.zeros(width, dtype=weight.dtype, device=weight.device), weight.requires_grad)
+    layer.bias = nn.Parameter((bias.detach().double() * scale + offset).to(bias.dtype), bias.requires_grad)
+
+
+def _append(graph_module: fx.GraphModule, place: fx.Node, reader: fx.Node, left: Affine) -> None:
+    """A 1 x 1 convolution of one channel between a node and one of its readers."""
+    codes = nn.Conv2d(1, 1, 1)
+    codes.weight = nn.Parameter(torch.full((1, 1, 1, 1), left.scale))
+    codes.bias = nn.Parameter(torch.full((1,), left.offset))
+    graph_module.add_submodule(_CODES, codes)
+    with graph_module.graph.inserting_after(place):
+        node = graph_module.graph.call_module(_CODES, (place,))
+    reader.replace_input_with(place, node)
+
+
+def _clip(graph_module: fx.GraphModule) -> None:
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    graph_module.add_submodule(_CLIP, nn.Hardtanh(0.0, 1.0))
+    with graph_module.graph.inserting_before(output):
+        node = graph_module.graph.call_module(_CLIP, (output.args[0],))
+    output.args = (node,)
