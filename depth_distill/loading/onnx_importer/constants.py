@@ -1,0 +1,73 @@
+"""Nodes whose inputs are all known are computed while a file is read."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from depth_distill.loading.onnx_importer.nodes import Node
+
+_IR_VERSION = 8  # read by every ONNX Runtime that this package takes
+
+
+def evaluate(
+    node: Node, values: Mapping[str, np.ndarray], opsets: Sequence[onnx.OperatorSetIdProto]
+) -> dict[str, np.ndarray]:
+    """The outputs of a node whose inputs are constants.
+
+    Args:
+        node: a node of the file.
+        values: the constants that it reads, by name.
+        opsets: versions of the operator sets of the file.
+
+    Raises:
+        ValueError: neither ONNX's reference implementation nor ONNX Runtime computes the node.
+    """
+    assert node.proto is not None
+    if node.operator == "Constant":
+        return {node.outputs[0]: _constant(node)}
+    if node.operator == "Identity":
+        return {node.outputs[0]: values[node.inputs[0]]}
+    proto = onnx.NodeProto()
+    proto.CopyFrom(node.proto)
+    if proto.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        proto.domain = ""  # ONNX Runtime has its own for 16 bits
+    used = {name: values[name] for name in node.inputs if name}
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in used.items()
+    ]
+    names = [name for name in node.outputs if name]
+    graph = helper.make_graph([proto], "constant", inputs, [onnx.ValueInfoProto(name=name) for name in names])
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    try:
+        results = ReferenceEvaluator(model).run(None, used)
+    except Exception as error:  # the evaluator raises whatever NumPy does, or its own types
+        results = _by_onnxruntime(model, used, error)
+    return dict(zip(names, map(np.asarray, results), strict=True))
+
+
+def _constant(node: Node) -> np.ndarray:
+    (key, value), *others = node.attributes.items()
+    if others or not key.startswith("value"):
+        raise ValueError(f"attributes {', '.join(node.attributes)}, expected one value")
+    if key == "value":
+        return numpy_helper.to_array(value)
+    dtypes = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if key not in dtypes:
+        raise ValueError(f"{key} holds no tensor")
+    return np.asarray(value, dtypes[key])
+
+
+def _by_onnxruntime(model: onnx.ModelProto, feeds: dict[str, np.ndarray], error: Exception) -> list[np.ndarray]:
+    try:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return list(session.run(None, feeds))
+    except Exception:  # its exceptions share no base class
+        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
