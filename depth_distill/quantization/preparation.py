@@ -23,6 +23,7 @@ from depth_distill.quantization.graph.weights import unquantized_weights
 from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.passes.base import Context, Pass, PassError, PassReport, PassResult
 from depth_distill.quantization.passes.fold import Fold
+from depth_distill.quantization.passes.surgery.surgery import Surgery
 from depth_distill.quantization.recipe import Recipe
 from depth_distill.quantization.simulate.calibrate import calibrate, weights_hash
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, placement, quantizers
@@ -133,7 +134,8 @@ class Preparer:
     ) -> None:
         self._execute, self._on_report = execute, on_report
         start = trace(network)
-        self._states: dict[tuple[Pass, ...], _State] = {(): _State(start, start, start, context, ())}
+        self._states: dict[tuple[Pass, ...], _State] = {(): _State(start, start, start, context)}
+        self._reports: dict[tuple[Pass, ...], tuple[PassReport, ...]] = {(): ()}
 
     def __call__(self, recipe: Recipe) -> Prepared:
         """The network behind a recipe.
@@ -143,22 +145,30 @@ class Preparer:
         """
         done: tuple[Pass, ...] = ()
         for place, each in enumerate(recipe.passes, 1):
-            before, done = self._states[done], (*done, each)
+            earlier, done = done, (*done, each)
             if done not in self._states:
-                self._states[done] = self._step(before, each, f"recipe {recipe}, pass {place} ({each.name})")
-                self._on_report(each, self._states[done].reports[-1])
-        state = self._states[done]
+                unfinished = any(isinstance(later, Surgery) for later in recipe.passes[place:])
+                where = f"recipe {recipe}, pass {place} ({each.name})"
+                self._states[done], report = self._step(self._states[earlier], each, where, unfinished)
+                self._reports[done] = (*self._reports[earlier], report)
+                self._on_report(each, report)
+        state, reports = self._states[done], self._reports[done]
+        try:
+            _ensure_graph(state.graph, state.context.target)  # a state of a longer recipe may not have been checked
+        except UserError as error:
+            raise PassError(f"recipe {recipe}: {error}") from error
         interface = state.context.interface
-        return Prepared(recipe, state.folded, state.trained, state.graph, interface, state.reports, state.context)
+        return Prepared(recipe, state.folded, state.trained, state.graph, interface, reports, state.context)
 
-    def _step(self, before: "_State", each: Pass, where: str) -> "_State":
+    def _step(self, before: "_State", each: Pass, where: str, unfinished: bool) -> "tuple[_State, PassReport]":
         context = dataclasses.replace(before.context, reference=before.trained)
         weights, started = weights_hash(before.graph), time.perf_counter()
         try:
             each.requires(before.graph, context)
             result = self._execute(each, before.graph, context)
             report = dataclasses.replace(result.report, seconds=time.perf_counter() - started)
-            _ensure_graph(result.graph, context.target)
+            if not unfinished:  # what no quantizer owns yet may be what a later pass replaces
+                _ensure_graph(result.graph, context.target)
         except UserError as error:
             raise PassError(f"{where}: {error}") from error
         if weights_hash(before.graph) != weights:
@@ -169,11 +179,12 @@ class Preparer:
             result.graph if keeps else before.trained,
             result.graph,
             dataclasses.replace(before.context, interface=result.interface or before.context.interface),
-            (*before.reports, report),
         )
-        if not each.changes_function:
+        if each.changes_function:
+            report = _with_deviation(report, each, before, state)
+        else:
             _ensure_same_function(before, state, where)
-        return state
+        return state, report
 
 
 @dataclass(frozen=True)
@@ -184,7 +195,6 @@ class _State:
     trained: fx.GraphModule
     graph: fx.GraphModule
     context: Context
-    reports: tuple[PassReport, ...]
 
     @cached_property
     def codes(self) -> Tensor | None:
@@ -211,10 +221,27 @@ def exact_only(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResu
     return pass_(graph, context)
 
 
-def _ensure_same_function(before: "_State", after: "_State", where: str) -> None:
+def _with_deviation(report: PassReport, pass_: Pass, before: "_State", after: "_State") -> PassReport:
+    """The report of a pass that changes the function, and how far it moved the output on the calibration images."""
+    codes = _codes_on_one_scale(before, after)
+    if codes is None:
+        return report
+    old, new = codes
+    span = (old.max() - old.min()).clamp(min=torch.finfo(torch.float32).tiny)
+    mean, largest = (float(each / span) for each in ((new - old).abs().mean(), (new - old).abs().max()))
+    summary = report.summary
+    if pass_.needs_training and not largest <= TOLERANCE:
+        moved = f"output moved by {100 * mean:.2g} % of its range, at most {100 * largest:.2g} %"
+        summary += f"; changes the function: {moved}; train behind it"
+    values = {**report.values, "deviation": mean, "largest_deviation": largest}
+    return dataclasses.replace(report, summary=summary, values=values)
+
+
+def _codes_on_one_scale(before: "_State", after: "_State") -> tuple[Tensor, Tensor] | None:
+    """Codes before and after a pass, both in the codec of before; None without images."""
     old, new = before.codes, after.codes
     if old is None or new is None:
-        return
+        return None
     if str(before.context.interface.codec) != str(after.context.interface.codec):
         # Another codec: compare what the codes mean, on the scale of the old codes.
         depth_m = after.context.interface.codec.decode_with(torch, new.float())
@@ -222,6 +249,14 @@ def _ensure_same_function(before: "_State", after: "_State", where: str) -> None
         old = before.context.interface.codec.encode_with(
             torch, before.context.interface.codec.decode_with(torch, old.float())
         )
+    return old, new
+
+
+def _ensure_same_function(before: "_State", after: "_State", where: str) -> None:
+    codes = _codes_on_one_scale(before, after)
+    if codes is None:
+        return
+    old, new = codes
     deviation = float((new - old).abs().max() / old.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
     if not deviation <= TOLERANCE:
         raise PassError(

@@ -14,6 +14,7 @@ from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.registry import PASSES
 from depth_distill.quantization.passes.stress import Stress
+from depth_distill.quantization.passes.surgery.surgery import Surgery
 from depth_distill.quantization.target.validated import FieldError, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder, shipped_names
 from depth_distill.suggestions import did_you_mean
@@ -43,6 +44,13 @@ class Recipe:
                 raise ConfigError(f"recipe {self}: {each} stands there {names.count(each)} times, expected once")
         if "fold" in names and names[0] != "fold":
             raise ConfigError(f"recipe {self}: fold comes after {names[0]}: put it first")
+        surgeries = [place for place, each in enumerate(self.passes) if isinstance(each, Surgery)]
+        rescaled = [each for each in names[: max(surgeries, default=0)] if each in ("equalize", "stress")]
+        if rescaled:
+            raise ConfigError(
+                f"recipe {self}: {names[surgeries[-1]]} replaces operators, and with them which channels can be "
+                f"rescaled: put it before {rescaled[0]}"
+            )
         for rescaling in ("equalize", "stress"):
             if "bake_ranges" in names and rescaling in names:
                 raise ConfigError(
@@ -96,8 +104,13 @@ class Recipe:
         """The recipe on the network with its channel scales perturbed, for experiments; unchanged where None."""
         if sigma is None:
             return self
-        place = int(bool(self.passes) and self.passes[0].name == "fold")
+        place = 0
+        while place < len(self.passes) and (self.passes[place].name == "fold" or self._surgery_follows(place)):
+            place += 1
         return Recipe((*self.passes[:place], Stress(sigma), *self.passes[place:]))
+
+    def _surgery_follows(self, place: int) -> bool:
+        return any(isinstance(each, Surgery) for each in self.passes[place:])
 
     def with_passes(self, *more: Pass) -> "Recipe":
         """The recipe with passes that change what goes in and comes out, placed before anything is rounded."""

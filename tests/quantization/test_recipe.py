@@ -77,6 +77,9 @@ def test_a_recipe_is_read_from_a_name_a_file_a_list_and_text(tmp_path):
         (["fold", {"equalize": {"iterations": 3}}], "pass 2 .equalize.: iterations: unknown key.*'max_iterations'"),
         (["fold", {"adaround": {"images": 0}}], "pass 2 .adaround.: images: received 0, expected a whole number"),
         (["fold", {"stress": {"sigma": float("nan")}}], "pass 2 .stress.: sigma: received nan"),
+        (["fold", "equalize", "zero_padding"], "zero_padding replaces operators.*put it before equalize"),
+        (["fold", {"stress": {"sigma": 0.1}}, "zero_padding"], "put it before stress"),
+        (["fold", "bias_correct", "zero_padding"], "bias_correct fits weights .*put zero_padding before"),
         (["fold", "stress"], "missing key sigma"),
         (["fold", {"stress": {"sigma": -1}}], "sigma: received -1, expected a positive number"),
         (["fold", {"adaround": {"seed": -1}}], "seed: received -1, expected a whole number of 0 or more"),
@@ -103,3 +106,9 @@ def test_input_passes_come_before_what_rounds():
     assert [each.name for each in recipe.passes] == ["fold", "equalize", "uint8_input", "adaround", "bias_correct"]
     assert str(recipe) == "mine + uint8_input"
     assert str(NAIVE.with_passes()) == "naive"
+
+
+def test_channels_are_stressed_behind_surgery():
+    stressed = load_recipe("[fold, replace_relu6, zero_padding, equalize]").stressed(0.5)
+    assert [each.name for each in stressed.passes] == ["fold", "replace_relu6", "zero_padding", "stress", "equalize"]
+    assert [each.name for each in load_recipe("equalize").stressed(0.5).passes] == ["fold", "stress", "equalize"]

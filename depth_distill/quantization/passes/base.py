@@ -110,11 +110,16 @@ class Pass(ValidatedDataclass, ABC):
             checks that it does not, on the calibration images.
         values_only: whether only the values of weights and biases change, so that a checkpoint of the result fits
             the structure of the input.
+        measures: whether calibration images determine values of a pass that changes the structure, too. Without images
+            it returns the same structure, with values for a checkpoint to fill in.
+        needs_training: whether a changed function is meant to be repaired by training; the report says so.
     """
 
     name: ClassVar[str]
     changes_function: ClassVar[bool] = False
     values_only: ClassVar[bool] = False
+    measures: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = False
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
         """Refuse a graph or a context that the pass cannot work on.

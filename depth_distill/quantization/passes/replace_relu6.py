@@ -16,6 +16,7 @@ class ReplaceReLU6(Pass):
 
     name: ClassVar[str] = "replace_relu6"
     changes_function: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = True
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Run :func:`replace_relu6`."""
