@@ -39,7 +39,8 @@ def prepare(
 
     Args:
         network: network from :func:`load_network`; it is not changed.
-        recipe: name of a shipped recipe, path of a recipe file, list of passes, or a ``Recipe``.
+        recipe: name of a shipped recipe, path of a recipe file, list of passes, or a ``Recipe``. With ``auto``, the
+            passes are chosen by trying; the recipe of the result has them.
         target: name or file of an NPU profile, or a profile.
         calibration_images: number of calibration images, of the training split unless the config names others.
 
@@ -48,7 +49,8 @@ def prepare(
         DataError: calibration images that cannot be used.
     """
     profile = target if isinstance(target, NpuTarget) else load_target(target)
-    return network.preparer(profile, network.calibration_images(calibration_images))(load_recipe(recipe))
+    images = network.calibration_images(calibration_images)
+    return network.preparer(profile, images)(network.chosen_recipe(load_recipe(recipe), profile, images))
 
 
 def evaluate(network: LoadedRun, prepared: Prepared | None = None, images: int | None = None) -> dict[str, float]:

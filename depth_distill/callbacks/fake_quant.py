@@ -90,6 +90,11 @@ class FakeQuant(Callback):
         self.target = load_target(target)
         self.recipe = load_recipe(recipe)
         for each in self.recipe.passes:
+            if each.name == "auto":
+                raise ConfigError(
+                    f"recipe {self.recipe}: auto chooses passes for weights as they are, and training changes these: "
+                    "name the passes, such as the recipe equalize"
+                )
             if each.name in _OF_EXPORT:
                 raise ConfigError(f"recipe {self.recipe}: {each.name} belongs to the export, not to training")
         self.start_epoch = start_epoch

@@ -15,6 +15,7 @@ from depth_distill.codecs.two_part import (
     Integer,
     TwoPartCodec,
 )
+from depth_distill.codecs.unknown import HostUnknown
 
 __all__ = [
     "Decoder",
@@ -25,6 +26,7 @@ __all__ = [
     "HostIntegerFractional",
     "HostSingle",
     "HostThermometer",
+    "HostUnknown",
     "Integer",
     "Spacing",
     "TwoPartCodec",

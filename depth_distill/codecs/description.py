@@ -10,6 +10,7 @@ from depth_distill.codecs.expression import Expression, Notation, Symbolic, assi
 from depth_distill.codecs.single import HostSingle
 from depth_distill.codecs.thermometer import HostThermometer
 from depth_distill.codecs.two_part import HostIntegerFractional
+from depth_distill.codecs.unknown import HostUnknown
 from depth_distill.errors import ConfigError
 
 _KINDS: dict[str, tuple[type[HostCodec], tuple[str, ...]]] = {
@@ -17,6 +18,7 @@ _KINDS: dict[str, tuple[type[HostCodec], tuple[str, ...]]] = {
     "thermometer": (HostThermometer, ("encoding", "num_codes", "spacing")),
     "integer_fractional": (HostIntegerFractional, ("decoder", "integer", "fraction")),
 }
+_UNKNOWN = "unknown"  # without a depth range, and so without any other key
 
 
 def describe_codec(codec: HostCodec) -> dict[str, Any]:
@@ -25,6 +27,8 @@ def describe_codec(codec: HostCodec) -> dict[str, Any]:
     Raises:
         ConfigError: the codec is of a class outside this package.
     """
+    if isinstance(codec, HostUnknown):
+        return {"kind": _UNKNOWN}
     for kind, (cls, keys) in _KINDS.items():
         if type(codec) is cls:
             values = {key: getattr(codec, key) for key in keys}
@@ -45,8 +49,12 @@ def codec_of(description: Mapping[str, Any]) -> HostCodec:
     """
     values = dict(description)
     kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(f"codec.kind must be one of {', '.join(_KINDS)}, got {kind!r}")
+    if kind == _UNKNOWN and not values:
+        return HostUnknown()
+    if not isinstance(kind, str) or kind not in (*_KINDS, _UNKNOWN):
+        raise ConfigError(f"codec.kind must be one of {', '.join((*_KINDS, _UNKNOWN))}, got {kind!r}")
+    if kind == _UNKNOWN:
+        raise ConfigError(f"a codec of kind {_UNKNOWN} has no other key; received {', '.join(values)}")
     cls, keys = _KINDS[kind]
     if values.keys() != {"min_depth_m", "max_depth_m", *keys}:
         expected = ", ".join(("min_depth_m", "max_depth_m", *keys))

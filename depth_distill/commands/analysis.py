@@ -56,6 +56,7 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
     target, recipe = load_target(options.target), load_recipe(options.recipe)
     run = load_run(options.checkpoint, options.config, overrides)
     images = run.calibration_images(options.calibration_images)
+    recipe = run.chosen_recipe(recipe, target, images, progress=True)
     prepared = run.preparer(target, images, on_report=show, progress=True)(recipe)
     scorer = InterfaceScorer(run.evaluator(options.images, reference=prepared.reference), prepared.interface)
     name = options.checkpoint.absolute().parent.parent.name

@@ -43,7 +43,9 @@ class PtqRows:
     def __init__(self, run: LoadedRun, base: Recipe, options: argparse.Namespace, folder: Path) -> None:
         self.target = load_target(options.target)
         self.folder = folder
-        self.prepare = run.preparer(self.target, run.calibration_images(options.calibration_images))
+        calibration = run.calibration_images(options.calibration_images)
+        self.prepare = run.preparer(self.target, calibration)
+        base = run.chosen_recipe(base, self.target, calibration)
         naive = self.prepare(base)
         self.evaluator = run.evaluator(options.images, reference=naive.reference)
         images = options.reconstruction_images

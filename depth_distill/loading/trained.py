@@ -22,7 +22,8 @@ from depth_distill.models.checkpoints import load_weights, recorded_recipe
 from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.passes.base import Context, Pass, PassReport
 from depth_distill.quantization.preparation import Execute, Preparer, structure_only
-from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
+from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from depth_distill.quantization.recipe_search import Trial, chosen_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers
 from depth_distill.quantization.simulate.fake_quant import SiteKind
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, remove_fake_quant
@@ -80,6 +81,31 @@ class LoadedRun:
         """
         context = Context(target, images, self.interface, calibrator, self.ranges, progress=progress)
         return Preparer(self.network, context, **_given(execute=execute, on_report=on_report))
+
+    def chosen_recipe(
+        self,
+        recipe: Recipe,
+        target: NpuTarget,
+        images: Sequence[Tensor],
+        calibrator: CalibratorName | None = None,
+        on_trial: Callable[[Trial], object] | None = None,
+        progress: bool = False,
+    ) -> Recipe:
+        """The recipe itself; for ``auto``, the passes that are best for this network.
+
+        Args:
+            recipe: any recipe.
+            target: see :meth:`preparer`.
+            images: batches of calibration images; for ``auto``, one in four judges the candidates.
+            calibrator: see :meth:`preparer`.
+            on_trial: called with every candidate when it has been tried.
+            progress: whether long passes show a progress bar.
+        """
+
+        def prepare(calibration: Sequence[Tensor]) -> Preparer:
+            return self.preparer(target, calibration, calibrator, progress=progress)
+
+        return chosen_recipe(recipe, images, prepare, **_given(on_trial=on_trial))
 
     def calibration_images(self, count: int | None = None) -> list[Tensor]:
         """Batches of calibration images, ``(B, 3, H, W)``.

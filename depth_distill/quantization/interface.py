@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depth_distill.codecs import HostCodec, TwoPartCodec
+from depth_distill.codecs import HostCodec, HostUnknown, TwoPartCodec
 from depth_distill.codecs.arithmetic import saturating_sigmoid
 from depth_distill.errors import ConfigError
 
 INPUT_NAME = "image"
+CODES = "codes"
+"""Name under which codes are compared, see :meth:`Interface.compared`."""
 _WHITE = 255.0
 
 
@@ -25,6 +27,7 @@ class InputLayout:
         mean: mean of each colour channel, in [0, 1].
         std: standard deviation of each colour channel.
         uint8: whether the network takes pixels, 0 to 255, instead of normalized float32.
+        name: name of the input.
     """
 
     height: int
@@ -32,6 +35,7 @@ class InputLayout:
     mean: Sequence[float]
     std: Sequence[float]
     uint8: bool = False
+    name: str = INPUT_NAME
 
     def pixels(self, images: Tensor) -> Tensor:
         """The uint8 pixels that normalized images were made of."""
@@ -50,7 +54,7 @@ class InputLayout:
     def to_dict(self) -> dict[str, Any]:
         """How to make the input from a picture, for the manifest of a bundle."""
         return {
-            "name": INPUT_NAME,
+            "name": self.name,
             "shape": [1, 3, self.height, self.width],
             "layout": "NCHW",
             "dtype": "uint8" if self.uint8 else "float32",
@@ -60,6 +64,38 @@ class InputLayout:
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+
+@dataclass(frozen=True)
+class RawInput(InputLayout):
+    """The one input of a network whose input is fed as it is: any number of channels, any range.
+
+    Attributes:
+        shape: shape of one sample, without the batch: ``(C, H, W)``, or whatever the network takes.
+    """
+
+    shape: tuple[int, ...] = ()
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Not known: nobody has said what the input means.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"the input {self.name!r} of this network is fed as it is: its pixels are not known")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The samples themselves."""
+        return images
+
+    @property
+    def range(self) -> None:
+        """Not known without calibration images."""
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and shape."""
+        return {"name": self.name, "shape": [1, *self.shape], "dtype": "float32"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +139,44 @@ class OutputLayout:
 
 
 @dataclass(frozen=True)
+class RawOutputs(OutputLayout):
+    """The outputs of a network whose outputs have no known meaning: any number of tensors of any shape."""
+
+    def codes(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
+        """Not known.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"the outputs {', '.join(self.names)} of this network have no known meaning: only their deviation from "
+            "FP32 can be reported"
+        )
+
+    def tensors(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
+        """Every output by its name.
+
+        Args:
+            outputs: what the network returned: its only output, all in order, or all by name.
+
+        Raises:
+            ConfigError: there are more or fewer outputs, or others.
+        """
+        if isinstance(outputs, Tensor):
+            outputs = [outputs]
+        if not isinstance(outputs, Mapping):
+            if len(outputs) != len(self.names):
+                raise ConfigError(
+                    f"received {len(outputs)} outputs, expected {len(self.names)}: {', '.join(self.names)}"
+                )
+            outputs = dict(zip(self.names, outputs, strict=True))
+        missing = [name for name in self.names if name not in outputs]
+        if missing:
+            raise ConfigError(f"there is no output {missing[0]!r}; received {', '.join(outputs) or 'none'}")
+        return {name: outputs[name] for name in self.names}
+
+
+@dataclass(frozen=True)
 class Interface:
     """How the host talks to a network.
 
@@ -121,8 +195,27 @@ class Interface:
         """The interface of a network as trained: one tensor of codes."""
         return cls(inputs, output_layout(codec, separate=False), codec)
 
+    @classmethod
+    def raw(cls, name: str, shape: Sequence[int], outputs: Sequence[str]) -> "Interface":
+        """The interface of any network with one input: nothing is known but names and the shape of the input.
+
+        Args:
+            name: name of the input.
+            shape: shape of one sample, without the batch.
+            outputs: name of each tensor that the network returns, in order.
+        """
+        height, width = (*shape, 1, 1)[-2:] if len(shape) < 2 else shape[-2:]
+        inputs = RawInput(height, width, (), (), name=name, shape=tuple(shape))
+        return cls(inputs, RawOutputs(tuple(outputs), ()), HostUnknown())
+
+    def compared(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
+        """What is compared between two runs of the network, by name: its codes, or every output that is raw."""
+        if isinstance(self.outputs, RawOutputs):
+            return self.outputs.tensors(outputs)
+        return {CODES: self.outputs.codes(outputs)}
+
     def feed(self, images: Tensor) -> Tensor:
-        """The input of a graph, as floats, that corresponds to normalized images ``(B, 3, H, W)``."""
+        """The input of a graph, as floats, that corresponds to normalized images ``(B, 3, H, W)``, or raw samples."""
         return self.inputs.prepare(images).float()
 
     def depth_m(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
@@ -147,7 +240,7 @@ def output_layout(codec: HostCodec, separate: bool | None = None, logits: bool =
         return OutputLayout((f"integer{suffix}", f"fractional{suffix}"), (1, 1), logits)
     if separate and codec.channels > 1:
         return OutputLayout(tuple(f"code_{k}{suffix}" for k in range(codec.channels)), (1,) * codec.channels, logits)
-    return OutputLayout(("logits" if logits else "codes",), (codec.channels,), logits)
+    return OutputLayout(("logits" if logits else CODES,), (codec.channels,), logits)
 
 
 def named_layout(codec: HostCodec, names: Sequence[str]) -> OutputLayout:

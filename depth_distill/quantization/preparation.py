@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.graph.weights import unquantized_weights
-from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.interface import Interface, RawOutputs
 from depth_distill.quantization.passes.base import Context, Pass, PassError, PassReport, PassResult
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.surgery.surgery import Surgery
@@ -33,6 +33,8 @@ from depth_distill.quantization.target.target import NpuTarget
 TOLERANCE = 1e-4
 """How far, relative to the largest code, a pass may move the output of a network whose function it claims to keep."""
 _CHECKED_IMAGES = 16  # that this is checked on; a pass that changes a function shows on the first
+
+_CHECKED_BATCHES = 4  # of raw outputs, which may be large: whole batches, because a graph may be for one size of them
 
 Execute = Callable[[Pass, fx.GraphModule, Context], PassResult]
 """Runs a pass, or restores its result from an earlier run."""
@@ -134,8 +136,9 @@ class Preparer:
     ) -> None:
         self._execute, self._on_report = execute, on_report
         start = trace(network)
-        self._states: dict[tuple[Pass, ...], _State] = {(): _State(start, start, start, context)}
+        self._states: dict[tuple[Pass, ...], _State] = {(): _State(start, start, start, start, context)}
         self._reports: dict[tuple[Pass, ...], tuple[PassReport, ...]] = {(): ()}
+
 
     def __call__(self, recipe: Recipe) -> Prepared:
         """The network behind a recipe.
@@ -161,7 +164,7 @@ class Preparer:
         return Prepared(recipe, state.folded, state.trained, state.graph, interface, reports, state.context)
 
     def _step(self, before: "_State", each: Pass, where: str, unfinished: bool) -> "tuple[_State, PassReport]":
-        context = dataclasses.replace(before.context, reference=before.trained)
+        context = dataclasses.replace(before.context, reference=before.reference)
         weights, started = weights_hash(before.graph), time.perf_counter()
         try:
             each.requires(before.graph, context)
@@ -177,6 +180,8 @@ class Preparer:
         state = _State(
             result.graph if isinstance(each, Fold) else before.folded,
             result.graph if keeps else before.trained,
+            # Rescaled behind a pass that changed the function, a layer has no counterpart in the trained network.
+            before.reference if each.changes_function else result.graph,
             result.graph,
             dataclasses.replace(before.context, interface=result.interface or before.context.interface),
         )
@@ -189,12 +194,23 @@ class Preparer:
 
 @dataclass(frozen=True)
 class _State:
-    """A network between two passes; the graphs are those of :class:`Prepared`."""
+    """A network between two passes; the graphs are those of :class:`Prepared`, and ``Context.reference``."""
 
     folded: fx.GraphModule
     trained: fx.GraphModule
+    reference: fx.GraphModule
     graph: fx.GraphModule
     context: Context
+
+    @cached_property
+    def raw_outputs(self) -> dict[str, Tensor]:
+        """Every output for some calibration images, by name, for a network whose outputs have no known meaning."""
+        interface, batches = self.context.interface, self.context.images
+        step = max(1, -(-len(batches) // _CHECKED_BATCHES))
+        device = next(iter(self.graph.state_dict().values()), torch.zeros(())).device
+        with torch.inference_mode():
+            runs = [interface.compared(self.graph(interface.feed(each).to(device))) for each in batches[::step]]
+        return {name: torch.cat([run[name].flatten() for run in runs]).float() for name in (runs[0] if runs else ())}
 
     @cached_property
     def codes(self) -> Tensor | None:
@@ -223,18 +239,29 @@ def exact_only(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResu
 
 def _with_deviation(report: PassReport, pass_: Pass, before: "_State", after: "_State") -> PassReport:
     """The report of a pass that changes the function, and how far it moved the output on the calibration images."""
-    codes = _codes_on_one_scale(before, after)
-    if codes is None:
-        return report
-    old, new = codes
-    span = (old.max() - old.min()).clamp(min=torch.finfo(torch.float32).tiny)
-    mean, largest = (float(each / span) for each in ((new - old).abs().mean(), (new - old).abs().max()))
+    if isinstance(before.context.interface.outputs, RawOutputs):
+        moves = [_moved(values, after.raw_outputs[name]) for name, values in before.raw_outputs.items()]
+        if not moves:
+            return report
+        mean, largest = (max(each) for each in zip(*moves, strict=True))
+    else:
+        codes = _codes_on_one_scale(before, after)
+        if codes is None:
+            return report
+        mean, largest = _moved(*codes)
     summary = report.summary
     if pass_.needs_training and not largest <= TOLERANCE:
         moved = f"output moved by {100 * mean:.2g} % of its range, at most {100 * largest:.2g} %"
         summary += f"; changes the function: {moved}; train behind it"
     values = {**report.values, "deviation": mean, "largest_deviation": largest}
     return dataclasses.replace(report, summary=summary, values=values)
+
+
+def _moved(old: Tensor, new: Tensor) -> tuple[float, float]:
+    """Mean and largest difference, as shares of the range of the old values."""
+    span = (old.max() - old.min()).clamp(min=torch.finfo(torch.float32).tiny)
+    difference = (new - old).abs() / span
+    return float(difference.mean()), float(difference.max())
 
 
 def _codes_on_one_scale(before: "_State", after: "_State") -> tuple[Tensor, Tensor] | None:
@@ -253,15 +280,27 @@ def _codes_on_one_scale(before: "_State", after: "_State") -> tuple[Tensor, Tens
 
 
 def _ensure_same_function(before: "_State", after: "_State", where: str) -> None:
-    codes = _codes_on_one_scale(before, after)
-    if codes is None:
+    if isinstance(before.context.interface.outputs, RawOutputs):
+        for name, values in before.raw_outputs.items():
+            # Each against its own largest value: scores and box coordinates are not on one scale.
+            _ensure_same_values(values, after.raw_outputs[name], f"{where} changed what the network computes", name)
         return
-    old, new = codes
+    codes = _codes_on_one_scale(before, after)
+    if codes is not None:
+        _ensure_same_values(*codes, f"{where} changed what the network computes")
+
+
+def _ensure_same_values(old: Tensor, new: Tensor, what: str, output: str = "") -> None:
+    """Refuse a deviation past the tolerance, and one that is not a number."""
+    if not old.numel():
+        return
     deviation = float((new - old).abs().max() / old.abs().max().clamp(min=torch.finfo(torch.float32).tiny))
     if not deviation <= TOLERANCE:
+        moved = f"output {output!r} moved by {deviation:.3g} of its largest value"
+        if not output:
+            moved = f"its output moved by {deviation:.3g} of the largest code on {len(new)} calibration images"
         raise PassError(
-            f"{where} changed what the network computes: its output moved by {deviation:.3g} of the largest code on "
-            f"{len(new)} calibration images, allowed is {TOLERANCE:g}. A layer that computes more than its class says "
+            f"{what}: {moved}, allowed is {TOLERANCE:g}. A layer that computes more than its class says "
             "(a weight norm, an activation inside) is the usual reason: remove it, or leave the pass out"
         )
 

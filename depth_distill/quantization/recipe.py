@@ -39,7 +39,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         names = [each.name for each in self.passes]
-        for each in ("fold", "equalize", "bake_ranges", "thermometer", "logits", "separate_outputs", "uint8_input"):
+        for each in (
+            "fold",
+            "equalize",
+            "bake_ranges",
+            "thermometer",
+            "logits",
+            "separate_outputs",
+            "uint8_input",
+            "auto",
+        ):
             if names.count(each) > 1:
                 raise ConfigError(f"recipe {self}: {each} stands there {names.count(each)} times, expected once")
         if "fold" in names and names[0] != "fold":

@@ -38,10 +38,13 @@ from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.onnx_io.encodings import scales
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
+from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Pass, PassReport
 from depth_distill.quantization.passes.outputs import SeparateOutputs
 from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, RecipeLike, load_recipe
+from depth_distill.quantization.recipe_search import Trial
+from depth_distill.quantization.simulate.calibrate import weights_hash
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget, load_target
 
 _BATCH = 16  # calibration images per batch
@@ -162,10 +165,38 @@ def _prepare(
             console.print(f"       [dim]{report.summary}[/dim]", highlight=False, soft_wrap=True)
 
     preparer = run.preparer(target, images, options.calibrator, resumable_passes(steps), show)
-    prepared = preparer(with_outputs(options.recipe, run.network.codec.host, options.separate_outputs))
+    recipe = _chosen(options, target, run, images, steps, console)
+    prepared = preparer(with_outputs(recipe, run.network.codec.host, options.separate_outputs))
     depends_on = [prepared.fingerprint, [tensor_hash(each) for each in images], prepared.context.chosen_calibrator]
     ranges = steps.run("calibrate", depends_on, prepared.calibrate)
     return dataclasses.replace(prepared, ranges={site: (low, high) for site, (low, high) in ranges.items()})
+
+
+def _chosen(
+    options: ExportOptions,
+    target: NpuTarget,
+    run: LoadedRun,
+    images: Sequence[Tensor],
+    steps: StepRunner,
+    console: Console,
+) -> Recipe:
+    """The recipe of the options, with the passes that ``auto`` stands for in its place."""
+    if not options.recipe.has(Auto.name):
+        return options.recipe
+
+    def show(trial: Trial) -> None:
+        console.print(f"       [dim]{', '.join(trial.cells())}[/dim]", highlight=False, soft_wrap=True)
+
+    def choose() -> list[dict[str, Any]]:
+        return run.chosen_recipe(options.recipe, target, images, options.calibrator, show).to_entries()
+
+    depends_on = [
+        options.recipe.to_dict(),
+        weights_hash(run.network),
+        [tensor_hash(each) for each in images],
+        options.calibrator,
+    ]
+    return Recipe.from_entries(steps.run("choose the recipe", depends_on, choose), options.recipe.name)
 
 
 def with_outputs(recipe: Recipe, codec: HostCodec, separate: bool | None = None) -> Recipe:

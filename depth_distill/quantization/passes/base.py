@@ -52,7 +52,8 @@ class Context:
         interface: what the graph takes and returns at this point.
         calibrator: how activation ranges are measured; the target's own calibrator unless given.
         learned_ranges: (lowest, highest) by site that a student was trained with.
-        reference: the last graph whose function is still that of the trained network; rounding is judged against it.
+        reference: the graph behind the last pass that kept the function of what it was given, with the channel scales
+            of the graph; rounding is judged against it.
         progress: whether long passes show a progress bar.
     """
 

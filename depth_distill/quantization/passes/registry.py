@@ -1,6 +1,7 @@
 """Every pass by the name of its entry in a recipe: a new pass is a file beside this one and a line here."""
 
 from depth_distill.quantization.passes.adaround import AdaRound
+from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.bake_ranges import BakeRanges
 from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.bias_correct import BiasCorrect
@@ -21,6 +22,6 @@ PASSES: dict[str, type[Pass]] = {
         ReplaceReLU6, ReplaceActivations, ZeroPadding,
         Equalize, AdaRound, BiasCorrect, BakeRanges,
         Thermometer, Logits, SeparateOutputs, Uint8Input,
-        Stress,
+        Auto, Stress,
     )
 }  # fmt: skip

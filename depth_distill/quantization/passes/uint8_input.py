@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.interface import RawInput
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 
 _WHITE = 255.0
@@ -22,7 +23,9 @@ class Uint8Input(Pass):
     name: ClassVar[str] = "uint8_input"
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
-        """Refuse a network that takes pixels already, and targets with symmetric activations."""
+        """Refuse a network that takes pixels already or unknown values, and targets with symmetric activations."""
+        if isinstance(context.interface.inputs, RawInput):
+            raise ConfigError("the input of this network is fed as it is: how it was normalized is not known")
         if context.interface.inputs.uint8:
             raise ConfigError("the network takes pixels already")
         if context.target.activations.symmetric:

@@ -1,0 +1,260 @@
+"""The recipe ``auto``: passes are tried one by one, and kept only if the target's own PTQ then deviates less."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from depth_distill.errors import DataError, UserError
+from depth_distill.quantization.analysis.deviation import Deviation, DeviationScorer, Outputs
+from depth_distill.quantization.passes.adaround import AdaRound
+from depth_distill.quantization.passes.auto import Auto, Effort
+from depth_distill.quantization.passes.base import Pass
+from depth_distill.quantization.passes.bias_correct import BiasCorrect
+from depth_distill.quantization.passes.equalize import Equalize
+from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6, replace_relu6
+from depth_distill.quantization.preparation import Prepared, Preparer
+from depth_distill.quantization.recipe import NAIVE, Recipe
+
+GAIN = 0.01
+"""A candidate has to lower the deviation by this share to be kept: below lies noise of the held-out images."""
+_HELD_OUT = 4  # one image in four, where the images of one set are divided
+
+Score = Callable[[Prepared], Deviation]
+"""Measures the deviation of a prepared network from FP32, after the target's own PTQ, on held-out images."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that was tried.
+
+    Attributes:
+        recipe: the passes.
+        deviation: deviation from FP32 after PTQ; None if the passes cannot run on this network.
+        kept: whether it was better than everything before it.
+        seconds: time that the trial took, without passes that an earlier one had run.
+        note: why the passes cannot run.
+    """
+
+    recipe: Recipe
+    deviation: Deviation | None
+    kept: bool
+    seconds: float
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        deviation = None if self.deviation is None else self.deviation.to_dict()
+        return {
+            "passes": self.recipe.to_entries(),
+            "deviation": deviation,
+            "kept": self.kept,
+            "seconds": self.seconds,
+            "note": self.note,
+        }
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Passes, SQNR in dB, relative error in percent, and the outcome, for tables."""
+        passes = " + ".join(each.name for each in self.recipe.passes)
+        if self.deviation is None:
+            return passes, "-", "-", f"cannot run: {self.note}"
+        error = f"{100 * self.deviation.relative:.2f}"
+        return passes, f"{self.deviation.sqnr_db:.1f}", error, "kept" if self.kept else "not better"
+
+
+TRIAL_HEADER = ("passes", "SQNR [dB]", "error [%]", "outcome")
+
+
+@dataclass(frozen=True)
+class RecipeSearch:
+    """The outcome of a search.
+
+    Attributes:
+        chosen: the best recipe, called ``auto``.
+        trials: every candidate in the order in which it was tried; the first is the network without any pass.
+    """
+
+    chosen: Recipe
+    trials: tuple[Trial, ...] = field(default=())
+
+    @property
+    def before(self) -> Deviation | None:
+        """Deviation of the first trial; None if its PTQ is refused."""
+        return self.trials[0].deviation
+
+    @property
+    def after(self) -> Deviation:
+        """Deviation of the chosen recipe."""
+        kept = [each.deviation for each in self.trials if each.kept and each.deviation is not None]
+        return kept[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"chosen": self.chosen.to_dict(), "trials": [each.to_dict() for each in self.trials]}
+
+    def table(self) -> Table:
+        """One row per candidate."""
+        table = Table(title="Deviation from FP32 after PTQ, on held-out images")
+        for title, side in zip(TRIAL_HEADER, ("left", "right", "right", "left"), strict=True):
+            table.add_column(title, justify=side)  # type: ignore[arg-type]
+        for each in self.trials:
+            table.add_row(*each.cells())
+        return table
+
+
+def search_recipe(
+    preparer: Preparer,
+    score: Score,
+    base: Recipe = NAIVE,
+    effort: Effort = "fast",
+    values_only: bool = False,
+    on_trial: Callable[[Trial], object] = lambda trial: None,
+) -> RecipeSearch:
+    """Try passes behind ``base``, greedily, and return the recipe that deviates least.
+
+    First what makes channels alike (``equalize``; where there are ReLU6, also with these replaced by ReLU), then what
+    fits weights and biases to the grid (``bias_correct``; with the effort ``full`` also ``adaround``), each behind the
+    best that was found before. ``base`` itself is the first candidate, so that the result is never worse, as measured.
+
+    Args:
+        preparer: runs recipes on the network, with calibration images for the passes.
+        score: deviation of a candidate on images that are *not* those of the preparer.
+        base: passes that every candidate begins with.
+        effort: how much is tried.
+        values_only: whether only passes are tried that leave the structure of the network as it is.
+        on_trial: called with every candidate when it has been tried.
+
+    Raises:
+        UserError: no candidate can run, not even ``base``.
+    """
+    trials: list[Trial] = []
+    best: Trial | None = None
+
+    def attempt(recipe: Recipe) -> None:
+        nonlocal best
+        if any(each.recipe == recipe for each in trials):
+            return
+        trial = _try(preparer, score, recipe, best)
+        best = trial if trial.kept else best
+        trials.append(trial)
+        on_trial(trial)
+
+    def behind(recipe: Recipe, *passes: Pass) -> Recipe:
+        return recipe.then(*(each for each in passes if not recipe.has(each.name)))
+
+    attempt(base)
+    rounded = base.has("adaround") or base.has("bias_correct")
+    if not rounded and not base.has("equalize"):
+        attempt(behind(base, Equalize()))
+        if not values_only and _has_relu6(preparer, base):
+            attempt(behind(base, ReplaceReLU6(), Equalize()))
+    start = base if best is None else best.recipe
+    if not base.has("adaround"):
+        attempt(behind(start, BiasCorrect()))
+        if effort == "full" and not base.has("bias_correct"):
+            attempt(behind(start, AdaRound()))
+            attempt(behind(start, AdaRound(), BiasCorrect()))
+    if best is None:
+        preparer(base)  # raises, with the reason
+        raise UserError(trials[0].note)
+    return RecipeSearch(Recipe(best.recipe.passes, "auto"), tuple(trials))
+
+
+def chosen_recipe(
+    recipe: Recipe,
+    images: Sequence[Tensor],
+    prepare: Callable[[Sequence[Tensor]], Preparer],
+    on_trial: Callable[[Trial], object] = lambda trial: None,
+) -> Recipe:
+    """The recipe itself; where it has the pass ``auto``, with the passes that are best in its place.
+
+    One image in four is held out of calibration during the search. Passes behind ``auto``, such as ``logits``, do not
+    take part in the search.
+
+    Args:
+        recipe: any recipe.
+        images: batches of calibration images.
+        prepare: makes the preparer of the network for some calibration images.
+        on_trial: see :func:`search_recipe`.
+
+    Raises:
+        DataError: there are fewer than two images.
+        UserError: see :func:`search_recipe`.
+    """
+    place = next((k for k, each in enumerate(recipe.passes) if isinstance(each, Auto)), None)
+    if place is None:
+        return recipe
+    auto = recipe.passes[place]
+    assert isinstance(auto, Auto)
+    base, after = Recipe(recipe.passes[:place]), recipe.passes[place + 1 :]
+    calibration, held_out = hold_out(images)
+    preparer = prepare(calibration)
+    found = search_recipe(preparer, simulated(preparer, held_out, base), base, auto.effort, on_trial=on_trial)
+    return Recipe(found.chosen.with_passes(*after).passes, recipe.name)
+
+
+def simulated(preparer: Preparer, held_out: Sequence[Tensor], base: Recipe = NAIVE) -> Score:
+    """The score by this package's own simulation of the target.
+
+    Args:
+        preparer: runs recipes on the network.
+        held_out: batches of images that are not those of the preparer.
+        base: a recipe whose float network is the reference.
+
+    Raises:
+        DataError: there are no held-out images, or FP32 returns NaN on them.
+    """
+    plain = preparer(base)
+    compared = plain.interface.compared
+    batches = [plain.interface.feed(each) for each in held_out]
+    scorer = DeviationScorer(batches, lambda batch: compared(plain.trained(batch)))
+
+    def score(prepared: Prepared) -> Deviation:
+        quantized = prepared.quantized
+
+        def outputs(batch: Tensor) -> Outputs:
+            return prepared.interface.compared(quantized(batch))
+
+        return scorer(outputs)
+
+    return score
+
+
+def hold_out(batches: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Batches of three images in four, and of the others.
+
+    Raises:
+        DataError: there are fewer than two images.
+    """
+    images = [image for batch in batches for image in batch]
+    if len(images) < 2:
+        raise DataError(
+            f"the recipe auto needs at least 2 calibration images, received {len(images)}: it calibrates on some and "
+            "judges on the others"
+        )
+    held_out = set(range(1, len(images), _HELD_OUT))
+    sets = (
+        [image for place, image in enumerate(images) if place not in held_out],
+        [image for place, image in enumerate(images) if place in held_out],
+    )
+    size = len(batches[0])
+    calibration, judged = (list(torch.stack(each).split(size)) for each in sets)
+    return calibration, judged
+
+
+def _try(preparer: Preparer, score: Score, recipe: Recipe, best: Trial | None) -> Trial:
+    started = time.perf_counter()
+    try:
+        deviation = score(preparer(recipe))
+    except UserError as error:
+        return Trial(recipe, None, False, time.perf_counter() - started, str(error).splitlines()[0])
+    limit = float("inf") if best is None or best.deviation is None else (1 - GAIN) * best.deviation.relative
+    return Trial(recipe, deviation, deviation.relative < limit or best is None, time.perf_counter() - started)
+
+
+def _has_relu6(preparer: Preparer, base: Recipe) -> bool:
+    return bool(replace_relu6(preparer(base).graph)[1])
