@@ -6,6 +6,6 @@ operator becomes what ``trace`` gives for a network written in PyTorch.
 
 from depth_distill.loading.onnx_importer.importing import ImportedOnnx, import_onnx
 from depth_distill.loading.onnx_importer.onnx_module import OnnxModule
-from depth_distill.loading.onnx_importer.reading import OnnxTensor
+from depth_distill.loading.onnx_importer.reading import OnnxTensor, plain
 
-__all__ = ["ImportedOnnx", "OnnxModule", "OnnxTensor", "import_onnx"]
+__all__ = ["ImportedOnnx", "OnnxModule", "OnnxTensor", "import_onnx", "plain"]

@@ -57,6 +57,8 @@ class GraphBuilder:
         self.constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
         self.layers: dict[str, str] = {}
         """Label of the file's node by path of the module that it became."""
+        self.written: dict[str, str] = {}
+        """First tensor that this node writes, by path of the module."""
         self.fixed_batch: str | None = None
         """The first node that cannot take a larger batch."""
         self._opsets = list(model.opset_import)
@@ -179,6 +181,7 @@ class GraphBuilder:
         module.eval()
         self._add(path, module)
         self.layers[path] = node.label
+        self.written[path] = node.outputs[0]
         without_storage = {
             name: torch.empty_like(value, device="meta")
             for name, value in (*module.named_parameters(), *module.named_buffers())

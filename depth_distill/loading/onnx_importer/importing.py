@@ -31,6 +31,7 @@ class ImportedOnnx:
         model: the file as it was read.
         layers: name of the file's node by path of the module that it became; a nameless node is called by the first
             tensor that it writes.
+        written: tensor of the file that this node writes, by path of the module.
         tensors: tensor of the file by name of the graph's node that computes it.
         deviation: largest difference of an output from ONNX Runtime, relative to its largest value; NaN if the file was
             not verified.
@@ -44,6 +45,7 @@ class ImportedOnnx:
     outputs: tuple[OnnxTensor, ...]
     model: onnx.ModelProto
     layers: Mapping[str, str]
+    written: Mapping[str, str]
     tensors: Mapping[str, str]
     deviation: float
     any_batch: bool
@@ -99,6 +101,7 @@ def import_onnx(
         tuple(_output(builder, name) for name in names),
         model,
         {path: name for path, name in builder.layers.items() if path in called},
+        {path: name for path, name in builder.written.items() if path in called},
         {node.name: name for name, node in reversed(builder.tensors.items())},
         deviation,
         takes_any_batch(graph, inputs) if verify else builder.fixed_batch is None,
