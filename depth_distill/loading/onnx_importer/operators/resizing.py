@@ -64,8 +64,11 @@ def resize(node: Node, build: GraphBuilder) -> fx.Node:
         if len(found.before) != 2:
             raise build.refusal(node, f"cubic with {len(found.before)} spatial dimensions, expected 2")
         coefficient = node.attributes.get("cubic_coeff_a", -0.75)
-        if node.attributes.get("exclude_outside", 0) or coefficient != -0.75:
-            raise build.refusal(node, "cubic with exclude_outside or another coefficient than -0.75")
+        is_antialiased = bool(node.attributes.get("antialias", 0))
+        if bool(node.attributes.get("exclude_outside", 0)) != is_antialiased:
+            raise build.refusal(node, "cubic with exclude_outside and without antialias has no equal in torch")
+        if coefficient != (-0.5 if is_antialiased else -0.75):
+            raise build.refusal(node, f"cubic with the coefficient {coefficient:g} has no equal in torch")
     if coordinates == "pytorch_half_pixel" and not any(
         new == 1 < old for old, new in zip(found.before, found.after, strict=True)
     ):
@@ -74,6 +77,8 @@ def resize(node: Node, build: GraphBuilder) -> fx.Node:
         raise build.refusal(node, f"{mode} with {coordinates} has no equal in torch")
     options = {**(_options(found, ours) or {}), "align_corners": coordinates == "align_corners"}
     if node.attributes.get("antialias", 0):
+        if not node.attributes.get("exclude_outside", 0):
+            raise build.refusal(node, "antialias without exclude_outside has no equal in torch")
         options["antialias"] = True
     return build.call(F.interpolate, source, **options)
 

@@ -1,0 +1,147 @@
+import builtins
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from depth_distill.errors import ConfigError
+from depth_distill.loading.onnx_importer import OnnxModule, import_onnx
+from depth_distill.loading.onnx_importer.builder import _CONVERTERS
+from depth_distill.quantization.graph.channel_groups import channel_groups
+from depth_distill.quantization.passes.equalize import equalize
+from depth_distill.quantization.passes.fold import fold
+from tests.loading.onnx_importer.onnx_text import imported, kinds, model_of, saved
+
+NETWORK = """
+    [stem] a = Conv <pads=[1,1,1,1]> (x, w) n = BatchNormalization (a, s, s, s, v) r = Relu (n)
+    p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (r) c = Conv <pads=[1,1,1,1]> (p, w2) d = Add (c, p) e = Relu (d)
+    u = Resize <mode="nearest"> (e, , f) k = Concat <axis=1> (u, r) [head] o = Conv (k, w3) y = Sigmoid (o)
+"""
+WEIGHTS = {
+    "w": (6, 4, 3, 3), "w2": (6, 6, 3, 3), "w3": (1, 12, 1, 1), "s": (6,), "v": np.full(6, 2, np.float32),
+    "f": np.array([1, 1, 2, 2], np.float32),
+}  # fmt: skip
+
+
+def test_a_network_has_the_nodes_of_a_trace_and_pins_its_last_layer_only(tmp_path):
+    found = imported(tmp_path, NETWORK, **WEIGHTS)
+    assert kinds(found) == [
+        "Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d", "Conv2d", "add", "ReLU", "interpolate", "cat", "Conv2d", "Sigmoid"
+    ]  # fmt: skip
+    folded = fold(found.graph)
+    assert list(channel_groups(folded).pinned) == ["conv_2"]
+    image = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(equalize(folded).graph_module(image), found.graph(image), rtol=1e-5, atol=1e-6)
+
+
+def test_what_an_import_tells(tmp_path):
+    found = imported(tmp_path, "[c] y = Conv (x, w) [r] z = Relu (y)", outputs="z y", w=(6, 4, 3, 3))
+    assert [(each.name, each.shape, each.dtype) for each in found.inputs] == [("x", (1, 4, 8, 8), torch.float32)]
+    assert [(each.name, each.shape) for each in found.outputs] == [("z", (1, 6, 6, 6)), ("y", (1, 6, 6, 6))]
+    assert found.layers == {"conv": "c", "relu": "r"}
+    assert found.tensors == {"x": "x", "conv": "y", "relu": "z"}
+    assert found.any_batch
+    assert found.stripped_pairs == 0
+    z, y = found.graph(torch.ones(3, 4, 8, 8))
+    assert z.shape == y.shape == (3, 6, 6, 6)
+
+
+def test_a_dynamic_batch_is_one_and_other_dimensions_have_to_be_given(tmp_path):
+    assert imported(tmp_path, "y = Relu (x)", inputs="float[N,4,8,8] x").inputs[0].shape == (1, 4, 8, 8)
+    with pytest.raises(ConfigError, match=r"dimension 2 \(H\) of the input 'x' .* give its size with shapes=\{'x'"):
+        imported(tmp_path, "y = Relu (x)", inputs="float[N,4,H,8] x")
+    found = imported(tmp_path, "y = Relu (x)", {"x": (2, 4, 6, 8)}, inputs="float[N,4,H,8] x")
+    assert found.inputs[0].shape == (2, 4, 6, 8)
+    with pytest.raises(ConfigError, match=r"shapes gives \[1, 3, 8, 8\] for the input 'x', which has \['N', 4"):
+        imported(tmp_path, "y = Relu (x)", {"x": (1, 3, 8, 8)}, inputs="float[N,4,H,8] x")
+    with pytest.raises(ConfigError, match="shapes names the input 'image'"):
+        imported(tmp_path, "y = Relu (x)", {"image": (1, 3, 8, 8)}, inputs="float[N,4,H,8] x")
+
+
+def test_a_symbol_has_one_size(tmp_path):
+    found = imported(tmp_path, "y = Add (x, z)", {"x": (1, 4, 6, 8)}, inputs="float[N,4,H,8] x, float[N,4,H,8] z")
+    assert found.inputs[1].shape == (1, 4, 6, 8)
+
+
+def test_files_that_are_no_onnx(tmp_path):
+    path = tmp_path / "network.onnx"
+    with pytest.raises(ConfigError, match="does not exist"):
+        import_onnx(path)
+    path.write_bytes(b"\xff\xd8 a picture")
+    with pytest.raises(ConfigError, match="is no ONNX file"):
+        import_onnx(path)
+    path.write_bytes(b"")
+    with pytest.raises(ConfigError, match="is no ONNX file"):
+        import_onnx(path)
+    with pytest.raises(ConfigError, match="uses opset 8, expected 9 to 21"):
+        imported(tmp_path, "y = Relu (x)", opset=8)
+
+
+def test_weights_beside_the_file(tmp_path):
+    model = model_of("y = Conv (x, w)", w=(6, 4, 3, 3))
+    path = tmp_path / "network.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="weights.bin")
+    assert import_onnx(path).deviation <= 1e-5
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        import_onnx(path)
+
+
+def test_pairs_are_stripped_and_weights_dequantized(tmp_path):
+    body = """
+        q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) k = DequantizeLinear <axis=0> (w, t, n)
+        c = Conv (d, k) r = Relu (c) p = QuantizeLinear (r, s, z) y = DequantizeLinear (p, s, z)
+    """
+    generator = np.random.default_rng(0)
+    constants = {
+        "s": np.float32(0.1), "z": np.uint8(7), "t": generator.random(6).astype(np.float32), "n": np.zeros(6, np.int8),
+        "w": generator.integers(-127, 127, (6, 4, 3, 3)).astype(np.int8),
+    }  # fmt: skip
+    found = imported(tmp_path, body, **constants)
+    assert kinds(found) == ["Conv2d", "ReLU"]
+    assert found.stripped_pairs == 2
+    expected = constants["w"] * constants["t"].reshape(6, 1, 1, 1)
+    np.testing.assert_allclose(found.graph.conv.weight.detach(), expected, rtol=1e-6)
+    assert [each.name for each in found.outputs] == ["y"]
+
+
+def test_the_first_node_that_differs_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(_CONVERTERS, "Relu", lambda node, build: build.call(torch.abs, build.value(node)))
+    with pytest.raises(ConfigError, match=r"network\.onnx: Relu 'r' differs from ONNX Runtime by \d.* at most 0.0001"):
+        imported(tmp_path, "a = Neg (x) [r] b = Relu (a) y = Exp (b)")
+
+
+def test_without_onnxruntime_the_extra_is_named(tmp_path, monkeypatch):
+    path = saved(tmp_path / "network.onnx", model_of("y = Relu (x)"))
+    real = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name == "onnxruntime":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"pip install depth-distill\[export\]"):
+        import_onnx(path)
+    assert np.isnan(import_onnx(path, verify=False).deviation)
+
+
+def test_integer_inputs_and_scalars(tmp_path):
+    found = imported(
+        tmp_path, "a = Cast <to=1> (x) b = Mul (a, z) y = Gather <axis=0> (t, i)",
+        inputs="uint8[1,4] x, float z, int64[1,3] i", outputs="b y", t=(5, 2),
+    )  # fmt: skip
+    assert [each.shape for each in found.outputs] == [(1, 4), (1, 3, 2)]
+
+
+def test_a_shared_weight_becomes_two_layers_of_their_own(tmp_path):
+    found = imported(tmp_path, "a = Conv (x, w) y = Conv (a, w)", w=(4, 4, 1, 1))
+    assert found.graph.conv.weight is not found.graph.conv_1.weight
+
+
+def test_a_module_for_configs(tmp_path):
+    module = OnnxModule(saved(tmp_path / "network.onnx", model_of(NETWORK, **WEIGHTS)))
+    image = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(module(image), module.traced()(image))
+    assert module(image).shape == (2, 1, 8, 8)
