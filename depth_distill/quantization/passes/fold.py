@@ -62,7 +62,7 @@ def fold(graph_module: fx.GraphModule) -> fx.GraphModule:
             _make_convolution(folded, name, calls[name])
         else:
             for layer in before:
-                _fold_into(cast(Layer, folded.get_submodule(str(layer))), batch_norm)
+                fold_affine(cast(Layer, folded.get_submodule(str(layer))), *_factors(batch_norm))
         activation = batch_norm.act if isinstance(batch_norm, BatchNormAct2d) else nn.Identity()
         folded.set_submodule(name, activation)
     folded.delete_all_unused_submodules()
@@ -94,8 +94,8 @@ def _factors(batch_norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return factor, shift
 
 
-def _fold_into(layer: Layer, batch_norm: _BatchNorm) -> None:
-    factor, shift = _factors(batch_norm)
+def fold_affine(layer: Layer, factor: Tensor, shift: Tensor) -> None:
+    """Let a layer return ``factor * y + shift`` instead of its output ``y``, in place; both ``(C,)`` float64."""
     weight = layer.weight.detach()
     if isinstance(layer, nn.ConvTranspose2d):
         # (in, out / groups, kh, kw): output channel g * (out / groups) + j lies in rows of group g, column j.
@@ -118,14 +118,19 @@ def _make_convolution(graph_module: fx.GraphModule, name: str, calls: list[fx.No
             "reader: it can neither be folded nor replaced by a convolution"
         )
     factor, shift = _factors(batch_norm)
-    channels = len(factor)
-    like = cast(Tensor, batch_norm.running_mean)
-    affine = nn.Conv2d(channels, channels, 1, groups=channels, device=like.device, dtype=like.dtype)
-    affine.weight = nn.Parameter(factor.view(-1, 1, 1, 1).to(like.dtype))
-    affine.bias = nn.Parameter(shift.to(like.dtype))
+    affine = depthwise_affine(factor, shift, cast(Tensor, batch_norm.running_mean))
     affine.train(batch_norm.training)
     graph_module.add_submodule(f"{name}_affine", affine)
     for node in calls:
         with node.graph.inserting_before(node):
             convolution = node.graph.call_module(f"{name}_affine", (node.all_input_nodes[0],))
         node.replace_input_with(node.all_input_nodes[0], convolution)
+
+
+def depthwise_affine(factor: Tensor, shift: Tensor, like: Tensor) -> nn.Conv2d:
+    """A depthwise 1 x 1 convolution ``factor * x + shift`` of the device and type of ``like``."""
+    channels = len(factor)
+    affine = nn.Conv2d(channels, channels, 1, groups=channels, device=like.device, dtype=like.dtype)
+    affine.weight = nn.Parameter(factor.view(-1, 1, 1, 1).to(like))
+    affine.bias = nn.Parameter(shift.to(like))
+    return affine

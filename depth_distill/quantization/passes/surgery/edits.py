@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from depth_distill.quantization.graph.node_kinds import scoped_name
 from depth_distill.quantization.graph.trace import calls_by_module
@@ -39,6 +39,12 @@ def place_of(node: fx.Node) -> str:
         return name
     scope = name.rpartition(".")[0]
     return f"{scope}.{node.name}" if scope else node.name
+
+
+def owner_of(node: fx.Node) -> str:
+    """Name of the module that a node calls, or of the innermost one whose code the function stands in."""
+    name = scoped_name(node)
+    return name if node.op == "call_module" else name.rpartition(".")[0] or node.name
 
 
 def free_name(graph_module: fx.GraphModule, wanted: str) -> str:
@@ -104,3 +110,8 @@ def pair(value: Any) -> tuple[int, int]:
         first, second = value
         return int(first), int(second)
     return int(value), int(value)
+
+
+def parameter_like(graph_module: fx.GraphModule) -> Tensor:
+    """A tensor with the device and type of a network's parameters."""
+    return next(value for value in graph_module.state_dict().values() if value.is_floating_point())

@@ -105,7 +105,7 @@ def _padding_of(graph_module: fx.GraphModule, node: fx.Node) -> _Padding | None:
             return None
         assert isinstance(module.padding, Sequence)
         left, right, top, bottom = module.padding
-        return _Padding(mode, (left, right, top, bottom), float(getattr(module, "value", 0.0)))  # type: ignore[arg-type]
+        return _Padding(mode, (left, right, top, bottom), float(getattr(module, "value", 0.0)))
     if node.op != "call_function" or node.target is not F.pad:
         return None
     amounts = argument(node, 1, "pad")
