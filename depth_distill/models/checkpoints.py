@@ -7,28 +7,26 @@ import torch
 from torch import Tensor, nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.models.foreign_checkpoint import difference, read_tensors
 
 _PREFIX = "network."  # attribute of a task that holds its network
 
 
-def network_state(checkpoint: Path) -> dict[str, Tensor]:
-    """The network's state dict from a run's checkpoint or a plain state dict; loaded with ``weights_only=True``.
+def network_state(checkpoint: Path, network: nn.Module) -> dict[str, Tensor]:
+    """A network's state dict from a run's checkpoint or a plain state dict, read without running code of the file.
+
+    The prefix ``network.`` of a task is stripped, unless the network has an attribute of that name itself and the keys
+    fit as they are.
 
     Raises:
         ConfigError: the file does not exist, cannot be read, or holds no weights.
     """
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        state = content.get("state_dict", content)
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError("it holds no state_dict")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{checkpoint} does not exist") from error
-    except Exception as error:  # torch raises whatever its zip reader and unpickler do
-        raise ConfigError(f"{checkpoint} cannot be read as a checkpoint ({error}): is it truncated?") from error
-    if not any(key.startswith(_PREFIX) for key in state):
-        return dict(state)
-    return {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+    state = read_tensors(checkpoint).tensors
+    own = network.state_dict()
+    behind = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+    if not behind or sum(key in own for key in state) > sum(key in own for key in behind):
+        return state
+    return behind
 
 
 def recorded_recipe(checkpoint: Path) -> list[Any] | None:
@@ -59,12 +57,14 @@ def load_weights(network: nn.Module, checkpoint: Path, described_by: str = "the 
     Raises:
         ConfigError: see :func:`network_state`, or the checkpoint belongs to another network.
     """
-    state = network_state(checkpoint)
+    state = network_state(checkpoint, network)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        difference = _first_difference(error)
-        raise ConfigError(f"{checkpoint} is of another network than {described_by} describes: {difference}") from error
+        wrong = difference(state, network)
+        if wrong is not None:
+            raise ConfigError(f"{checkpoint} is of another network than {described_by} describes: {wrong}") from error
+        network.load_state_dict(state, strict=False)  # counters of batch norm are missing
 
 
 def load_encoder_decoder(network: nn.Module, checkpoint: Path) -> None:
@@ -79,18 +79,11 @@ def load_encoder_decoder(network: nn.Module, checkpoint: Path) -> None:
     Raises:
         ConfigError: the file does not exist, cannot be read, or has another encoder or decoder.
     """
-    state = network_state(checkpoint)
+    state = network_state(checkpoint, network)
     for part in ("encoder", "decoder"):
         weights = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
         try:
             network.get_submodule(part).load_state_dict(weights)
         except RuntimeError as error:
-            raise ConfigError(
-                f"{checkpoint} has another {part} than this network: {_first_difference(error)}"
-            ) from error
-
-
-def _first_difference(error: RuntimeError) -> str:
-    """The first mismatch in an error of ``load_state_dict``."""
-    lines = str(error).splitlines()
-    return lines[1].strip() if len(lines) > 1 else str(error)
+            wrong = difference(weights, network.get_submodule(part))
+            raise ConfigError(f"{checkpoint} has another {part} than this network: {wrong}") from error

@@ -1,6 +1,7 @@
 """Weights from checkpoints: all of a network, or encoder and decoder for a network with a new head."""
 
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -36,12 +37,12 @@ def test_encoder_and_decoder_are_loaded_and_the_head_is_fresh(checkpoint):
 
 
 def test_another_encoder_is_refused(checkpoint):
-    with pytest.raises(ConfigError, match=r"single\.ckpt has another encoder than this network: Missing"):
+    with pytest.raises(ConfigError, match=r"single\.ckpt has another encoder than this network: .* missing"):
         load_encoder_decoder(DepthNet("test_resnet", decoder_channels=(16, 16, 8, 8, 8)), checkpoint[1])
 
 
 def test_another_decoder_is_refused(checkpoint):
-    with pytest.raises(ConfigError, match=r"single\.ckpt has another decoder than this network: size mismatch"):
+    with pytest.raises(ConfigError, match=r"single\.ckpt has another decoder than this network: .* another shape"):
         DepthNet("mobilenetv3_small_050", decoder_channels=(16, 16, 8, 8, 4), start_from=checkpoint[1])
 
 
@@ -132,11 +133,34 @@ def test_encoder_weights_that_would_run_code_do_not(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (network(width=5).state_dict(), "size mismatch"),
-        ({"0.weight": torch.zeros(4, 3, 1, 1)}, "Missing key"),
-        (network().state_dict() | {"2.weight": torch.zeros(1)}, "Unexpected key"),
+        (network(width=5).state_dict(), "6 have another shape"),
+        ({"0.weight": torch.zeros(4, 3, 1, 1)}, "5 of 7 keys are missing"),
+        (network().state_dict() | {"2.weight": torch.zeros(1)}, "1 of 8 are unexpected"),
     ],
 )
 def test_a_checkpoint_of_another_network(tmp_path, state, message):
     with pytest.raises(ConfigError, match=rf"a\.ckpt is of another network than my\.yaml describes: {message}"):
         load_weights(network(), saved(tmp_path, state), "my.yaml")
+
+
+def test_a_networks_own_attribute_called_network_is_no_prefix(tmp_path):
+    loaded, trained = (nn.Sequential(OrderedDict(network=network(seed))) for seed in (0, 1))
+    load_weights(loaded, saved(tmp_path, trained.state_dict()))
+    assert same(loaded, trained)
+    state = {f"network.{name}": value for name, value in network(2).state_dict().items()}
+    wrapped = {f"network.{name}": value for name, value in state.items()} | {"adapters.hint.weight": torch.zeros(1)}
+    load_weights(loaded, saved(tmp_path, {"state_dict": wrapped}))
+    assert same(loaded.network, network(2))
+
+
+def test_an_object_of_an_unknown_class_beside_the_weights_is_left_out(tmp_path):
+    loaded = network()
+    load_weights(loaded, saved(tmp_path, {"state_dict": network(1).state_dict(), "config": Rude()}))
+    assert same(loaded, network(1))
+
+
+def test_the_message_about_another_network_is_short(tmp_path):
+    big = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(200)))
+    with pytest.raises(ConfigError) as raised:
+        load_weights(network(), saved(tmp_path, big.state_dict()))
+    assert len(str(raised.value)) < 500 + len(str(tmp_path))
