@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.loading import to_codes
 from depth_distill.loading.meaning import Meaning, steps_of
 from depth_distill.models import CodeNetwork, DepthCodec
+from depth_distill.models.foreign_checkpoint import fit_to, read_tensors
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -56,8 +57,8 @@ class ImportedNetwork(CodeNetwork):
     """Any ``nn.Module``, from the user's own code or an ONNX file, as a network from image to codes.
 
     The module is built, its weights are loaded, and it is traced to a graph; what leads to other outputs is removed,
-    and the output is brought to codes (:mod:`depth_distill.loading.to_codes`). Layers keep the names that they have in the
-    module. The checkpoint of a run has the weights of this graph, not those of the module.
+    and the output is brought to codes (:mod:`depth_distill.loading.to_codes`). Layers keep the names that they have in
+    the module. The checkpoint of a run has the weights of this graph, not those of the module.
 
     Args:
         module: class or function that builds the module, and its arguments: ``{class_path: my_project.DepthNet,
@@ -132,7 +133,7 @@ class ImportedNetwork(CodeNetwork):
         """Decodes this network's codes to metres."""
         return self._codec
 
-    def traced(self) -> Any:
+    def traced(self) -> fx.GraphModule:
         """The graph that the network is."""
         return self.graph
 
@@ -169,12 +170,13 @@ def load_foreign_weights(module: nn.Module, weights: Path, key: str | None, pref
         ConfigError: see :func:`~depth_distill.models.foreign_checkpoint.read_tensors` and
             :func:`~depth_distill.models.foreign_checkpoint.fit_to`.
     """
-    from depth_distill.models.foreign_checkpoint import fit_to, read_tensors
-
     state = read_tensors(weights, key)
     fitted = fit_to(state, module, prefix)
-    module.load_state_dict(fitted.tensors, strict=False)
-    return list(fitted.notes)
+    fitted.load_into(module)
+    notes = [f"{len(fitted.tensors)} tensors from {weights.name}{f', {state.key}' if state.key else ''}", *fitted.notes]
+    if state.skipped:
+        notes.append(f"not read from {weights.name}: {', '.join(state.skipped)}")
+    return notes
 
 
 def run_example(graph: nn.Module, example: Tensor) -> Tensor:

@@ -104,6 +104,10 @@ class GraphNetwork(CodeNetwork):
         """Decodes this network's codes to metres."""
         return self._codec
 
+    def traced(self) -> fx.GraphModule:
+        """The graph that the network is."""
+        return self.graph
+
     def forward(self, image: Tensor) -> Tensor:
         """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
         codes: Tensor = self.graph(image)

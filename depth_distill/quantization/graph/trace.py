@@ -27,12 +27,13 @@ def trace(model: nn.Module, method: str = "forward") -> fx.GraphModule:
         model: a network.
         method: method that maps images to what the graph returns.
 
-    A model that is a graph already, or has one as its attribute ``graph``, is only copied.
+    A model that is a graph already, or says so by a method ``traced``, is only copied.
 
     Raises:
         torch.fx.proxy.TraceError: the control flow of the network depends on tensors.
     """
-    held = model if isinstance(model, fx.GraphModule) else getattr(model, "graph", None)
+    traced = getattr(model, "traced", None)
+    held = traced() if callable(traced) else model
     if isinstance(held, fx.GraphModule):
         return copy.deepcopy(held).eval()
     model = copy.deepcopy(model).eval()
