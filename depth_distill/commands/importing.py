@@ -36,6 +36,7 @@ from depth_distill.loading.importing import (
 from depth_distill.loading.meaning import Meaning
 from depth_distill.loading.trained import LoadedRun, build_untrained, resolved_config
 from depth_distill.quantization.graph.channel_groups import ChannelGroups, channel_groups
+from depth_distill.quantization.graph.trace import UntraceableError
 from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.target.target import load_target
 from depth_distill.runs import CONFIG_FILE
@@ -59,28 +60,20 @@ def import_network(options: argparse.Namespace, overrides: Sequence[str]) -> int
         config = Path(scratch) / CONFIG_FILE
         content = _completed(options, out)
         _write_yaml(config, content)
-        words = [*overrides, *_derived(content, overrides, config)]
-        onnx_file = out / "network.onnx"
-        try:
-            if options.through_onnx:
-                raise ConfigError("asked for")
-            run = build_untrained(config, words)
-        except ConfigError as error:
-            if not (options.through_onnx or "trace" in str(error)) or options.onnx is not None:
-                raise
-            if not options.through_onnx:
-                console.print(Text(f"cannot be traced, so it goes through ONNX: {error}"), soft_wrap=True)
-            resolved = resolved_config(config, words)
-            _export(resolved, onnx_file)
-            init = content["model"]["init_args"]["network"]["init_args"]
-            init |= {"module": _onnx_module(onnx_file), "weights": None, "method": "forward"}
-            for key in ("output", "outputs", "weights_key", "prefix", "code"):
-                init.pop(key, None)
-            _write_yaml(config, content)
-            run = build_untrained(config, words)
-        resolved = resolved_config(config, words)
-        _verify(run, resolved, options, console, out)
-        checkpoint = _write(out, content, resolved, run)
+        as_given = resolved_config(config, [*overrides, *_derived(content, overrides, config)])
+        content |= {"data": as_given["data"]}
+        content["model"]["init_args"]["network"] = as_given["network"]
+        _write_yaml(config, content)
+        if options.through_onnx:
+            run = _through_onnx(content, config, out, console)
+        else:
+            try:
+                run = build_untrained(config)
+            except UntraceableError as error:
+                console.print(Text(f"network     goes through ONNX, because {error}"), soft_wrap=True)
+                run = _through_onnx(content, config, out, console)
+        _verify(run, as_given, options, console, out)
+        checkpoint = _write(out, content, run)
     console.print(f"run folder  {options.out}", soft_wrap=True, highlight=False)
     command = shlex.join(["depth-distill", "ptq-table", "--checkpoint", str(checkpoint), "--out", str(out / "ptq")])
     console.print(f"next        {command}", soft_wrap=True, highlight=False)
@@ -162,15 +155,28 @@ def _derived(content: dict[str, Any], overrides: Sequence[str], config: Path) ->
     return words
 
 
-def _export(resolved: dict[str, Any], file: Path) -> None:
+def _through_onnx(content: dict[str, Any], config: Path, out: Path, console: Console) -> LoadedRun:
+    """Export the module to a file in the run folder, and build the network from that, as the config then says."""
+    network = content["model"]["init_args"]["network"]
+    file = out / "network.onnx"
+    module, notes = _selected(network)
+    for note in notes:
+        console.print(Text(f"network     {note}"), soft_wrap=True)
+    _export(module, content["data"]["image_size"], file)
+    gone = dict.fromkeys(("weights", "weights_key", "prefix", "code", "output", "outputs"))
+    init = {**network["init_args"], **gone, "module": _onnx_module(file), "method": "forward"}
+    content["model"]["init_args"]["network"] = {**network, "init_args": init}
+    _write_yaml(config, content)
+    return build_untrained(config)
+
+
+def _export(module: SelectedOutput, image_size: Sequence[int], file: Path) -> None:
     """Write the selected output of the user's module as ONNX."""
     from depth_distill.export.onnx_io.file_spec import FileSpec
     from depth_distill.export.onnx_io.float_onnx import export_float
 
-    module = _selected(resolved)
-    height, width = resolved["data"]["image_size"]
     try:
-        export_float(module, file, FileSpec(height, width))
+        export_float(module, file, FileSpec(image_size[0], image_size[1]))
     except ConfigError:
         raise
     except Exception as error:  # whatever torch.export raises
@@ -181,13 +187,14 @@ def _export(resolved: dict[str, Any], file: Path) -> None:
         ) from error
 
 
-def _selected(resolved: dict[str, Any]) -> SelectedOutput:
-    init = resolved["network"]["init_args"]
+def _selected(network: dict[str, Any]) -> tuple[SelectedOutput, list[str]]:
+    """The module as the user has it, and notes on its weights."""
+    init, notes = network["init_args"], []
     module = build_module(init["module"], None if init["code"] is None else Path(init["code"]))
     if init["weights"] is not None:
-        load_foreign_weights(module, Path(init["weights"]), init["weights_key"], init["prefix"])
+        notes = load_foreign_weights(module, Path(init["weights"]), init["weights_key"], init["prefix"])
     paths = init["outputs"] if init["outputs"] is not None else [init["output"] or []]
-    return SelectedOutput(module, init["method"], paths).eval()
+    return SelectedOutput(module, init["method"], paths).eval(), notes
 
 
 def _verify(run: LoadedRun, resolved: dict[str, Any], options: argparse.Namespace, console: Console, out: Path) -> None:
@@ -201,7 +208,7 @@ def _verify(run: LoadedRun, resolved: dict[str, Any], options: argparse.Namespac
     images = run.calibration_images(options.images)
     torch.manual_seed(0)
     with torch.inference_mode():
-        original = _selected(resolved)
+        original, _ = _selected(resolved["network"])
         bgr = init["input"]["colour_order"] == "BGR"
         outputs = [_maps(original(each.flip(1) if bgr else each), init["resize"], each) for each in images]
         wanted = [codes_of(meaning, each) if meaning.affine != (1.0, 0.0, False) else each for each in outputs]
@@ -261,7 +268,7 @@ def _polarity(
         return []
     batches = run.data.validation_batches(options.images)
     evaluator = Evaluator(batches, network.codec, run.bands_m, alignment=network.alignment)
-    original, init = _selected(resolved), resolved["network"]["init_args"]
+    original, init = _selected(resolved["network"])[0], resolved["network"]["init_args"]
     bgr = init["input"]["colour_order"] == "BGR"
     with torch.inference_mode():
         outputs = [
@@ -289,15 +296,12 @@ def _polarity(
     return scores
 
 
-def _write(out: Path, content: dict[str, Any], resolved: dict[str, Any], run: LoadedRun) -> Path:
-    """The run folder: a checkpoint, its config, and the config of a distillation to start from."""
-    network = resolved["network"]
-    network["init_args"] |= {"weights": None, "weights_key": None, "prefix": None}
+def _write(out: Path, content: dict[str, Any], run: LoadedRun) -> Path:
+    """The run folder: a checkpoint, and its config, which reads the weights from there."""
     init = content["model"]["init_args"]
-    init["network"] = network
+    init["network"]["init_args"] |= {"weights": None, "weights_key": None, "prefix": None}
     init.setdefault("loss", _LOSS)
-    final = {**content, "data": resolved["data"]}
-    _write_yaml(out / CONFIG_FILE, final)
+    _write_yaml(out / CONFIG_FILE, content)
     state = {f"network.{name}": value for name, value in run.network.state_dict().items()}
     checkpoint = out / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir(exist_ok=True)

@@ -5,7 +5,13 @@ import copy
 from timm.layers import BatchNormAct2d
 from torch import fx, nn
 
+from depth_distill.errors import ConfigError
+
 LEAF_MODULES = (BatchNormAct2d, nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+
+
+class UntraceableError(ConfigError):
+    """The control flow of a network depends on tensors; its ONNX file can be brought in instead."""
 
 
 class NetworkTracer(fx.Tracer):
@@ -30,7 +36,7 @@ def trace(model: nn.Module, method: str = "forward") -> fx.GraphModule:
     A model that is a graph already, or says so by a method ``traced``, is only copied.
 
     Raises:
-        torch.fx.proxy.TraceError: the control flow of the network depends on tensors.
+        UntraceableError: the control flow of the network depends on tensors.
     """
     traced = getattr(model, "traced", None)
     held = traced() if callable(traced) else model
@@ -39,7 +45,10 @@ def trace(model: nn.Module, method: str = "forward") -> fx.GraphModule:
     model = copy.deepcopy(model).eval()
     tracer = NetworkTracer()
     tracer.traced_func_name = method
-    graph = tracer.trace(model)
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # whatever the network makes of values that it does not have
+        raise UntraceableError(f"{type(model).__name__} cannot be traced: {error}") from error
     return fx.GraphModule(model, graph, type(model).__name__)
 
 
