@@ -11,8 +11,11 @@ from depth_distill.quantization.passes.outputs import Logits, SeparateOutputs
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6
 from depth_distill.quantization.passes.stress import Stress
 from depth_distill.quantization.passes.surgery.freeze_norms import FreezeNorms
+from depth_distill.quantization.passes.surgery.nearest_upsampling import NearestUpsampling
 from depth_distill.quantization.passes.surgery.replace_activations import ReplaceActivations
 from depth_distill.quantization.passes.surgery.replace_gates import ReplaceGates
+from depth_distill.quantization.passes.surgery.replace_transposed_convs import ReplaceTransposedConvs
+from depth_distill.quantization.passes.surgery.split_kernels import SplitKernels
 from depth_distill.quantization.passes.surgery.zero_padding import ZeroPadding
 from depth_distill.quantization.passes.thermometer import Thermometer
 from depth_distill.quantization.passes.uint8_input import Uint8Input
@@ -22,6 +25,7 @@ PASSES: dict[str, type[Pass]] = {
     for each in (
         Fold,
         ReplaceReLU6, ReplaceActivations, ReplaceGates, FreezeNorms, ZeroPadding,
+        NearestUpsampling, ReplaceTransposedConvs, SplitKernels,
         Equalize, AdaRound, BiasCorrect, BakeRanges,
         Thermometer, Logits, SeparateOutputs, Uint8Input,
         Auto, Stress,

@@ -52,7 +52,8 @@ def fold_before(
             if channel % dims != (dims - 1 if is_linear else 1) or outputs != len(factor):
                 return None
             had_bias = layer.bias is not None
-            fold_affine(cast(Layer, layer), factor.double(), torch.zeros_like(factor) if shift is None else shift)
+            added = torch.zeros_like(factor) if shift is None else shift
+            fold_affine(cast(Layer, layer), factor.double(), added.double())
             if shift is None and not had_bias:
                 layer.bias = None
             return str(node.target)
@@ -71,7 +72,8 @@ def fold_behind(
 ) -> list[str] | None:
     """Fold an affine of the tensor ``node`` into the layers that read it; their names, None if something else reads it.
 
-    Operators as in :func:`fold_before` may lie between. A shift goes through a convolution only where that does not pad with zeros.
+    Operators as in :func:`fold_before` may lie between. A shift goes through a convolution only where that does
+    not pad with zeros.
     """
     layers = _layers_behind(graph_module, node, channel % dims, dims, factor, shift)
     if layers is None:

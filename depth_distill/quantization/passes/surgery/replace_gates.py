@@ -31,17 +31,8 @@ Instead = Literal["none", "conv"]
 _PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 _SIGMOIDS = ("sigmoid", "hardsigmoid")
 _RESHAPES = (
-    "view",
-    "reshape",
-    "unsqueeze",
-    "expand",
-    "expandas",
-    "viewas",
-    "squeeze",
-    "flatten",
-    "transpose",
-    "identity",
-)
+    "view", "reshape", "unsqueeze", "expand", "expandas", "viewas", "squeeze", "flatten", "transpose", "identity",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
