@@ -107,7 +107,13 @@ class FakeQuant(Callback):
         self._vendor: dict[str, tuple[float, float]] = {}
         self._metrics: DepthMetrics | None = None
 
-    def prepare(self, task: Any, calibration: Sequence[Tensor] | None = None, resumed: bool = False) -> None:
+    def prepare(
+        self,
+        task: Any,
+        calibration: Sequence[Tensor] | None = None,
+        resumed: bool = False,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
         """Replace the task's network by a fake-quantized graph with quantizers off, unless it is one already.
 
         Args:
@@ -115,12 +121,14 @@ class FakeQuant(Callback):
             calibration: images for passes that measure. If None, only the structure is prepared, and the weights come
                 from a checkpoint.
             resumed: whether the student's weights come from a checkpoint later, so that only the teacher needs values.
+            image_size: (height, width) of images; surgery may depend on it. The smallest that the network takes unless
+                given.
         """
         if isinstance(task.network, GraphNetwork):
             return
         if getattr(task, "student_tap", None) is not None:
             raise ConfigError("FakeQuant comes after FeatureHooks, whose hooks would be lost: put it before")
-        prepared = self._run_recipe(task.network, calibration, resumed)
+        prepared = self._run_recipe(task.network, calibration, resumed, image_size)
         codec = DepthCodec(prepared.interface.codec)
         quantized = fake_quantize(prepared.graph, self.target, self.learnable)
         set_enabled(quantized, False)
@@ -145,10 +153,16 @@ class FakeQuant(Callback):
         network.train(task.network.training)  # a trace is in evaluation mode, where ranges would not follow batches
         task.network = network
 
-    def _run_recipe(self, network: CodeNetwork, calibration: Sequence[Tensor] | None, resumed: bool) -> Prepared:
+    def _run_recipe(
+        self,
+        network: CodeNetwork,
+        calibration: Sequence[Tensor] | None,
+        resumed: bool,
+        image_size: tuple[int, int] | None,
+    ) -> Prepared:
         images = () if calibration is None else calibration
-        # Passes that need the size or the normalization of images are refused above.
-        inputs = InputLayout(network.stride, network.stride, (0.0,) * 3, (1.0,) * 3)
+        # Passes that need the normalization of images are refused above.
+        inputs = InputLayout(*(image_size or (network.stride,) * 2), (0.0,) * 3, (1.0,) * 3)
         context = Context(self.target, images, Interface.of_codes(inputs, network.codec.host), progress=True)
         execute = structure_only if calibration is None else exact_only if resumed else run_pass
         return Preparer(network, context, execute)(self.recipe)
@@ -171,14 +185,15 @@ class FakeQuant(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         task: Any = pl_module
         self._images = None
+        image_size = getattr(getattr(trainer, "datamodule", None), "image_size", None)
         if stage == "fit":
             if hasattr(task, "start"):
                 task.start()
-            needs_images = any(each.values_only for each in self.recipe.passes)
+            needs_images = any(each.values_only or each.measures for each in self.recipe.passes)
             images = self._calibration_images(trainer) if needs_images else []
-            self.prepare(task, images, resumed=trainer.ckpt_path is not None)
+            self.prepare(task, images, trainer.ckpt_path is not None, image_size)
         else:
-            self.prepare(task)
+            self.prepare(task, image_size=image_size)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import is_not
 from typing import ClassVar
 
 import torch
@@ -29,7 +30,7 @@ _MODES = ("bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class NearestUpsampling(Surgery):
-    """Replace bilinear and bicubic upsampling by nearest upsampling and a convolution, see :func:`nearest_upsampling`."""
+    """Replace bilinear and bicubic upsampling by nearest and a convolution, see :func:`nearest_upsampling`."""
 
     name: ClassVar[str] = "nearest_upsampling"
 
@@ -54,7 +55,7 @@ class _Resize:
 def nearest_upsampling(graph_module: fx.GraphModule, context: Context) -> tuple[fx.GraphModule, Changes]:
     """A copy that upsamples by nearest neighbours only, and what became of each upsampling.
 
-    Bilinear and bicubic upsampling by whole factors is nearest upsampling and a fixed depthwise kernel ``<name>_smooth``
+    Bilinear and bicubic upsampling by whole factors is nearest upsampling and a depthwise kernel ``<name>_smooth``
     behind it, 3 x 3 for bilinear by 2: ``[1, 2, 1] / 4`` in both directions. That is exact, but for a border half as
     wide as the kernel, where the convolution pads with zeros and interpolation repeats the edge. With
     ``align_corners=True`` the grid is another, and the kernel that of ``align_corners=False``. From a single pixel
@@ -87,7 +88,7 @@ def nearest_upsampling(graph_module: fx.GraphModule, context: Context) -> tuple[
             with changed.graph.inserting_after(node):
                 smooth = changed.graph.call_module(name, (node,))
             smooth.meta = copy.copy(node.meta)
-            node.replace_all_uses_with(smooth, delete_user_cb=lambda user, smooth=smooth: user is not smooth)  # type: ignore[misc]
+            node.replace_all_uses_with(smooth, delete_user_cb=partial(is_not, smooth))
             factors = " x ".join(map(str, resize.factors))
             done[place] = f"{resize.mode} by {factors} became nearest and {name}"
             done[place] += ", an approximation of align_corners" if resize.align_corners else ""
@@ -121,7 +122,7 @@ def _make_nearest(graph_module: fx.GraphModule, node: fx.Node, factors: tuple[in
         name = str(node.target)
         if sum(each.target == name for each in graph_module.graph.nodes) > 1:  # others may have other factors
             name = free_name(graph_module, f"{name}_nearest")
-        graph_module.add_submodule(name, nn.Upsample(size, scale, mode="nearest"))  # type: ignore[arg-type]
+        graph_module.add_submodule(name, nn.Upsample(size, scale, mode="nearest"))
         node.target = name
         return
     before = node.all_input_nodes

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import dataclass
 from functools import partial
+from operator import is_not
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -89,13 +90,9 @@ def replace_transposed_convs(graph_module: fx.GraphModule, by: Instead = "neares
                 with changed.graph.inserting_after(call):
                     node = changed.graph.call_module(shuffle, (call,))
                 node.meta = copy.copy(call.meta)
-                call.replace_all_uses_with(node, delete_user_cb=partial(_is_not, node))
+                call.replace_all_uses_with(node, delete_user_cb=partial(is_not, node))
             done[name] = f"became a convolution to {convolution.out_channels} channels and a pixel shuffle, exact"
     return finish(changed), Changes(done, left)
-
-
-def _is_not(node: fx.Node, user: fx.Node) -> bool:
-    return user is not node
 
 
 def _reason_to_leave(layer: nn.ConvTranspose2d, calls: list[fx.Node], by: Instead) -> str | None:
@@ -121,10 +118,17 @@ def _weight(layer: nn.ConvTranspose2d) -> Tensor:
     return weight.transpose(1, 2).flatten(0, 1)
 
 
-def _like(layer: nn.ConvTranspose2d, weight: Tensor, bias: Tensor | None, **arguments: tuple[int, int]) -> nn.Conv2d:
+def _like(
+    layer: nn.ConvTranspose2d,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+    dilation: tuple[int, int] = (1, 1),
+) -> nn.Conv2d:
     outputs, size = weight.shape[0], (weight.shape[2], weight.shape[3])
-    has_bias = bias is not None
-    plain = nn.Conv2d(layer.in_channels, outputs, size, groups=layer.groups, bias=has_bias, **arguments)
+    plain = nn.Conv2d(
+        layer.in_channels, outputs, size, 1, padding, dilation, groups=layer.groups, bias=bias is not None
+    )
     trainable = layer.weight.requires_grad
     plain.weight = nn.Parameter(weight.to(layer.weight).contiguous(), trainable)
     if bias is not None:
@@ -161,7 +165,7 @@ def _behind_nearest(layer: nn.ConvTranspose2d) -> tuple[nn.Conv2d, float]:
 
 
 def _of_phases(layer: nn.ConvTranspose2d) -> nn.Conv2d:
-    """The convolution that computes every phase of a transposed one as a channel, in the order of ``nn.PixelShuffle``."""
+    """The convolution whose channels are the phases of a transposed one, in the order of ``nn.PixelShuffle``."""
     factor = pair(layer.stride)[0]
     matrices, reaches = [], []
     for size, padding, dilation in zip(layer.kernel_size, pair(layer.padding), pair(layer.dilation), strict=True):

@@ -71,9 +71,8 @@ def split_kernels(graph_module: fx.GraphModule, max_window: int) -> tuple[fx.Gra
         elif layer.padding_mode != "zeros":
             left[name] = f"it pads by {layer.padding_mode}: put zero_padding before"
         else:
-            tiles = [
-                (free_name(changed, f"{name}_{place}"), tile) for place, tile in enumerate(_tiles(layer, max_window))
-            ]
+            cut = enumerate(_tiles(layer, max_window))
+            tiles = [(free_name(changed, f"{name}_{place}"), tile) for place, tile in cut]
             for call in calls:
                 _sum_of_tiles(changed, call, tiles)
             changed.set_submodule(name, nn.Identity())
@@ -84,7 +83,7 @@ def split_kernels(graph_module: fx.GraphModule, max_window: int) -> tuple[fx.Gra
 
 @dataclass(frozen=True)
 class _Tile:
-    """A part of a convolution, and what it adds to its input (left, right, top, bottom); None where it pads by itself."""
+    """A part of a convolution, and what it pads with (left, right, top, bottom); None where it pads by itself."""
 
     layer: nn.Conv2d
     padding: tuple[int, int, int, int] | None
@@ -105,7 +104,7 @@ def _tiles(layer: nn.Conv2d, max_window: int) -> Iterator[_Tile]:
     seen = weight.new_zeros(weight.shape[2:])  # taps of an overlap belong to the first tile
     for (top, height), (left, width) in product(*cuts):
         place = (slice(top, top + height), slice(left, left + width))
-        own = (weight * (1 - seen))[(..., *place)]
+        own = (weight * (1 - seen))[:, :, place[0], place[1]]
         seen[place] = 1
         rows = _beyond(sides[0], layer.kernel_size[0], top, height, dilations[0])
         columns = _beyond(sides[1], layer.kernel_size[1], left, width, dilations[1])
