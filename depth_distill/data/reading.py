@@ -102,6 +102,15 @@ def read_mask(path: Path) -> Tensor:
     return torch.from_numpy(array).unsqueeze(0)
 
 
+def read_array(path: Path) -> NDArray[np.generic]:
+    """The array of an ``.npy`` file; nothing in it is executed.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds Python objects.
+    """
+    return _read_numpy(path)
+
+
 def resolve_inside(root: Path, relative: str, where: str) -> Path:
     """Resolve a path from a manifest to a path under ``root`` without ``..``.
 

@@ -2,12 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import INPUT_NAME, InputLayout, OutputLayout
+
+_DTYPES = {
+    onnx.TensorProto.FLOAT: torch.float32,
+    onnx.TensorProto.FLOAT16: torch.float16,
+    onnx.TensorProto.DOUBLE: torch.float64,
+    onnx.TensorProto.UINT8: torch.uint8,
+    onnx.TensorProto.INT8: torch.int8,
+    onnx.TensorProto.INT32: torch.int32,
+    onnx.TensorProto.INT64: torch.int64,
+}
 
 
 class OnnxNetwork:
@@ -53,6 +65,54 @@ class OnnxNetwork:
         runs = [self.session.run(None, {INPUT_NAME: each[None].cpu().numpy()}) for each in feeds]
         together = [torch.cat([torch.from_numpy(run[position]) for run in runs]) for position in range(len(runs[0]))]
         return together[0] if self.outputs is None else self.outputs.codes(together)
+
+
+class OnnxFile:
+    """Runs any ONNX file with one input on the CPU, one sample at a time: every output by its name.
+
+    Args:
+        path: ONNX file; its batch is 1 or dynamic.
+        optimize: whether ONNX Runtime fuses operators, which turns QDQ pairs into integer arithmetic.
+        threads: number of threads of ONNX Runtime; 0 is one per core.
+
+    Raises:
+        ConfigError: the file does not exist, has several inputs, or ONNX Runtime refuses it.
+    """
+
+    def __init__(self, path: Path, optimize: bool = True, threads: int = 0) -> None:
+        self.input_name, self.dtype = only_input(path)
+        self.session = open_session(path, session_options(optimize, threads), path)
+        self.output_names: tuple[str, ...] = tuple(each.name for each in self.session.get_outputs())
+
+    def __call__(self, batch: Tensor) -> dict[str, Tensor]:
+        """Every output for inputs ``(B, ...)``, one sample's behind the other's."""
+        feeds = [{self.input_name: each[None].to(self.dtype).cpu().numpy()} for each in batch]
+        runs = [self.session.run(None, feed) for feed in feeds]
+        columns = zip(*runs, strict=True)
+        return {
+            name: torch.cat([torch.from_numpy(np.atleast_1d(value)) for value in values])
+            for name, values in zip(self.output_names, columns, strict=True)
+        }
+
+
+def only_input(path: Path) -> tuple[str, torch.dtype]:
+    """Name and type of the one input of an ONNX file.
+
+    Raises:
+        ConfigError: the file does not exist, or its input is not one tensor of numbers.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist")
+    graph = onnx.load(path, load_external_data=False).graph
+    stored = {each.name for each in graph.initializer}  # old files list these as inputs, too
+    inputs = [each for each in graph.input if each.name not in stored]
+    if len(inputs) != 1:
+        names = ", ".join(each.name for each in inputs) or "none"
+        raise ConfigError(f"{path} has {len(inputs)} inputs ({names}), expected one")
+    kind = inputs[0].type.tensor_type.elem_type
+    if kind not in _DTYPES:
+        raise ConfigError(f"{path}: the input {inputs[0].name!r} is of type {onnx.TensorProto.DataType.Name(kind)}")
+    return inputs[0].name, _DTYPES[kind]
 
 
 def session_options(optimize: bool = True, threads: int = 0) -> onnxruntime.SessionOptions:

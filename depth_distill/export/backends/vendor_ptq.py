@@ -17,28 +17,40 @@ from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import DataError
-from depth_distill.export.backends.runtime import OnnxNetwork
+from depth_distill.export.backends.runtime import OnnxNetwork, only_input
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
-from depth_distill.quantization.interface import INPUT_NAME
+from depth_distill.quantization.target.target import NpuTarget
+
+_TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+_FORMATS: dict[str, Any] = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
 
 
-def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_channel: bool = False) -> Path:
+def vendor_ptq(
+    float_onnx: Path,
+    batches: Iterable[Tensor],
+    path: Path,
+    per_channel: bool = False,
+    target: NpuTarget | None = None,
+) -> Path:
     """ONNX Runtime's ``quantize_static``: QDQ, min/max, one scale per tensor, uint8 activations, int8 weights.
 
     abs_rel after this PTQ is the main result of this project, because it does not depend on the package's own fake
     quantization.
 
     Args:
-        float_onnx: file from ``export_float``.
-        batches: calibration images ``(B, 3, H, W)``, normalized or uint8 as the file takes them; each is read once.
+        float_onnx: any float file with one input and a batch of 1, such as that of ``export_float``.
+        batches: inputs for calibration, ``(B, ...)``, as the file takes them; each is read once.
         path: path of the new file, which is written completely or not at all.
         per_channel: whether weights have one scale per output channel, as most current NPUs support; for reference.
+        target: formats to use in place of these; one of which :func:`inexpressible` says nothing.
 
     Raises:
+        ConfigError: the file has several inputs.
         DataError: there are no calibration images.
     """
-    reader = _Reader(batches)
+    reader = _Reader(batches, *only_input(float_onnx))
+    formats = _formats(target) if target is not None else dict(_FORMATS, per_channel=per_channel)
     with atomic_path(path) as temporary:
         # It advises a pre-processing step that does nothing for a folded network with static shapes.
         root, level = logging.getLogger(), logging.getLogger().level
@@ -49,10 +61,8 @@ def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_chan
                 temporary,
                 reader,
                 quant_format=QuantFormat.QDQ,
-                per_channel=per_channel,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
+                **formats,
             )
         except ValueError as error:
             if not reader.count:
@@ -61,6 +71,32 @@ def vendor_ptq(float_onnx: Path, batches: Iterable[Tensor], path: Path, per_chan
         finally:
             root.setLevel(level)
     return path
+
+
+def inexpressible(target: NpuTarget) -> str | None:
+    """Why ONNX Runtime's quantizer cannot stand for the tool chain of a target; None if it can."""
+    if target.weights.power_of_two or target.activations.power_of_two:
+        return "its scales are powers of two"
+    for kind, each in (("weights", target.weights), ("activations", target.activations)):
+        if each.dtype not in _TYPES:
+            return f"its {kind} are {each.dtype}"
+    if target.calibrator != "minmax":
+        return f"its calibrator is {target.calibrator}"
+    if target.shared_scales:
+        return f"it ties scales of {' and '.join(target.shared_scales)}"
+    return None
+
+
+def _formats(target: NpuTarget) -> dict[str, Any]:
+    return {
+        "per_channel": target.weights.granularity == "per_channel",
+        "activation_type": _TYPES[target.activations.dtype],
+        "weight_type": _TYPES[target.weights.dtype],
+        "extra_options": {
+            "ActivationSymmetric": target.activations.symmetric,
+            "WeightSymmetric": target.weights.symmetric,
+        },
+    }
 
 
 def vendor_network(
@@ -86,8 +122,8 @@ def vendor_network(
 class _Reader(CalibrationDataReader):
     """Yields one image at a time, because the file has a static batch of 1."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
-        self.count = 0
+    def __init__(self, batches: Iterable[Tensor], name: str, dtype: torch.dtype) -> None:
+        self.count, self.name, self.dtype = 0, name, dtype
         self.images: Iterator[Tensor] = (image for batch in batches for image in batch)
 
     def get_next(self) -> dict[str, Any] | None:
@@ -95,5 +131,4 @@ class _Reader(CalibrationDataReader):
         if image is None:
             return None
         self.count += 1
-        taken = image if image.dtype == torch.uint8 else image.float()
-        return {INPUT_NAME: taken[None].cpu().numpy()}
+        return {self.name: image[None].to(self.dtype).cpu().numpy()}

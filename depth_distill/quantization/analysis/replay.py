@@ -28,7 +28,7 @@ class Replay:
     """
 
     def __init__(self, quantized: fx.GraphModule) -> None:
-        self.network = _without_side_effects(quantized)
+        self.network = without_side_effects(quantized)
         self.quantizers = quantizers(self.network)
         self._interpreter = fx.Interpreter(self.network, garbage_collect_values=False)
         self._values: dict[fx.Node, object] = {}
@@ -94,7 +94,7 @@ def _tensor(value: object) -> Tensor:
     return value
 
 
-def _without_side_effects(quantized: fx.GraphModule) -> fx.GraphModule:
+def without_side_effects(quantized: fx.GraphModule) -> fx.GraphModule:
     """A copy in evaluation mode in which no operator overwrites its input."""
     network = copy.deepcopy(quantized).eval()
     for module in network.modules():
