@@ -52,7 +52,10 @@ class CommandParser(argparse.ArgumentParser):
         """
         for word in words:
             self._require_option(word)
-        options, overrides = self.parse_known_args(list(words))
+        positional = any(not action.option_strings for action in self._actions)
+        own, set_aside = self._without_overrides(words) if positional else (list(words), [])
+        options, overrides = self.parse_known_args(own)
+        overrides += set_aside
         for before, word in zip(["", *overrides], overrides, strict=False):
             if not word.startswith("--") and (not before.startswith("--") or "=" in before):
                 raise ConfigError(f"unexpected argument '{word}'; see {self.prog} --help")
@@ -62,6 +65,22 @@ class CommandParser(argparse.ArgumentParser):
         """One line in place of the usage."""
         message = re.sub(r"^argument (-\w/)?", "", message).replace(": must be ", " must be ", 1)
         raise ConfigError(f"{message}; see {self.prog} --help" if "required" in message else message)
+
+    def _without_overrides(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The words apart from overrides, and the overrides: argparse would take the value of one for a positional."""
+        own: list[str] = []
+        overrides: list[str] = []
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            option, equals, _ = word.partition("=")
+            if re.match(r"--\w", word) and option.rstrip("+") not in self._option_string_actions:
+                overrides.append(word)
+                if not equals and rest and not rest[0].startswith("--"):
+                    overrides.append(rest.pop(0))
+            else:
+                own.append(word)
+        return own, overrides
 
     def _require_option(self, word: str) -> None:
         """Refuse an option that is neither the command's nor a key of a config."""

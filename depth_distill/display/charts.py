@@ -65,6 +65,32 @@ def size_curve(
     return figure
 
 
+def before_after_bars(
+    rows: Sequence[tuple[str, float, float]], xlabel: str, title: str, labels: tuple[str, str] = ("before", "after")
+) -> Figure:
+    """Two horizontal bars per row in one panel, the first row on top.
+
+    Args:
+        rows: name, value before and value after; NaN leaves a bar out.
+        xlabel: label of the axis.
+        title: title of the figure.
+        labels: names of the two bars, for the legend.
+    """
+    figure = Figure(figsize=(9.5, 1.6 + 0.24 * len(rows)), layout="constrained")
+    ax: Axes = figure.subplots()
+    for offset, column, color, label in ((-0.2, 1, _ORANGE, labels[0]), (0.2, 2, _BLUE, labels[1])):
+        positions = [place + offset for place in range(len(rows))]
+        ax.barh(positions, [float(row[column]) for row in rows], height=0.38, color=color, label=label)
+    ax.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=7)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(xlabel)
+    ax.set_title(title, fontsize=10)
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_axisbelow(True)
+    ax.legend(fontsize=8)
+    return figure
+
+
 def drift_bars(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
     """One horizontal bar per layer, in graph order from the top: mean drift in percent of the layer's range.
 

@@ -155,6 +155,22 @@ def build_untrained(config: Path, overrides: Sequence[str] = ()) -> LoadedRun:
     return _build(config, overrides, None)
 
 
+def load_network_only(source: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> LoadedRun:
+    """A network whose data are not read: they need not be there.
+
+    Args:
+        source: checkpoint of a ``fit``; or a config, whose network has its own weights.
+        config: config of the checkpoint; ``config.yaml`` of the run folder unless given.
+        overrides: see :func:`load_run`.
+
+    Raises:
+        ConfigError: see :func:`load_run`.
+    """
+    if source.suffix in (".yaml", ".yml"):
+        return _build(source, overrides, None, read_data=False)
+    return _build(config_of(source, config), overrides, source, read_data=False)
+
+
 def load_data(config: Path, overrides: Sequence[str] = ()) -> tuple[DepthSplits, Bands]:
     """The data of a config and the depth bands of its metrics, without the network.
 
@@ -201,7 +217,7 @@ def config_of(checkpoint: Path, config: Path | None = None) -> Path:
     return config or Path(str(folder)) / CONFIG_FILE
 
 
-def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> LoadedRun:
+def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None, read_data: bool = True) -> LoadedRun:
     parser = _parser()
     values = _parse(parser, config, overrides)
     if values[_NETWORK] is None:
@@ -224,7 +240,8 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None) -> L
         network = GraphNetwork(remove_fake_quant(network.graph), network, network.codec)
     network.check_image_size(*built.data.image_size)
     network.check_normalization(built.data.normalize.mean, built.data.normalize.std)
-    built.data.setup("validate")
+    if read_data:
+        built.data.setup("validate")
     return LoadedRun(network.eval(), built.data, tuple(map(tuple, task.bands_m)), ranges)
 
 

@@ -131,37 +131,47 @@ def search_recipe(
     Raises:
         UserError: no candidate can run, not even ``base``.
     """
-    trials: list[Trial] = []
-    best: Trial | None = None
-
-    def attempt(recipe: Recipe) -> None:
-        nonlocal best
-        if any(each.recipe == recipe for each in trials):
-            return
-        trial = _try(preparer, score, recipe, best)
-        best = trial if trial.kept else best
-        trials.append(trial)
-        on_trial(trial)
+    trials = _Trials(preparer, score, on_trial)
 
     def behind(recipe: Recipe, *passes: Pass) -> Recipe:
         return recipe.then(*(each for each in passes if not recipe.has(each.name)))
 
-    attempt(base)
+    trials.attempt(base)
     rounded = base.has("adaround") or base.has("bias_correct")
     if not rounded and not base.has("equalize"):
-        attempt(behind(base, Equalize()))
+        trials.attempt(behind(base, Equalize()))
         if not values_only and _has_relu6(preparer, base):
-            attempt(behind(base, ReplaceReLU6(), Equalize()))
-    start = base if best is None else best.recipe
+            trials.attempt(behind(base, ReplaceReLU6(), Equalize()))
+    start = base if trials.best is None else trials.best.recipe
     if not base.has("adaround"):
-        attempt(behind(start, BiasCorrect()))
+        trials.attempt(behind(start, BiasCorrect()))
         if effort == "full" and not base.has("bias_correct"):
-            attempt(behind(start, AdaRound()))
-            attempt(behind(start, AdaRound(), BiasCorrect()))
-    if best is None:
-        preparer(base)  # raises, with the reason
-        raise UserError(trials[0].note)
-    return RecipeSearch(Recipe(best.recipe.passes, "auto"), tuple(trials))
+            trials.attempt(behind(start, AdaRound()))
+            trials.attempt(behind(start, AdaRound(), BiasCorrect()))
+    return trials.finish("auto")
+
+
+def try_recipes(
+    preparer: Preparer,
+    score: Score,
+    recipes: Sequence[Recipe],
+    on_trial: Callable[[Trial], object] = lambda trial: None,
+) -> RecipeSearch:
+    """The best of some recipes; an earlier one wins unless a later one gains more than noise.
+
+    Args:
+        preparer: see :func:`search_recipe`.
+        score: see :func:`search_recipe`.
+        recipes: recipes in the order in which they are tried.
+        on_trial: see :func:`search_recipe`.
+
+    Raises:
+        UserError: none of them can run.
+    """
+    trials = _Trials(preparer, score, on_trial)
+    for each in recipes:
+        trials.attempt(each)
+    return trials.finish()
 
 
 def chosen_recipe(
@@ -246,14 +256,38 @@ def hold_out(batches: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return calibration, judged
 
 
-def _try(preparer: Preparer, score: Score, recipe: Recipe, best: Trial | None) -> Trial:
-    started = time.perf_counter()
-    try:
-        deviation = score(preparer(recipe))
-    except UserError as error:
-        return Trial(recipe, None, False, time.perf_counter() - started, str(error).splitlines()[0])
-    limit = float("inf") if best is None or best.deviation is None else (1 - GAIN) * best.deviation.relative
-    return Trial(recipe, deviation, deviation.relative < limit or best is None, time.perf_counter() - started)
+class _Trials:
+    """The candidates that were tried, and the best of them."""
+
+    def __init__(self, preparer: Preparer, score: Score, on_trial: Callable[[Trial], object]) -> None:
+        self.preparer, self.score, self.on_trial = preparer, score, on_trial
+        self.tried: list[Trial] = []
+        self.best: Trial | None = None
+
+    def attempt(self, recipe: Recipe) -> None:
+        if any(each.recipe == recipe for each in self.tried):
+            return
+        trial = self._try(recipe)
+        self.best = trial if trial.kept else self.best
+        self.tried.append(trial)
+        self.on_trial(trial)
+
+    def finish(self, name: str | None = None) -> RecipeSearch:
+        if self.best is None:
+            self.score(self.preparer(self.tried[0].recipe))  # raises, with the whole reason
+            raise UserError(self.tried[0].note)
+        recipe = self.best.recipe
+        return RecipeSearch(recipe if name is None else Recipe(recipe.passes, name), tuple(self.tried))
+
+    def _try(self, recipe: Recipe) -> Trial:
+        started = time.perf_counter()
+        try:
+            deviation = self.score(self.preparer(recipe))
+        except UserError as error:
+            return Trial(recipe, None, False, time.perf_counter() - started, str(error).splitlines()[0])
+        before = None if self.best is None else self.best.deviation
+        kept = before is None or deviation.relative < (1 - GAIN) * before.relative
+        return Trial(recipe, deviation, kept, time.perf_counter() - started)
 
 
 def _has_relu6(preparer: Preparer, base: Recipe) -> bool:

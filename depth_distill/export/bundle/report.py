@@ -122,12 +122,13 @@ def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], 
 
 def write_report(folder: Path, report: Report) -> None:
     """Write ``report.html``, which contains its pictures, and ``report.md``, which links to them."""
-    for name, text in (("report.html", _html(folder, report)), ("report.md", _markdown(report))):
+    for name, text in (("report.html", as_html(folder, report)), ("report.md", _markdown(report))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def _html(folder: Path, report: Report) -> str:
+def as_html(folder: Path, report: Report) -> str:
+    """One page that contains its pictures, which lie in ``folder``; all text is escaped."""
     parts = [f"<h1>{html.escape(report.title)}</h1>"]
     parts += [f'<p class="summary">{html.escape(line)}</p>' for line in report.summary]
     if report.warnings:

@@ -1,0 +1,143 @@
+"""An ONNX file in, the same file back, robust: no config, no ground truth, no training.
+
+SOURCE is any ONNX file with one input, a checkpoint of a run, or a config. The passes that are best for this network
+are chosen by trying: each is kept only if the INT8 network then deviates less from FP32, on images that were not
+calibrated on. The file that comes back has the same inputs, outputs, names and opset; where nothing helps, it is the
+untouched one. Beside it are a page with what was done and what to try next (``OUT.html``), the numbers (``OUT.json``)
+and the inputs to calibrate on (``OUT.calibration``).
+
+Images are pictures, resized to the input's size, or ``.npy`` arrays, fed as they are. Networks that take anything but
+three colours need arrays. For a checkpoint, any key of its config can be overridden, as in ``fit``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from depth_distill.commands.options import (
+    CommandParser,
+    add_json,
+    add_recipe,
+    add_target,
+    finite_number,
+    positive_number,
+    whole_number,
+)
+from depth_distill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from depth_distill.data.network_inputs import PixelFormat
+
+EXAMPLE = """
+depth-distill harden model.onnx --images photos --target per-tensor-minmax --out model.hardened.onnx
+depth-distill harden model.onnx --images photos --out robust.onnx --normalize unit --effort full
+"""
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The options."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="an .onnx file, a .ckpt of a run, or a config")
+    parser.add_argument(
+        "--images",
+        dest="image_folder",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of pictures or .npy arrays, as the network sees them in use",
+    )
+    parser.add_argument("--out", dest="onnx_out", type=Path, required=True, metavar="FILE", help="the new .onnx file")
+    add_target(parser)
+    add_recipe(parser, default="auto")
+    parser.add_argument(
+        "--effort",
+        choices=("fast", "full"),
+        help="how much the recipe auto tries: full also reconstructs rounding, which takes minutes (default: fast)",
+    )
+    inputs = parser.add_argument_group("how pictures become the input")
+    inputs.add_argument(
+        "--normalize",
+        choices=("imagenet", "unit", "raw"),
+        help="imagenet: pixel / 255, ImageNet's mean and std; unit: pixel / 255; raw: 0 to 255 (default: imagenet)",
+    )
+    inputs.add_argument("--mean", type=finite_number, nargs=3, metavar="X", help="mean of red, green, blue, in [0, 1]")
+    inputs.add_argument("--std", type=positive_number, nargs=3, metavar="X", help="std of red, green, blue, in [0, 1]")
+    inputs.add_argument("--colour-order", choices=("RGB", "BGR"), help="order of the colours (default: RGB)")
+    inputs.add_argument(
+        "--size",
+        type=whole_number,
+        nargs=2,
+        metavar=("H", "W"),
+        help="height and width of the input, where the file leaves them open",
+    )
+    images = parser.add_argument_group("how many images")
+    images.add_argument(
+        "--calibration-images",
+        dest="calibrate_on",
+        type=whole_number,
+        default=64,
+        metavar="N",
+        help="calibrate on at most this many images",
+    )
+    images.add_argument(
+        "--holdout", type=whole_number, default=16, metavar="N", help="judge on at most this many other images"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="the page (default: OUT.html)")
+    add_json(parser)
+
+
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Harden, write and report."""
+    from depth_distill.atomic import write_json
+    from depth_distill.display.tables import wide_console
+    from depth_distill.export.harden.hardening import HardenOptions, as_json, harden
+    from depth_distill.export.harden.report import advice, table, worst_table, write_results
+    from depth_distill.quantization.recipe import load_recipe
+    from depth_distill.quantization.target.target import load_target
+
+    out: Path = options.onnx_out
+    console = wide_console()
+    found, calibration = harden(
+        HardenOptions(
+            source=options.source,
+            images=options.image_folder,
+            out=out,
+            recipe=load_recipe(options.recipe),
+            effort=options.effort,
+            calibration_images=options.calibrate_on,
+            held_out=options.holdout,
+            pixels=_pixels(options),
+            size=None if options.size is None else tuple(options.size),
+            overrides=overrides,
+        ),
+        load_target(options.target),
+        console,
+    )
+    page = options.report or out.with_suffix(".html")
+    folder = write_results(found, calibration, page)
+    if options.json is not None:
+        write_json(options.json, as_json(found))
+    console.print(table(found))
+    if found.layers:
+        console.print(worst_table(found))
+    for note in found.verdict.notes:
+        console.print(f"note     {note}", soft_wrap=True, highlight=False)
+    for line in advice(found):
+        console.print(f"next     {line}", soft_wrap=True, highlight=False)
+    console.print(f"written  {out}, {page}, {out.with_suffix('.json')}, {folder}", soft_wrap=True, highlight=False)
+    console.print(found.sentence, soft_wrap=True, highlight=False, style="bold")
+
+
+def _pixels(options: argparse.Namespace) -> "PixelFormat | None":
+    """What the options say about pixels; None if nothing."""
+    from depth_distill.data.network_inputs import PixelFormat
+
+    if (options.mean is None) != (options.std is None):
+        raise ConfigError("--mean and --std belong together: give both, or neither")
+    if options.mean is not None:
+        if options.normalize is not None:
+            raise ConfigError("--normalize and --mean exclude each other: give one of them")
+        return PixelFormat(tuple(options.mean), tuple(options.std), colour_order=options.colour_order or "RGB")
+    if options.normalize is None and options.colour_order is None:
+        return None
+    return PixelFormat.named(options.normalize or "imagenet", options.colour_order or "RGB")
