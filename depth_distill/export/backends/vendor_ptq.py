@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -18,12 +19,16 @@ from torch import Tensor, nn
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import DataError
 from depth_distill.export.backends.runtime import OnnxNetwork, only_input
+from depth_distill.export.onnx_io.edits import to_opset
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.export.onnx_io.opsets.lowering import version_of
 from depth_distill.quantization.target.target import NpuTarget
 
 _TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
 _FORMATS: dict[str, Any] = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+
+_OLDEST = 13  # opset of its files
 
 
 def vendor_ptq(
@@ -51,13 +56,16 @@ def vendor_ptq(
     """
     reader = _Reader(batches, *only_input(float_onnx))
     formats = _formats(target) if target is not None else dict(_FORMATS, per_channel=per_channel)
+    model = onnx.load(float_onnx)
+    # Older ones have no scale per channel, and it would call Upsample an operator of opset 11.
+    newer = to_opset(model, _OLDEST) if version_of(model) < _OLDEST else float_onnx
     with atomic_path(path) as temporary:
         # It advises a pre-processing step that does nothing for a folded network with static shapes.
         root, level = logging.getLogger(), logging.getLogger().level
         root.setLevel(logging.ERROR)
         try:
             quantize_static(
-                float_onnx,
+                newer,
                 temporary,
                 reader,
                 quant_format=QuantFormat.QDQ,

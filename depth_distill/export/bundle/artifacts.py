@@ -2,11 +2,13 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from torch import fx
 
 from depth_distill.atomic import write_json
@@ -16,10 +18,11 @@ from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.interface.calibration_set import write_calibration_set
 from depth_distill.export.interface.decoders import write_decoders
 from depth_distill.export.onnx_io.encodings import aimet_encodings
-from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.file_spec import OPSET, FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.half import export_half, export_mixed
 from depth_distill.export.onnx_io.metric_onnx import export_with_decoder
+from depth_distill.export.onnx_io.opsets.rewriting import OpsetError
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.quantization.analysis.mixed_precision import mixed_network
 from depth_distill.quantization.interface import INPUT_NAME
@@ -33,6 +36,9 @@ def write_artifacts(
     prepared: Prepared, high_precision_layers: Sequence[str], spec: FileSpec, steps: StepRunner
 ) -> dict[str, str]:
     """Write everything but the manifest and the report.
+
+    What the target's tool chain reads has the opset of the spec, or is refused. A file for hosts or for comparison
+    that this opset cannot express has the oldest one that can.
 
     Args:
         prepared: the network that a recipe prepared.
@@ -53,20 +59,30 @@ def write_artifacts(
     floats = [prepared.fingerprint, spec.opset]
     integers = [*floats, prepared.scales]
     chosen = list(high_precision_layers)
-    kinds: dict[str, tuple[list[Any], Callable[[Path], object]]] = {
-        "float": (floats, lambda path: export_float(prepared.graph, path, spec)),
-        "int8": (integers, lambda path: export_qdq(prepared.quantized, path, spec)),
-        "fp16": (floats, lambda path: export_half(folder / "model.float.onnx", path)),
-        "mixed": ([*integers, chosen], lambda path: export_mixed(_mixed(prepared, chosen), chosen, path, spec)),
+    kinds: dict[str, tuple[list[Any], Callable[[Path, FileSpec], object]]] = {
+        "float": (floats, lambda path, form: export_float(prepared.graph, path, form)),
+        "int8": (integers, lambda path, form: export_qdq(prepared.quantized, path, form)),
+        "fp16": (floats, lambda path, form: export_half(folder / "model.float.onnx", path)),
+        "mixed": ([*integers, chosen], lambda path, form: export_mixed(_mixed(prepared, chosen), chosen, path, form)),
         "metric": (
             [*floats, description],
-            lambda path: export_with_decoder(prepared.graph, codec, outputs, path, spec),
+            lambda path, form: export_with_decoder(prepared.graph, codec, outputs, path, form),
         ),
     }
     written = {kind: f"model.{kind}.onnx" for kind in kinds if kind != "mixed" or chosen}
+    imports_scales = prepared.context.target.scales == "imported"
+    strict = {"float", "fp16"} | ({"int8", "mixed"} if imports_scales else set())
     for kind, name in written.items():
         depends_on, make = kinds[kind]
-        steps.run(f"write {name}", depends_on, partial(_write, make, folder / name), [f"{BUNDLE}/{name}"])
+        newest = spec.opset if kind in strict else max(spec.opset, OPSET)
+        why = steps.run(
+            f"write {name}",
+            depends_on,
+            partial(write_at_oldest, make, folder / name, spec, newest),
+            [f"{BUNDLE}/{name}"],
+        )
+        if why:
+            steps.console.print(f"       [dim]{escape(why)}[/dim]", highlight=False, soft_wrap=True)
     for leftover in set(folder.glob("model.*.onnx")) - {folder / name for name in written.values()}:
         leftover.unlink()
     steps.run(
@@ -89,6 +105,34 @@ def write_artifacts(
     )
     steps.run("write runners", None, lambda: _write_runners(folder), value=False)
     return written
+
+
+def write_at_oldest(make: Callable[[Path, FileSpec], object], path: Path, spec: FileSpec, newest: int) -> str:
+    """Write a file with the opset of the spec, or with the next one that can express it.
+
+    Args:
+        make: writes the file for a spec.
+        path: path of the file.
+        spec: input, outputs and the opset to begin with.
+        newest: newest opset to try.
+
+    Returns:
+        Why the file has a newer opset; empty if it has that of the spec.
+
+    Raises:
+        OpsetError: no opset up to ``newest`` can express the file.
+    """
+    why, opset = "", spec.opset
+    while True:
+        try:
+            make(path, replace(spec, opset=opset))
+        except OpsetError as error:
+            if error.needed > newest:
+                raise
+            opset = max(error.needed, opset + 1)
+            why = f"written with opset {opset}: {error}"
+        else:
+            return why
 
 
 def _mixed(prepared: Prepared, layers: Sequence[str]) -> fx.GraphModule:

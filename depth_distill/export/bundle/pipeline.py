@@ -37,6 +37,8 @@ from depth_distill.export.bundle.verification import split_hash, verify
 from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.onnx_io.encodings import scales
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
+from depth_distill.export.onnx_io.layers import load
+from depth_distill.export.onnx_io.opsets.lowering import version_of
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
 from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Pass, PassReport
@@ -126,7 +128,8 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     folder = work / BUNDLE
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
     verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps)
-    manifest = {"opset": spec.opset, **_manifest(options, target, prepared, written, folder)}
+    opsets = {kind: version_of(load(folder / name)) for kind, name in written.items()}
+    manifest = {"opset": spec.opset, "opsets": opsets, **_manifest(options, target, prepared, written, folder)}
     passes = [
         (each.name, report.summary) for each, report in zip(prepared.recipe.passes, prepared.reports, strict=True)
     ]

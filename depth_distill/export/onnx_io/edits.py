@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper, shape_inference, version_converter
 
 from depth_distill.errors import ConfigError
+from depth_distill.export.onnx_io.opsets.lowering import lower, version_of
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CONVENTION = {  # of a Resize, with ONNX's defaults
@@ -124,24 +125,24 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """Convert a model to another version of the ONNX operator set.
+    """Convert a model to another version of the ONNX operator set, 9 or newer.
 
     Raises:
-        ConfigError: an operator cannot be converted to that version.
+        OpsetError: an older version cannot express an operator.
+        ConfigError: an operator cannot be converted to a newer version.
     """
-    if _opset(model) != opset:
+    found = version_of(model)
+    if opset < found:
+        return lower(model, opset)
+    if opset > found:
         try:
             model = version_converter.convert_version(model, opset)
         except Exception as error:  # the converter's C++ code raises RuntimeError or its own type
             raise ConfigError(f"opset: this network cannot be written with opset {opset}: {error}") from error
-        if opset < 18:  # the converter keeps this attribute, which older operators do not have
-            for node in model.graph.node:
-                for attribute in [each for each in node.attribute if each.name == "noop_with_empty_axes"]:
-                    node.attribute.remove(attribute)
         # Use the oldest IR version that supports this opset: old runtimes reject newer ones.
         model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
-        if _opset(model) != opset:
-            raise ConfigError(f"opset: requested {opset}, but the converter wrote {_opset(model)}")
+        if version_of(model) != opset:
+            raise ConfigError(f"opset: requested {opset}, but the converter wrote {version_of(model)}")
     return model
 
 
@@ -213,7 +214,3 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         each.name: tuple(dim.dim_value for dim in each.type.tensor_type.shape.dim)
         for each in (*graph.input, *graph.output, *graph.value_info)
     }
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from depth_distill.errors import ConfigError
+from depth_distill.export.onnx_io.opsets.changes import OLDEST
 from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.target.target import NpuTarget
 
 OUTPUT_NAME = "codes"
 OPSET = 19  # the newest that all tested tool chains read
-OLDEST_OPSET = 17
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class FileSpec:
     uint8_input: bool = False
 
     def __post_init__(self) -> None:
-        if self.opset < OLDEST_OPSET:
-            raise ConfigError(f"opset: received {self.opset}, expected {OLDEST_OPSET} or newer")
+        if self.opset < OLDEST:
+            raise ConfigError(f"opset: received {self.opset}, expected {OLDEST} or newer")
 
     @classmethod
     def like(
@@ -73,8 +73,8 @@ class FileSpec:
 def opset_for(target: NpuTarget) -> int:
     """The newest opset up to 19, the default, that the target reads.
 
-    For a target that reads only opsets before 17, it is 17, the oldest that can be written; the operator check reports
+    For a target that reads only opsets before 9, it is 9, the oldest that can be written; the operator check reports
     this.
     """
     newest = target.operators.max_opset
-    return OPSET if newest is None else max(OLDEST_OPSET, min(OPSET, newest))
+    return OPSET if newest is None else max(OLDEST, min(OPSET, newest))

@@ -1,6 +1,7 @@
 """The float network as an ONNX file, for tool chains with their own PTQ."""
 
 import logging
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from depth_distill.export.onnx_io.edits import (
     without_unused,
 )
 from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.opsets.lowering import version_of
+from depth_distill.export.onnx_io.written import require_same_as_network
 from depth_distill.quantization.interface import INPUT_NAME
 
 _OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: for 13 it silently writes 18
@@ -37,22 +40,36 @@ def export_float(network: nn.Module, path: Path, spec: FileSpec) -> Path:
         spec: input, outputs and opset.
 
     Raises:
+        OpsetError: the opset cannot express an operator of the network.
+        ConfigError: the number of output names differs from the number of tensors that the network returns, or ONNX
+            Runtime computes something else from the file than the network does.
+    """
+    with atomic_path(path) as temporary:
+        model = with_shapes(to_opset(exported(network, spec), spec.opset))
+        require_same_as_network(model, network, spec, path)
+        onnx.save(model, temporary)
+    return path
+
+
+def exported(network: nn.Module, spec: FileSpec) -> onnx.ModelProto:
+    """The model of a graph from torch's exporter, with the edits that float and QDQ files share.
+
+    Its opset is that of the spec, but not older than 18, the oldest of the exporter: see
+    :func:`~depth_distill.export.onnx_io.edits.to_opset`.
+
+    Raises:
         ConfigError: the number of output names differs from the number of tensors that the network returns.
     """
-    return write_onnx(network, path, spec)
-
-
-def write_onnx(network: nn.Module, path: Path, spec: FileSpec) -> Path:
-    """Write any graph with torch's exporter and the edits that float and QDQ files share."""
     training = network.training
     try:
-        with atomic_path(path) as temporary, warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")  # deprecations within the exporter itself
             logging.getLogger("onnxscript").setLevel(logging.ERROR)
+            file = Path(folder) / "model.onnx"
             torch.onnx.export(
                 network.eval(),
                 (spec.example,),
-                temporary,
+                file,
                 dynamo=True,
                 opset_version=max(spec.opset, _OLDEST_OF_TORCH),
                 input_names=[INPUT_NAME],
@@ -60,20 +77,20 @@ def write_onnx(network: nn.Module, path: Path, spec: FileSpec) -> Path:
                 external_data=False,
                 verbose=False,
             )
-            model = without_traces(onnx.load(temporary))
-            found = [each.name for each in model.graph.output]
-            if found != list(spec.output_names):
-                raise ConfigError(
-                    f"output_names: received {', '.join(spec.output_names)}, but the network returns {len(found)} "
-                    "tensors"
-                )
-            model = name_by_layer(model, _layers(network), network.state_dict())
-            if spec.uint8_input:
-                model = take_uint8(model, INPUT_NAME)
-            onnx.save(with_shapes(without_unused(to_opset(resize_by_scales(model), spec.opset))), temporary)
+            model = without_traces(onnx.load(file))
     finally:
         network.train(training)
-    return path
+    found = [each.name for each in model.graph.output]
+    if found != list(spec.output_names):
+        raise ConfigError(
+            f"output_names: received {', '.join(spec.output_names)}, but the network returns {len(found)} tensors"
+        )
+    model = name_by_layer(model, _layers(network), network.state_dict())
+    if spec.uint8_input:
+        model = take_uint8(model, INPUT_NAME)
+    model = resize_by_scales(model)
+    # Torch's exporter does not convert every operator to a newer opset.
+    return with_shapes(without_unused(to_opset(model, max(spec.opset, version_of(model)))))
 
 
 def _layers(network: nn.Module) -> set[str]:

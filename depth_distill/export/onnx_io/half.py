@@ -16,7 +16,7 @@ from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.onnx_graph import QDQ_OPERATORS
 from depth_distill.export.onnx_io.qdq import export_qdq
 
-_SETTINGS = {"Resize": 1, "Pad": 1}  # position of the first input that is a setting with a fixed type
+_SETTINGS = {"Resize": 1, "Upsample": 1, "Pad": 1}  # position of the first input that is a setting with a fixed type
 
 
 def export_half(float_onnx: Path, path: Path) -> Path:

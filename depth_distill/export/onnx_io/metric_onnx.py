@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from depth_distill.codecs import HostCodec
 from depth_distill.codecs.arithmetic import StandIn
 from depth_distill.export.onnx_io.file_spec import FileSpec
-from depth_distill.export.onnx_io.float_onnx import write_onnx
+from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.quantization.interface import OutputLayout
 
 METRES = "depth_m"
@@ -34,7 +34,7 @@ def export_with_decoder(network: nn.Module, codec: HostCodec, layout: OutputLayo
     Raises:
         ConfigError: see ``export_float``.
     """
-    return write_onnx(MetricNetwork(network, codec, layout), path, replace(spec, output_names=(METRES,)))
+    return export_float(MetricNetwork(network, codec, layout), path, replace(spec, output_names=(METRES,)))
 
 
 class MetricNetwork(nn.Module):

@@ -11,9 +11,11 @@ from torch import Tensor, fx, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
-from depth_distill.export.onnx_io.edits import without_unused
+from depth_distill.export.onnx_io.edits import to_opset, with_shapes, without_unused
 from depth_distill.export.onnx_io.file_spec import FileSpec
-from depth_distill.export.onnx_io.float_onnx import write_onnx
+from depth_distill.export.onnx_io.float_onnx import exported
+from depth_distill.export.onnx_io.opsets.lowering import version_of
+from depth_distill.export.onnx_io.written import require_same_codes
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import requantize_moves
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
@@ -35,12 +37,17 @@ def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
         spec: input, outputs and opset.
 
     Raises:
+        OpsetError: the opset cannot express it: Q/DQ pairs need opset 10, and one scale per channel 13.
         ConfigError: a quantizer has no range or another format than 8 bits, or see ``export_float``.
     """
     with atomic_path(path) as temporary:
-        write_onnx(with_constants(quantized), temporary, spec)
-        model = quantize_biases(store_integer_weights(onnx.load(temporary)))
-        onnx.save(read_codes(model) if spec.uint8_input else model, temporary)
+        model = quantize_biases(store_integer_weights(exported(with_constants(quantized), spec)))
+        model = read_codes(model) if spec.uint8_input else model
+        older = to_opset(model, spec.opset)
+        if version_of(older) != version_of(model):
+            older = with_shapes(older)
+            require_same_codes(older, model, spec, path)
+        onnx.save(older, temporary)
     return path
 
 

@@ -45,3 +45,16 @@ def test_per_channel_gives_each_output_channel_a_scale(float_file, tmp_path):
     vendor_ptq(float_file[1], [smooth_images(2, SIZE)], tmp_path / "vendor.onnx", per_channel=True)
     model = onnx.load(tmp_path / "vendor.onnx")
     assert (4,) in {tuple(each.dims) for each in model.graph.initializer if each.name.endswith("_scale")}
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_a_float_file_with_an_old_opset_gives_the_same(opset, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU6(), nn.Upsample(scale_factor=2), nn.Sigmoid())
+    found = []
+    for version in (opset, 19):
+        spec = FileSpec.like(torch.zeros(1, 3, *SIZE), opset=version)
+        path = export_float(network, tmp_path / f"{version}.onnx", spec)
+        vendor_ptq(path, [smooth_images(2, SIZE)], tmp_path / f"{version}.int8.onnx")
+        found.append(OnnxNetwork(tmp_path / f"{version}.int8.onnx", False, 1)(smooth_images(2, SIZE)))
+    assert torch.equal(*found)

@@ -13,6 +13,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import resize_by_scales, to_opset, with_shapes
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.export.onnx_io.opsets.rewriting import OpsetError
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.quantization.graph.trace import trace
 from tests.export.networks import calibrated, smooth_images
@@ -100,7 +101,7 @@ def test_the_quantized_file_names_the_same_layers(net, tmp_path):
     assert of_float.items() <= of_quantized.items()
 
 
-@pytest.mark.parametrize("opset", [17, 18, 19, 20])
+@pytest.mark.parametrize("opset", [9, 10, 11, 13, 17, 18, 20, 21])
 def test_the_opset_is_what_was_asked_for(net, opset, tmp_path):
     image = smooth_images(1, SIZE)
     model = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(image, opset=opset)))
@@ -112,22 +113,30 @@ def test_the_opset_is_what_was_asked_for(net, opset, tmp_path):
     np.testing.assert_allclose(run(model, image.numpy()), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_quantized_file_goes_down_to_17_too(net, tmp_path):
+def test_a_quantized_file_goes_down_to_10_too(net, tmp_path):
     image = smooth_images(1, SIZE)
     quantized = calibrated(net, "per-tensor-minmax", [image])
     files = [
         onnx.load(export_qdq(quantized, tmp_path / f"{opset}.onnx", FileSpec.like(image, opset=opset)))
-        for opset in (17, 19)
+        for opset in (10, 19)
     ]
-    assert [each.opset_import[0].version for each in files] == [17, 19]
+    assert [each.opset_import[0].version for each in files] == [10, 19]
     np.testing.assert_array_equal(*(run(each, image.numpy()) for each in files))
+    with pytest.raises(OpsetError, match="opset 9 has no QuantizeLinear, it needs 10") as caught:
+        export_qdq(quantized, tmp_path / "9.onnx", FileSpec.like(image, opset=9))
+    assert caught.value.needed == 10
+    assert not (tmp_path / "9.onnx").exists()
 
 
-def test_an_opset_without_an_operator_of_the_network_is_refused(net, tmp_path):
+def test_names_of_layers_stay_in_an_older_opset(net, tmp_path):
     model = onnx.load(export_float(net, tmp_path / "f.onnx", FileSpec.like(torch.zeros(1, 3, *SIZE), opset=20)))
-    assert "Gelu" in {node.op_type for node in model.graph.node}
-    with pytest.raises(ConfigError, match="cannot be written with opset 17"):
-        to_opset(model, 17)
+    older = to_opset(model, 9)
+    names = [node.name for node in model.graph.node]
+    assert [node.name for node in older.graph.node if node.name in names] == names
+    assert {"Gelu", "Resize"} <= {node.op_type for node in model.graph.node}
+    assert {"Erf", "Upsample"} <= {node.op_type for node in older.graph.node}
+    assert older.ir_version == 4
+    assert to_opset(to_opset(model, 17), 18).opset_import[0].version == 18
 
 
 def test_every_shape_is_known(net, tmp_path):

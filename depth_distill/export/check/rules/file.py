@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import onnx
 
 from depth_distill.export.check.rules.finding import Finding, Findings
-from depth_distill.export.onnx_io.file_spec import OLDEST_OPSET
 from depth_distill.export.onnx_io.onnx_graph import QDQ_OPERATORS, OnnxGraph, attributes, is_of_onnx
+from depth_distill.export.onnx_io.opsets.changes import OLDEST
 
 _CONTROL_FLOW = ("If", "Loop", "Scan")
 _PAIR = "Q/DQ"
@@ -27,8 +27,8 @@ def _opset(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
     if newest is not None and graph.opset > newest:
         yield findings.violation(
             "the file", "operators.max_opset", f"opset {graph.opset}, at most {newest}",
-            f"export it with --max-opset {newest}" if newest >= OLDEST_OPSET
-            else f"this package writes {OLDEST_OPSET} or newer: try onnx.version_converter",
+            f"export it with --max-opset {newest}" if newest >= OLDEST
+            else f"this package writes {OLDEST} or newer: try onnx.version_converter",
         )  # fmt: skip
 
 
