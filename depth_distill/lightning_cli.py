@@ -33,6 +33,7 @@ from depth_distill.callbacks import (
 from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.display.tables import metric_table
 from depth_distill.errors import ConfigError
+from depth_distill.loading import imported  # noqa: F401 - makes ImportedNetwork known to configs
 from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.shipped_configs import with_config_files
 from depth_distill.tasks import DepthTask  # noqa: F401

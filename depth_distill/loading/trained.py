@@ -198,10 +198,8 @@ def resolved_config(config: Path, overrides: Sequence[str] = ()) -> dict[str, An
     Raises:
         ConfigError: see :func:`load_run`.
     """
-    parser = _parser()
-    values = _parse(parser, config, overrides)
-    content: dict[str, Any] = yaml.safe_load(parser.dump(values, skip_none=False, skip_validation=True))
-    return {"data": content["data"], "network": content["model"]["init_args"]["network"]}
+    values = _parse(_parser(), config, overrides)
+    return {"data": _plain(values["data"]), "network": _plain(values[_NETWORK])}
 
 
 def config_of(checkpoint: Path, config: Path | None = None) -> Path:
@@ -325,6 +323,17 @@ def _read(config: Path) -> dict[str, Any]:
         raise ConfigError(f"{config} does not exist: give the config of a run") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _plain(value: Any) -> Any:
+    """Parsed values as YAML can hold them."""
+    if isinstance(value, Namespace):
+        return {key: _plain(each) for key, each in vars(value).items()}
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _mapping(value: Any) -> dict[str, Any]:
