@@ -9,7 +9,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.models.checkpoints import load_encoder_decoder
 from depth_distill.models.code_network import CodeNetwork
 from depth_distill.models.codecs import DepthCodec
-from depth_distill.models.decoder import Activation, Norm, UNetDecoder
+from depth_distill.models.decoder import Activation, Norm, Padding, UNetDecoder
 from depth_distill.models.encoder import build_encoder, feature_channels, feature_strides
 from depth_distill.models.heads import HeadFactory, SingleHead
 from depth_distill.types import DepthRange
@@ -27,6 +27,7 @@ class DepthNet(CodeNetwork):
         decoder_channels: output channels of the decoder's stages, deep to shallow.
         activation: activation of the decoder.
         norm: normalization of the decoder.
+        padding: padding of the decoder.
         depth_range: nearest and farthest depth, spanned by the codes.
         head: factory of the head; by default ``SingleHead``.
         start_from: initialize encoder and decoder from this checkpoint of a run with any head; the head is not loaded.
@@ -44,6 +45,7 @@ class DepthNet(CodeNetwork):
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         activation: Activation = "relu",
         norm: Norm = "batch",
+        padding: Padding = "zeros",
         depth_range: DepthRange = DepthRange(0.5, 15.0),  # noqa: B008 - frozen
         head: HeadFactory = SingleHead,
         start_from: Path | None = None,
@@ -55,7 +57,8 @@ class DepthNet(CodeNetwork):
         self.encoder = build_encoder(encoder, pretrained, weights)
         strides = feature_strides(self.encoder)
         self.stride = strides[-1]
-        self.decoder = UNetDecoder(feature_channels(self.encoder), strides, decoder_channels, activation, norm)
+        channels = feature_channels(self.encoder)
+        self.decoder = UNetDecoder(channels, strides, decoder_channels, activation, norm, padding)
         self.head = head(self.decoder.out_channels, depth_range)
         if start_from is not None:
             load_encoder_decoder(self, start_from)

@@ -45,6 +45,21 @@ def test_the_user_s_network_has_14_million_parameters():
     assert sum(p.numel() for p in DepthNet("resnet18").parameters()) == pytest.approx(14.3e6, rel=0.01)
 
 
+def test_reflecting_padding_is_in_the_decoder_and_its_weights_are_those_of_zeros():
+    torch.manual_seed(0)
+    zeros, reflect = (DepthNet("test_resnet", decoder_channels=(8,) * 5, padding=each) for each in ("zeros", "reflect"))
+    reflect.load_state_dict(zeros.state_dict())
+    modes = {each.padding_mode for each in reflect.decoder.modules() if isinstance(each, nn.Conv2d)}
+    assert modes == {"reflect"}
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        one, other = (each.eval()(image) for each in (zeros, reflect))
+    assert one.shape == other.shape
+    assert not torch.equal(one, other)
+    with pytest.raises(ConfigError, match="decoder padding must be one of zeros, reflect, got 'mirror'"):
+        DepthNet("test_resnet", decoder_channels=(8,) * 5, padding="mirror")
+
+
 def test_elu_without_norm_has_neither_relu_nor_batch_norm_in_the_decoder():
     kinds = {type(module) for module in DepthNet(activation="elu", norm="none").decoder.modules()}
     assert nn.ELU in kinds
