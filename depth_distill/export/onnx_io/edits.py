@@ -20,6 +20,7 @@ _CONVENTION = {  # of a Resize, with ONNX's defaults
     "nearest_mode": b"round_prefer_floor",
 }
 _ASYMMETRIC = (b"nearest", b"asymmetric", b"floor")
+_ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow")
 # With an integer factor f, the centre of pixel i maps to (i + 0.5) / f - 0.5, which is never half-way between two.
 _SAME_PIXELS = [
     (b"nearest", coordinates, rounding)
@@ -121,6 +122,30 @@ def resize_by_scales(model: onnx.ModelProto) -> onnx.ModelProto:
             node.attribute.extend(kept)
             for key, value in zip(_CONVENTION, _ASYMMETRIC, strict=True):
                 node.attribute.append(onnx.helper.make_attribute(key, value))
+    return without_unused(model)
+
+
+def constants_of_four_axes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give the constant operand of an elementwise operator on images four axes, because some NPUs broadcast no others.
+
+    A scalar becomes ``(1, 1, 1, 1)``, and ``(C, 1, 1)`` becomes ``(1, C, 1, 1)``: the numbers stay.
+    """
+    model = with_shapes(model)
+    shapes, graph = _shapes(model), model.graph
+    stored = {each.name: each for each in graph.initializer}
+    made: dict[str, str] = {}
+    for node in graph.node:
+        if node.op_type not in _ELEMENTWISE or not any(len(shapes.get(name, ())) == 4 for name in node.input):
+            continue
+        for position, name in enumerate(node.input):
+            if name not in stored or len(stored[name].dims) >= 4:
+                continue
+            if name not in made:
+                made[name] = f"{name}.4d"
+                values = numpy_helper.to_array(stored[name])
+                shape = (1,) * (4 - values.ndim) + values.shape
+                graph.initializer.append(numpy_helper.from_array(values.reshape(shape), made[name]))
+            node.input[position] = made[name]
     return without_unused(model)
 
 

@@ -12,6 +12,7 @@ from torch import fx, nn
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import (
+    constants_of_four_axes,
     name_by_layer,
     resize_by_scales,
     take_uint8,
@@ -88,7 +89,7 @@ def exported(network: nn.Module, spec: FileSpec) -> onnx.ModelProto:
     model = name_by_layer(model, _layers(network), network.state_dict())
     if spec.uint8_input:
         model = take_uint8(model, INPUT_NAME)
-    model = resize_by_scales(model)
+    model = constants_of_four_axes(resize_by_scales(model))
     # Torch's exporter does not convert every operator to a newer opset.
     return with_shapes(without_unused(to_opset(model, max(spec.opset, version_of(model)))))
 

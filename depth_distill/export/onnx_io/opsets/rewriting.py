@@ -124,8 +124,10 @@ class Parts:
         return [*self.nodes, last]
 
     def number(self, role: str, value: float) -> str:
-        """A scalar of the type of the node's input."""
-        return self._at.store(self._node, role, np.array(value, self._at.dtype(self._node.input[0])))
+        """One value of the type and rank of the node's input: some tool chains refuse constants of another rank."""
+        x = self._node.input[0]
+        shape = (1,) * len(self._at.shape(x))
+        return self._at.store(self._node, role, np.full(shape, value, self._at.dtype(x)))
 
 
 def changed(
