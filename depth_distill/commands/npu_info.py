@@ -69,6 +69,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
         check = check_onnx(file, target)
     console.print(check.table(f"{options.check or options.config} for {target.name}"))
+    if check.recipe_line:
+        console.print(check.recipe_line, soft_wrap=True, highlight=False, markup=False)
     if options.json is not None:
         write_json(options.json, {"ok": check.ok, "findings": [vars(finding) for finding in check.findings]})
     return int(not check.ok or (options.strict and bool(check.findings)))

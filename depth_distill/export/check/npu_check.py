@@ -13,6 +13,7 @@ from depth_distill.export.check.rules.file import check_file
 from depth_distill.export.check.rules.finding import Finding, Findings
 from depth_distill.export.check.rules.formats import check_formats
 from depth_distill.export.check.rules.operators import check_operator
+from depth_distill.export.check.ways_out import recipe_line, way_out
 from depth_distill.export.onnx_io.layers import load
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, is_of_onnx
 from depth_distill.quantization.target.target import NpuTarget
@@ -44,6 +45,13 @@ class OpCheck:
         )
         return table
 
+    @property
+    def recipe_line(self) -> str:
+        """Which recipe repairs how many of the violations; empty if there is none that one could repair."""
+        violations = [each for each in self.findings if each.severity == "violation"]
+        passes = [each.pass_ for each in violations if each.pass_]
+        return recipe_line(passes, len(violations)) if passes else ""
+
 
 def check_onnx(model: Path | onnx.ModelProto, target: NpuTarget) -> OpCheck:
     """Check every operator of a file; Q/DQ pairs are treated as formats of tensors, not as operators.
@@ -61,7 +69,8 @@ def check_onnx(model: Path | onnx.ModelProto, target: NpuTarget) -> OpCheck:
             onnx.checker.check_model(model)
         except onnx.checker.ValidationError as error:
             raise ConfigError(f"{path} is not a valid ONNX model: {error}") from error
-    graph, findings = OnnxGraph(model), Findings(target)
+    graph = OnnxGraph(model)
+    findings = Findings(target, lambda node, rule: way_out(node, rule, graph))
     operators = list(graph.operators())
     found = [
         *check_file(graph, findings),

@@ -64,7 +64,8 @@ def write_profile(
             word = value if value == "unconfirmed" else f'"{value}"'  # YAML 1.1 reads a bare yes as a boolean
             edits.append((node.start_mark.index, node.end_mark.index, word))
             changes.append(f"capabilities.{name}: {old} -> {value}")
-    added = [op for op in dict.fromkeys(forbidden) if op not in target.operators.forbidden]
+    # What an allow list does not name is refused as it is; forbidden is stronger than the list.
+    added = [op for op in dict.fromkeys(forbidden) if target.operators.takes(op)]
     if added:
         edits.append(_forbid(text, _child(root, "operators"), added))
         changes.append(f"operators.forbidden: + {', '.join(added)}")

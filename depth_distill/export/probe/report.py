@@ -30,7 +30,9 @@ class ProbeReport:
         if result.op is not None and not _is_of_onnx(result.op):
             return "-"
         if result.op is not None:
-            return "forbidden" if result.op in self.target.operators.forbidden else "allowed"
+            if result.op in self.target.operators.forbidden:
+                return "forbidden"
+            return "allowed" if self.target.operators.takes(result.op) else "not listed"
         return str(getattr(self.target.capabilities, result.name, f"scales: {self.target.scales}"))
 
     def profile_claims(self, result: ProbeResult) -> bool:
@@ -45,7 +47,7 @@ class ProbeReport:
     @property
     def understated(self) -> list[ProbeResult]:
         """Results that the profile rules out, but that are confirmed."""
-        refused = ("no", "forbidden")
+        refused = ("no", "forbidden", "not listed")
         return [each for each in self.results if each.verdict == "confirmed" and self.profile_value(each) in refused]
 
     def capabilities(self) -> dict[str, Support]:

@@ -1,6 +1,7 @@
 """NPU profiles: the capabilities of a chip and its tool chain, as self-validating data."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import yaml  # type: ignore[import-untyped]
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.operators import OperatorLimits, OperatorRules
 from depth_distill.quantization.target.validated import FieldError, ValidatedDataclass, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder
 from depth_distill.suggestions import did_you_mean
@@ -20,7 +22,6 @@ CalibratorName = Literal["minmax", "moving_average", "percentile", "mse"]
 ActivationName = Literal[
     "relu", "relu6", "clip", "leaky_relu", "prelu", "elu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "gelu"
 ]
-Factors = Literal["any", "powers_of_two"]
 
 _BITS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
 _GRANULARITY = "activations.granularity"
@@ -69,53 +70,6 @@ class Capabilities(ValidatedDataclass):
 
 
 @dataclass(frozen=True)
-class ConvRules(ValidatedDataclass):
-    """Limits of a (transposed) convolution; None means no limit."""
-
-    max_window: int | None = None
-    max_dilation: int | None = None
-    strides: Factors = "any"
-
-
-@dataclass(frozen=True)
-class UpsampleRules(ValidatedDataclass):
-    """Limits of Resize."""
-
-    factors: Factors = "any"
-
-
-@dataclass(frozen=True)
-class ArgMaxRules(ValidatedDataclass):
-    """Limits of ArgMax."""
-
-    axes: tuple[int, ...]
-    max_channels: int
-
-
-@dataclass(frozen=True)
-class OperatorRules(ValidatedDataclass):
-    """ONNX operators and attributes that the tool chain accepts; None means no limit."""
-
-    forbidden: tuple[str, ...] = ()
-    """ONNX operator types that the tool chain rejects."""
-    conv: ConvRules = ConvRules()
-    transposed_conv: ConvRules = ConvRules()
-    upsample: UpsampleRules = UpsampleRules()
-    slice_multiple: int = 1
-    """Bounds of Slice and Split must be multiples of this."""
-    concat_axes: tuple[int, ...] | None = None
-    argmax: ArgMaxRules | None = None
-    cast_to: tuple[str, ...] | None = None
-    """NumPy names of the types that Cast may cast to."""
-    elementwise_constant: Literal["any", "per_channel"] = "any"
-    """Allowed constant operands of elementwise operators; ``per_channel`` allows ``(1, C, 1, 1)`` only."""
-    max_opset: int | None = None
-    """Newest version of ONNX's operator set that the tool chain reads."""
-    domains: tuple[str, ...] = ()
-    """Domains other than ONNX's own whose operators the tool chain reads."""
-
-
-@dataclass(frozen=True)
 class NpuTarget(ValidatedDataclass):
     """An NPU together with its tool chain.
 
@@ -160,8 +114,12 @@ class NpuTarget(ValidatedDataclass):
             raise FieldError(reason, _GRANULARITY)
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as plain data, without its source file."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "source"}
+        """The profile as plain data, without its source file, and without limits that no operator has."""
+        values = {key: value for key, value in dataclasses.asdict(self).items() if key != "source"}
+        for key in ("supported", "limits"):
+            named: Mapping[str, OperatorLimits] | None = getattr(self.operators, key)
+            values["operators"][key] = None if named is None else {op: each.given() for op, each in named.items()}
+        return values
 
     def line_of(self, key: str) -> str:
         """``file:line: key: value`` of a dotted key, to show which line of a profile forbids something.
@@ -171,9 +129,10 @@ class NpuTarget(ValidatedDataclass):
         """
         if self.source is None:
             raise ConfigError(f"target {self.name} was not read from a file, so {key} has no line")
-        value = self
+        value: Any = self
         for part in key.split("."):
-            value = getattr(value, part)
+            value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+        value = ", ".join(value) if isinstance(value, Mapping) else value
         return f"{self.source}:{_line(self.source, key)}: {key}: {value}"
 
 
@@ -226,7 +185,8 @@ def _line(path: Path, key: str) -> int:
     for part in key.split("."):
         if not isinstance(node, yaml.MappingNode):
             break
-        found = [pair for pair in node.value if pair[0].value == part]
+        # Operators with the same limits share a key.
+        found = [pair for pair in node.value if part in map(str.strip, pair[0].value.split(","))]
         if not found:
             break
         line, node = found[0][0].start_mark.line + 1, found[0][1]

@@ -25,9 +25,17 @@ class FieldError(ConfigError):
 class ValidatedDataclass:
     """Base of frozen dataclasses whose fields are literals, numbers, strings, tuples of these, or nested instances.
 
+    A field may also be a mapping from names to nested instances; in YAML, names with equal values may share a key,
+    separated by commas, and a name without a value has an instance of defaults.
+
     Raises:
         FieldError: a field does not fit its annotation; the message names it and the nearest valid value.
     """
+
+    @classmethod
+    def moved(cls, name: str) -> str | None:
+        """What to write instead of a key that older files have; None if it was never one."""
+        return None
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -53,9 +61,11 @@ def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
     for name, value in values.items():
         place = f"{key}.{name}" if key else str(name)
         if name not in hints:
-            raise FieldError(f"unknown key; {did_you_mean(str(name), hints)}", place)
-        nested = _validated_in(hints[name])
-        if nested is not None and value is not None:
+            raise FieldError(cls.moved(str(name)) or f"unknown key; {did_you_mean(str(name), hints)}", place)
+        nested, of_mapping = _validated_in(hints[name]), _validated_in_mapping(hints[name])
+        if of_mapping is not None and value is not None:
+            value = _mapping(of_mapping, value, place)
+        elif nested is not None and value is not None:
             value = validated_from_mapping(nested, value, place)
         elif isinstance(value, list):
             value = tuple(value)
@@ -68,10 +78,22 @@ def validated_from_mapping(cls: type[R], values: Any, key: str = "") -> R:
         raise FieldError(f"missing key{'s' * (len(missing) > 1)} {', '.join(missing)}", key)
     try:
         return cls(**arguments)
-    except FieldError:
-        raise
+    except FieldError as error:
+        raise FieldError(error.reason, f"{key}.{error.key}" if key else error.key) from error
     except ConfigError as error:
         raise FieldError(str(error), key) from error
+
+
+def _mapping(cls: type[R], values: Any, key: str) -> dict[str, R]:
+    if not isinstance(values, Mapping):
+        raise FieldError(f"received {values!r}, expected a mapping from names to {', '.join(_field_names(cls))}", key)
+    found: dict[str, R] = {}
+    for together, value in values.items():
+        for name in (each.strip() for each in str(together).split(",")):
+            if name in found:
+                raise FieldError(f"{name} stands there twice", f"{key}.{name}")
+            found[name] = validated_from_mapping(cls, {} if value is None else value, f"{key}.{name}")
+    return found
 
 
 def _check(name: str, value: Any, annotation: Any, key: str = "") -> None:
@@ -88,6 +110,9 @@ def _fits(value: Any, annotation: Any) -> bool:
     if origin is tuple:
         item = get_args(annotation)[0]
         return isinstance(value, tuple) and all(_fits(each, item) for each in value)
+    if origin is Mapping:
+        item = get_args(annotation)[1]
+        return isinstance(value, Mapping) and all(_fits(each, item) for each in value.values())
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 1
     if annotation is float:
@@ -106,6 +131,8 @@ def _expected(value: Any, annotation: Any) -> str:
     if origin is tuple:
         wrong = next((each for each in value if not _fits(each, get_args(annotation)[0])), "")
         return "in a list: " + _expected(wrong, get_args(annotation)[0])
+    if origin is Mapping:
+        return "expected a mapping"
     if annotation is int:
         return "expected a whole number of 1 or more"
     if annotation is float:
@@ -119,6 +146,13 @@ def _validated_in(annotation: Any) -> type[ValidatedDataclass] | None:
     """The ValidatedDataclass that ``annotation`` is or contains in a union, if any."""
     choices = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     return next((each for each in choices if isinstance(each, type) and issubclass(each, ValidatedDataclass)), None)
+
+
+def _validated_in_mapping(annotation: Any) -> type[ValidatedDataclass] | None:
+    """The ValidatedDataclass that the values of a mapping are, if ``annotation`` is or contains one."""
+    choices = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    mappings = [each for each in choices if get_origin(each) is Mapping]
+    return _validated_in(get_args(mappings[0])[1]) if mappings else None
 
 
 def _has_default(field: "dataclasses.Field[Any]") -> bool:

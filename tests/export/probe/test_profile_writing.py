@@ -31,15 +31,16 @@ def written(source, capabilities, forbidden=(), remark=REMARK):
 
 
 def test_only_lines_with_new_values_change(tmp_path):
-    lines, found = written(profile(tmp_path), {"int8": "yes", "int16": "yes", "fp16": "no"}, ["Softmax"])
+    lines, found = written(profile(tmp_path), {"int8": "yes", "int16": "yes", "fp16": "no"}, ["Elu", "Softmax"])
     assert lines == [
         f'  int16: "yes"  # probed: {REMARK}',
         f'  fp16: "no"  # probed: {REMARK}',
-        f"  forbidden: [Reshape, Flatten, Softmax]  # probed: {REMARK}",
+        f"  forbidden: [Elu]  # probed: {REMARK}",
     ]
     assert (found.capabilities.int8, found.capabilities.int16, found.capabilities.fp16) == ("yes", "yes", "no")
     assert found.capabilities.asymmetric_activations == "unconfirmed"
-    assert found.operators.forbidden == ("Reshape", "Flatten", "Softmax")
+    assert found.operators.forbidden == ("Elu",)  # Softmax is not in the list of what it takes
+    assert not found.operators.takes("Elu")
 
 
 def test_comments_stay_and_remarks_are_replaced(tmp_path):
@@ -85,18 +86,18 @@ def test_several_values_on_one_line(tmp_path):
         ("operators: {}", "operators: {}", ["operators: {forbidden: [Relu, Add]}  # probed: R"]),
         (
             "operators: {}",
-            "operators: {slice_multiple: 8}",
-            ["operators: {forbidden: [Relu, Add], slice_multiple: 8}  # probed: R"],
+            "operators: {max_opset: 8}",
+            ["operators: {forbidden: [Relu, Add], max_opset: 8}  # probed: R"],
         ),
-        ("operators: {}", "operators:\n  slice_multiple: 8", ["  forbidden: [Relu, Add]  # probed: R"]),
+        ("operators: {}", "operators:\n  max_opset: 8", ["  forbidden: [Relu, Add]  # probed: R"]),
         (
             "operators: {}",
-            "operators:\n  forbidden: []\n  slice_multiple: 8",
+            "operators:\n  forbidden: []\n  max_opset: 8",
             ["  forbidden: [Relu, Add]  # probed: R"],
         ),
         (
             "operators: {}",
-            "operators:\n  forbidden:\n    - Reshape  # costly\n  slice_multiple: 8",
+            "operators:\n  forbidden:\n    - Reshape  # costly\n  max_opset: 8",
             ["    - Relu  # probed: R", "    - Add  # probed: R"],
         ),
     ],
@@ -106,15 +107,15 @@ def test_forbidden_operators_in_every_style(tmp_path, old, new, expected):
     lines, found = written(source, {}, ["Relu", "Add", "Relu"], "R")
     assert lines == expected
     assert found.operators.forbidden[-2:] == ("Relu", "Add")
-    assert found.operators.slice_multiple == (8 if "slice" in new else 1)
+    assert found.operators.max_opset == (8 if "max_opset" in new else None)
 
 
 def test_windows_line_ends_stay(tmp_path):
     source = profile(tmp_path)
     source.write_bytes(source.read_bytes().replace(b"\n", b"\r\n"))
-    write_profile(load_target(source), tmp_path / "new.yaml", {"int16": "yes"}, ["Softmax"], REMARK)
+    write_profile(load_target(source), tmp_path / "new.yaml", {"int16": "yes"}, ["Elu"], REMARK)
     text = (tmp_path / "new.yaml").read_bytes()
-    assert text.count(b"\n") == text.count(b"\r\n") == source.read_bytes().count(b"\r\n")
+    assert text.count(b"\n") == text.count(b"\r\n") == source.read_bytes().count(b"\r\n") + 1  # forbidden
     assert f'  int16: "yes"  # probed: {REMARK}\r\n'.encode() in text
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.operators import OperatorLimits
 from depth_distill.quantization.target.target import NpuTarget, TensorFormat, load_target, target_names
 
 BUILT_IN = Path(__file__).parents[3] / "configs" / "target"
@@ -41,17 +42,29 @@ def test_the_users_npu():
 
 
 def test_the_operator_limits_of_aiware():
-    rules = load_target("aiware-apache6").operators
-    assert (rules.conv.max_window, rules.conv.max_dilation, rules.conv.strides) == (17, 5, "powers_of_two")
-    assert rules.transposed_conv.max_window == 5
-    assert rules.upsample.factors == "powers_of_two"
-    assert rules.forbidden == ("Reshape", "Flatten")
-    assert rules.slice_multiple == 8
-    assert rules.concat_axes == (1, 2, 3)
-    assert rules.argmax is not None
-    assert (rules.argmax.axes, rules.argmax.max_channels) == ((1,), 256)
-    assert rules.cast_to == ("float32",)
-    assert rules.elementwise_constant == "per_channel"
+    target = load_target("aiware-apache6")
+    rules = target.operators
+    assert rules.supported is not None
+    assert len(rules.supported) == 61  # of the vendor's list
+    key, limits = rules.limits_of("MaxPool")
+    assert key == "operators.supported.MaxPool"
+    assert limits.given() == {"max_window": 17, "max_dilation": 5, "strides": "powers_of_two"}
+    assert target.line_of(f"{key}.max_window").endswith(": operators.supported.MaxPool.max_window: 17")
+    assert rules.limits_of("ConvTranspose")[1].max_window == 5
+    assert rules.limits_of("Relu")[1] == OperatorLimits()
+    assert (rules.takes("Relu"), rules.takes("HardSwish"), rules.max_opset) == (True, False, 11)
+    plain = target.to_dict()["operators"]
+    assert (plain["supported"]["Relu"], plain["supported"]["LpPool"]["p"]) == ({}, (1, 2))
+    assert isinstance(hash(target), int)
+
+
+def test_a_profile_without_a_list_takes_everything(tmp_path):
+    text = 'operators:\n  limits: {"Conv, MaxPool": {max_window: 7}, Slice: {multiple: 8}}\n  forbidden: [Softmax]'
+    target = load_target(edited(tmp_path, "operators: {}", text))
+    rules = target.operators
+    assert (rules.takes("HardSwish"), rules.takes("Softmax")) == (True, False)
+    assert [rules.limits_of(each)[1].max_window for each in ("Conv", "MaxPool", "Slice", "Relu")] == [7, 7, None, None]
+    assert target.line_of("operators.limits.MaxPool.max_window").endswith(":20: operators.limits.MaxPool.max_window: 7")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +85,15 @@ def test_codes_of_a_dtype(dtype, low, high):
         ("alignment: 1", "alignment: 0", r"chip.yaml:16: alignment: received 0, expected a whole number of 1 or more"),
         ("scales: vendor\n", "", r"missing key scales"),
         ("[relu, relu6, clip]", "[relu, rely6]", r"chip.yaml:17: fused_activations: received .* did you mean 'relu6'"),
-        ("operators: {}", "operators: {conv: {max_windw: 3}}", r"conv.max_windw: unknown key; did you mean 'max_w"),
+        ("operators: {}", "operators: {limits: {Conv: {max_windw: 3}}}", r"Conv.max_windw: unknown key"),
+        ("operators: {}", "operators: {limits: {Relu: {max_window: 3}}}", r":19: .*Relu.max_window: Relu has no"),
+        ("operators: {}", "operators: {forbidden: [Sofmax]}", r":19: .*forbidden: ONNX has no .*'Softmax'"),
+        ("operators: {}", "operators: {supported: {Rleu: {}}}", r"operators.supported: .*'Rleu'; did you mean 'Relu'"),
+        ("operators: {}", "operators: {supported: [Relu]}", r"operators.supported: received .*, expected a mapping"),
+        ("operators: {}", "operators: {limits: {'Relu, Relu': {}}}", r"limits.Relu: Relu stands there twice"),
+        ("operators: {}", "operators: {limits: {Relu: }, supported: {Relu: }}", r"limits.Relu: Relu is in"),
+        ("operators: {}", "operators: {conv: {max_window: 3}}", r"conv: is now a limit .*{Conv: {max_w"),
+        ("operators: {}", "operators: {slice_multiple: 8}", r"slice_multiple: is now a limit .*Split"),
         ("operators: {}", "operators: {max_opset: 1.9}", r"operators.max_opset: received 1.9, expected a whole number"),
         ("uint8, symmetric: false", "uint8, symmetric: true", r"chip.yaml:4: activations: symmetric: true contradicts"),
         ("granularity: per_tensor", "granularity: per_channel", r"weights.granularity: .* contradicts capabilities"),

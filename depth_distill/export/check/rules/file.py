@@ -70,7 +70,8 @@ def _other_domains(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
 
 
 def _control_flow(graph: OnnxGraph, findings: Findings) -> Iterator[Finding]:
-    kinds = set(_CONTROL_FLOW).difference(findings.target.operators.forbidden)  # these have their own finding
+    # An operator that the target does not take has its own finding.
+    kinds = {each for each in _CONTROL_FLOW if findings.target.operators.takes(each)}
     for node in graph.operators():
         if node.op_type in kinds and is_of_onnx(node):
             bodies = [value for value in attributes(node).values() if isinstance(value, onnx.GraphProto)]

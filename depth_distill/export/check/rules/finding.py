@@ -1,12 +1,13 @@
 """Findings of a check, with the profile line of the rule that they break."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx
 
-from depth_distill.export.onnx_io.onnx_graph import label, operator_of
+from depth_distill.export.check.ways_out import WayOut
+from depth_distill.export.onnx_io.onnx_graph import is_of_onnx, label, operator_of
 from depth_distill.quantization.target.target import NpuTarget
 
 Severity = Literal["violation", "warning"]
@@ -24,7 +25,8 @@ class Finding:
         op: ONNX operator of the nodes; empty if they have several, or there are none.
         rule: key of the profile, with file and line if the profile was read from a file.
         message: what was found, and what is allowed.
-        remedy: how to fix or avoid it.
+        remedy: how to fix or avoid it; it begins with the pass of a recipe that does so, if there is one.
+        pass_: name of that pass, or empty.
     """
 
     severity: Severity
@@ -33,6 +35,7 @@ class Finding:
     rule: str
     message: str
     remedy: str
+    pass_: str = ""
 
     @property
     def place(self) -> str:
@@ -48,18 +51,28 @@ class Findings:
 
     Args:
         target: the profile.
+        way_out: the pass that repairs a node which breaks a rule, if there is one.
     """
 
-    def __init__(self, target: NpuTarget) -> None:
+    def __init__(
+        self, target: NpuTarget, way_out: Callable[[onnx.NodeProto, str], WayOut | None] = lambda node, rule: None
+    ) -> None:
         self.target = target
+        self.way_out = way_out
 
     def violation(self, place: Place, rule: str, message: str, remedy: str) -> Finding:
         """A finding that the tool chain refuses."""
-        return Finding("violation", *_named(place), self._rule(rule), message, remedy)
+        return self._finding("violation", place, rule, message, remedy)
 
     def warning(self, place: Place, rule: str, message: str, remedy: str) -> Finding:
         """A finding with a cost, or with unknown support."""
-        return Finding("warning", *_named(place), self._rule(rule), message, remedy)
+        return self._finding("warning", place, rule, message, remedy)
+
+    def _finding(self, severity: Severity, place: Place, rule: str, message: str, remedy: str) -> Finding:
+        way = self.way_out(place[0], rule) if not isinstance(place, str) and is_of_onnx(place[0]) else None
+        if way is not None:
+            remedy = f"pass {way.name}{'' if way.is_exact else ', and train behind it'}; or {remedy}"
+        return Finding(severity, *_named(place), self._rule(rule), message, remedy, way.name if way else "")
 
     def capability(self, name: str, place: Place, found: str, instead: str) -> Iterator[Finding]:
         """Nothing if the profile has ``yes``, a violation with the remedy ``instead`` for ``no``, else a warning."""
