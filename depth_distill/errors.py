@@ -18,3 +18,13 @@ class ConfigError(UserError):
 
 class DivergedError(UserError):
     """A run whose numbers are not finite any more."""
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The error of ours that another was raised from; None if there is none.
+
+    Jsonargparse raises an error of its own from ours where it builds what a config names.
+    """
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from depth_distill.errors import UserError
+from depth_distill.errors import user_error_in
 
 USAGE = 2
 """Something that the person can mend; 0 is success, 1 a fault or a verdict."""
@@ -21,7 +21,7 @@ def exit_code(run: Callable[[], int | None]) -> int:
     try:
         return run() or 0
     except ValueError as error:
-        cause = _user_error(error)
+        cause = user_error_in(error)
         if cause is None:
             raise
         from rich.console import Console
@@ -38,10 +38,3 @@ def exit_code(run: Callable[[], int | None]) -> int:
         if isinstance(error.__context__, KeyboardInterrupt):
             return INTERRUPTED
         raise
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """Jsonargparse raises an error of its own from ours where it builds what a config names."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error

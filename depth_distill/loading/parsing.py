@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, user_error_in
 from depth_distill.loading.config_errors import explain
 
 # ${data.root} refers to a key of the file in which it is written, under any subcommand.
@@ -44,8 +44,16 @@ def parse(
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Instantiate the classes of a parsed config."""
+    """Instantiate the classes of a parsed config.
+
+    Raises:
+        UserError: that of a class which cannot be built, in place of the parser's own.
+    """
     # Renamed to instantiate in jsonargparse 4.49, which warns about the old name.
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes
-    built: Namespace = build(config)
+    try:
+        built: Namespace = build(config)
+    except ValueError as error:
+        cause = user_error_in(error)
+        raise (cause or error) from error
     return built
