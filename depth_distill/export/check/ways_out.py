@@ -23,6 +23,20 @@ def _multiplies_its_input(node: onnx.NodeProto, graph: OnnxGraph) -> bool:
     return any(each.op_type == "Mul" and node.input[0] in each.input for each in graph.readers(node.output[0]))
 
 
+def _scales_a_norm(node: onnx.NodeProto, graph: OnnxGraph) -> bool:
+    """Whether a node scales or shifts what was divided by a standard deviation: a norm of an opset that had none."""
+    writers = {name: each for each in graph.nodes for name in each.output}
+    for _ in range(3):  # shift, scale, division
+        if node.op_type == "Div":
+            root = writers.get(node.input[1])
+            return root is not None and root.op_type == "Sqrt"
+        before = [writers[name] for name in node.input if name in writers and name not in graph.constants]
+        if len(before) != 1:
+            return False
+        node = before[0]
+    return False
+
+
 def _has_constant_operand(node: onnx.NodeProto, graph: OnnxGraph) -> bool:
     return any(name in graph.constants for name in node.input[:2])
 
@@ -63,6 +77,7 @@ _WINDOW = _REFUSED | {"max_window", "max_dilation", "strides"}
 _FUSED = _REFUSED | {"fused_activations"}
 WAYS_OUT: Sequence[WayOut] = (
     WayOut("freeze_norms", False, _named("LayerNormalization GroupNormalization InstanceNormalization"), _REFUSED),
+    WayOut("freeze_norms", False, _named("Mul Add"), _REFUSED | {"operands"}, _scales_a_norm),
     WayOut("as_conv2d", True, _named("Gemm Reshape Flatten"), _REFUSED),
     WayOut("as_conv2d", True, _named("MatMul"), _REFUSED, _has_constant_operand),
     WayOut("as_conv2d", True, _named("Conv"), _WINDOW, _is_one_dimensional),

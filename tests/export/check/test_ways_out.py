@@ -4,6 +4,7 @@ import pytest
 
 from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.check.ways_out import recipe_line
+from depth_distill.export.onnx_io.opsets.lowering import lower
 from depth_distill.quantization.target.operators import OperatorLimits
 from tests.export.check.rules.chips import chip, parsed
 
@@ -65,3 +66,9 @@ def test_the_line_at_the_end():
         "passes marked with * change the function: train behind them"
     )
     assert recipe_line(["split_kernels"], 1) == "recipe that repairs 1 of 1: [fold, split_kernels]"
+
+
+def test_a_norm_of_an_opset_without_it_is_recognized():
+    text = f"""{IMAGE} <float[16] w = {{{",".join("1" * 16)}}}> {{ y = LayerNormalization(x, w, w) }}"""
+    check = check_onnx(lower(parsed(text), 11), chip("aiware-apache6"))
+    assert [(each.op, each.pass_) for each in check.findings] == [("Mul", "freeze_norms"), ("Add", "freeze_norms")]
