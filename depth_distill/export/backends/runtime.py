@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from depth_distill.errors import ConfigError
+from depth_distill.export.onnx_io.edits import with_own_zero_points
 from depth_distill.quantization.interface import INPUT_NAME, InputLayout, OutputLayout
 
+_SHARED = "replace the existing tensor"  # of an error where two weights share a zero point
 _DTYPES = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.FLOAT16: torch.float16,
@@ -125,6 +127,8 @@ def session_options(optimize: bool = True, threads: int = 0) -> onnxruntime.Sess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Without it, x64 CPUs that have no VNNI saturate sums of uint8 x int8 products at 16 bits: numbers of that CPU only.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
@@ -144,4 +148,6 @@ def open_session(model: Path | bytes, options: onnxruntime.SessionOptions, title
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class
+        if _SHARED in str(error) and not isinstance(model, bytes):
+            return open_session(with_own_zero_points(onnx.load(model)).SerializeToString(), options, title)
         raise ConfigError(f"ONNX Runtime cannot load {title}: {error}") from error

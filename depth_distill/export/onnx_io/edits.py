@@ -187,6 +187,28 @@ def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def with_own_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which no two stored weights share their zero point.
+
+    Where ONNX Runtime turns int8 weights into uint8 (see ``session_options``), it turns each zero point once for every
+    weight, and fails at the second.
+    """
+    model = copy.deepcopy(model)
+    stored = {each.name: each for each in model.graph.initializer}
+    taken: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in stored:
+            continue
+        name = node.input[2]
+        if name in taken and name in stored:
+            own = copy.deepcopy(stored[name])
+            own.name = f"{node.input[0]}.zero_point"
+            model.graph.initializer.append(own)
+            node.input[2] = own.name
+        taken.add(name)
+    return model
+
+
 def without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without the initializers that no node reads."""
     model = copy.deepcopy(model)

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
-from depth_distill.export.onnx_io.edits import to_opset, with_shapes, without_unused
+from depth_distill.export.onnx_io.edits import to_opset, with_own_zero_points, with_shapes, without_unused
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import exported
 from depth_distill.export.onnx_io.opsets.lowering import version_of
@@ -80,7 +80,7 @@ def store_integer_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         codes = np.clip(np.rint(values / scale) + offset, limits.min, limits.max).astype(zero_point.dtype)
         model.graph.initializer.append(numpy_helper.from_array(codes, node.output[0]))
         model.graph.node.remove(node)
-    return without_unused(model)
+    return with_own_zero_points(without_unused(model))
 
 
 def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
