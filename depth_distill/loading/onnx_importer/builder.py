@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from depth_distill.errors import ConfigError
 from depth_distill.loading.onnx_importer.constants import evaluate
-from depth_distill.loading.onnx_importer.naming import ModulePaths, scope_of, wanted_path
+from depth_distill.loading.onnx_importer.naming import ModulePaths, argument_name, scope_of, wanted_path
 from depth_distill.loading.onnx_importer.nodes import Node, nodes_of
 
 Written = fx.Node | Sequence[fx.Node | None]
@@ -59,8 +59,6 @@ class GraphBuilder:
         """Label of the file's node by path of the module that it became."""
         self.written: dict[str, str] = {}
         """First tensor that this node writes, by path of the module."""
-        self.fixed_batch: str | None = None
-        """The first node that cannot take a larger batch."""
         self._opsets = list(model.opset_import)
         self._paths = ModulePaths(nodes)
         self._stored: dict[str, fx.Node] = {}
@@ -69,7 +67,7 @@ class GraphBuilder:
 
     def add_input(self, name: str, shape: Sequence[int], dtype: torch.dtype, has_batch: bool) -> None:
         """Write a placeholder."""
-        node = self.graph.placeholder(name)
+        node = self.graph.placeholder(argument_name(name))
         larger = [2 * shape[0], *shape[1:]] if has_batch else shape
         empty = [torch.empty(tuple(each), dtype=dtype, device="meta") for each in (shape, larger)]
         self._shaped[node] = (empty[0], empty[1])
@@ -269,8 +267,6 @@ class GraphBuilder:
                 two = run(1)
             except Exception:  # a shape of the file that holds for one batch only
                 two = None
-        if two is None and self.fixed_batch is None and self._node is not None:
-            self.fixed_batch = self._node.label
         self._shaped[created] = (one, two)
         return created
 

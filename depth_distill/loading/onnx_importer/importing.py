@@ -104,7 +104,7 @@ def import_onnx(
         {path: name for path, name in builder.written.items() if path in called},
         {node.name: name for name, node in reversed(builder.tensors.items())},
         deviation,
-        takes_any_batch(graph, inputs) if verify else builder.fixed_batch is None,
+        takes_any_batch(graph, inputs),
         pairs,
         file,
     )

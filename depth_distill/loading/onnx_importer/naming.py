@@ -1,5 +1,6 @@
 """Names of ONNX nodes as paths of modules."""
 
+import keyword
 import re
 from collections.abc import Iterable
 
@@ -68,6 +69,12 @@ def scope_of(node: Node) -> str:
     if "/" in node.name and node.name.strip("/").split("/")[-1].startswith(node.operator):
         return path if path != _operator(node) else ""
     return path.rpartition(".")[0]
+
+
+def argument_name(name: str) -> str:
+    """The name of an input as that of an argument in Python."""
+    valid = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return f"input_{valid}" if not valid.isidentifier() or keyword.iskeyword(valid) else valid
 
 
 def _operator(node: Node) -> str:

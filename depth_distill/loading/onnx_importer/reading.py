@@ -14,6 +14,7 @@ from depth_distill.suggestions import did_you_mean
 
 OPSETS = range(9, 22)
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.FLOAT16: torch.float16,
@@ -64,6 +65,10 @@ def read_model(file: Path) -> onnx.ModelProto:
         raise ConfigError(
             f"{file} uses opset {opset}, expected {OPSETS[0]} to {OPSETS[-1]}: convert it with onnx.version_converter"
         )
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _HALVES and len(tensor.dims) > 1:
+            kind = TensorProto.DataType.Name(tensor.data_type).lower()
+            raise ConfigError(f"{file} holds weights in {kind} ({tensor.name}), expected float: export it in float32")
     return model
 
 

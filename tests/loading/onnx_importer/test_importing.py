@@ -145,3 +145,17 @@ def test_a_module_for_configs(tmp_path):
     image = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(module(image), module.traced()(image))
     assert module(image).shape == (2, 1, 8, 8)
+
+
+def test_half_weights_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds weights in float16 \(w\), expected float"):
+        imported(tmp_path, "y = Conv (x, w)", inputs="float16[1,4,8,8] x", w=np.zeros((4, 4, 1, 1), np.float16))
+
+
+@pytest.mark.parametrize(("name", "argument"), [("0", "input_0"), ("input.1", "input_1"), ("class", "input_class")])
+def test_names_of_inputs_that_are_no_names_in_python(tmp_path, name, argument):
+    model = model_of("y = Relu (x)")
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    found = import_onnx(saved(tmp_path / "network.onnx", model))
+    assert next(iter(found.graph.graph.nodes)).target == argument
+    assert found.inputs[0].name == name

@@ -142,7 +142,7 @@ CASES = {
                                          "pad AvgPool2d mul"),
     "global": ("y = GlobalAveragePool (x)", {}, "AdaptiveAvgPool2d"),
     "global max": ("y = GlobalMaxPool (x)", {}, "AdaptiveMaxPool2d"),
-    "lp pool": ("a = Abs (x) y = LpPool <kernel_shape=[2,2]> (a)", {}, "abs LPPool2d"),
+    "lp pool": ("a = Abs (x) y = LpPool <kernel_shape=[2,2]> (a)", {}, "abs abs LPPool2d"),
     # Reductions
     "mean over space": ("y = ReduceMean <axes=[2,3]> (x)", {}, "mean"),
     "sum over an axis": ("y = ReduceSum <keepdims=0> (x, a)", {"a": ints(-1)}, "sum"),

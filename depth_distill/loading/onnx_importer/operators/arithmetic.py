@@ -98,7 +98,9 @@ def power(node: Node, build: GraphBuilder) -> fx.Node:
     base, exponent = build.operand(node, 0), build.operand(node, 1)
     if not isinstance(base, fx.Node) and not isinstance(exponent, fx.Node):
         base = build.value(node, 0)
-    return build.call(torch.pow, base, exponent)
+    result = build.call(torch.pow, base, exponent)
+    wanted = build.dtype(base) if isinstance(base, fx.Node) else build.dtype(result)
+    return result if build.dtype(result) == wanted else build.method("type", result, wanted)
 
 
 @converts(*_UNARY)

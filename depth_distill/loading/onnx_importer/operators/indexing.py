@@ -57,6 +57,8 @@ def gather(node: Node, build: GraphBuilder) -> fx.Node:
     if places.ndim == 1 and places.size and np.array_equal(places, np.arange(places[0], places[0] + places.size)):
         chosen = slice(int(places[0]), int(places[0]) + places.size)
         return build.call(operator.getitem, source, (*ahead, chosen)) if places.size < shape[axis] else source
+    if shape == (places.size,) and np.array_equal(places.reshape(-1), np.arange(places.size)):
+        return build.reshape(source, places.shape)  # torch's exporter writes a squeeze like that
     stored = build.buffer(f"{node.label}.indices", as_tensor(places))
     if places.ndim == 1:
         return build.call(torch.index_select, source, axis, stored)

@@ -82,6 +82,8 @@ def lp_pool(node: Node, build: GraphBuilder) -> fx.Node:
     """Roots of sums of powers."""
     source = build.value(node)
     power = float(node.attributes.get("p", 2))
+    if set(node.attributes.get("dilations", [1])) != {1} or node.attributes.get("ceil_mode", 0):
+        raise build.refusal(node, "it is dilated or in ceil mode, expected neither")
     if node.operator == "GlobalLpPool":
         axes = tuple(range(2, len(build.shape(source))))
         return build.call(torch.linalg.vector_norm, source, power, axes, True)
@@ -92,7 +94,7 @@ def lp_pool(node: Node, build: GraphBuilder) -> fx.Node:
     stride = tuple(spatial(node, "strides", len(kernel)))
     cls = {1: nn.LPPool1d, 2: nn.LPPool2d}[len(kernel)]
     layer = cls(power, tuple(kernel) if len(kernel) > 1 else kernel[0], stride if len(kernel) > 1 else stride[0])
-    return build.module(layer, source, node)
+    return build.module(layer, build.call(torch.abs, source), node)
 
 
 def _outputs(
