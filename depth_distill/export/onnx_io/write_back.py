@@ -45,12 +45,15 @@ def write_back(imported: ImportedOnnx, graph: fx.GraphModule) -> onnx.ModelProto
     for path, tensor in imported.written.items():
         if isinstance(modules[path], _BatchNorm) and isinstance(changed[path], nn.Identity):
             affine = changed.get(f"{path}{_AFFINE}")
+            source = _source(imported, path)
+            nodes = edit.between(source, tensor, path)
             if affine is None:
-                edit.remove(edit.writer(tensor, path))
+                edit.remove(nodes, source)
             else:
                 assert isinstance(affine, nn.Conv2d)
                 assert affine.bias is not None
-                edit.become_affine(edit.writer(tensor, path), _array(affine.weight), _array(affine.bias))
+                name = f"{imported.layers[path]}{_AFFINE}"
+                edit.become_affine(nodes, source, name, _array(affine.weight), _array(affine.bias))
     return edit.finish()
 
 
@@ -118,18 +121,38 @@ class _Edit:
         place = next(place for place, each in enumerate(self.graph.node) if node.output[0] in each.output)
         self.graph.node.insert(place + 1, added)
 
-    def remove(self, node: onnx.NodeProto) -> None:
-        """Leave out a batch norm: the node before it writes its tensor."""
-        before = self.writer(node.input[0], node.name)
-        before.output[list(before.output).index(node.input[0])] = node.output[0]
-        self.graph.node.remove(node)
+    def between(self, source: str, tensor: str, path: str) -> list[onnx.NodeProto]:
+        """The nodes that make ``tensor`` of ``source``: a batch norm, or arithmetic that was imported as one.
 
-    def become_affine(self, node: onnx.NodeProto, weight: np.ndarray, bias: np.ndarray) -> None:
-        """Turn a batch norm into a depthwise convolution."""
-        name = f"{node.name or node.output[0]}{_AFFINE}"
-        inputs = [node.input[0], self.store(weight, f"{name}.weight"), self.store(bias, f"{name}.bias")]
-        node.CopyFrom(
-            helper.make_node("Conv", inputs, [node.output[0]], name, group=len(weight), kernel_shape=weight.shape[2:])
+        Raises:
+            ConfigError: they lie in a branch of an If.
+        """
+        node = self.writer(tensor, path)
+        if source in node.input:
+            return [node]
+        computed = {name for each in self.graph.node for name in each.output}
+        for name in node.input:
+            if name in computed and (found := self.between(source, name, path)):
+                return [*found, node]
+        return []
+
+    def remove(self, nodes: list[onnx.NodeProto], source: str) -> None:
+        """Leave out a batch norm: the node that writes ``source`` writes its tensor."""
+        before = self.writer(source, nodes[0].name)
+        before.output[list(before.output).index(source)] = nodes[-1].output[0]
+        for node in nodes:
+            self.graph.node.remove(node)
+
+    def become_affine(
+        self, nodes: list[onnx.NodeProto], source: str, name: str, weight: np.ndarray, bias: np.ndarray
+    ) -> None:
+        """Turn a batch norm into a depthwise convolution of ``source``."""
+        inputs = [source, self.store(weight, f"{name}.weight"), self.store(bias, f"{name}.bias")]
+        written = list(nodes[-1].output[:1])
+        for node in nodes[:-1]:
+            self.graph.node.remove(node)
+        nodes[-1].CopyFrom(
+            helper.make_node("Conv", inputs, written, name, group=len(weight), kernel_shape=weight.shape[2:])
         )
 
     def finish(self) -> onnx.ModelProto:
@@ -169,6 +192,12 @@ def _read_in(graph: onnx.GraphProto) -> Iterator[str]:
             if attribute.HasField("g"):
                 yield from _read_in(attribute.g)
     yield from (each.name for each in graph.output)
+
+
+def _source(imported: ImportedOnnx, path: str) -> str:
+    """The tensor of the file that a module reads."""
+    node = next(each for each in imported.graph.graph.nodes if each.op == "call_module" and each.target == path)
+    return imported.tensors[node.all_input_nodes[0].name]
 
 
 def _write_layer(edit: _Edit, path: str, tensor: str, before: nn.Module, after: nn.Module) -> None:

@@ -44,10 +44,9 @@ class GraphBuilder:
     Args:
         file: the file, for messages.
         model: its content, without local functions.
-        nodes: its nodes, with known patterns put together.
     """
 
-    def __init__(self, file: Path, model: onnx.ModelProto, nodes: Sequence[Node]) -> None:
+    def __init__(self, file: Path, model: onnx.ModelProto) -> None:
         self.file = file
         self.opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
         self.root = nn.Module()
@@ -60,7 +59,7 @@ class GraphBuilder:
         self.written: dict[str, str] = {}
         """First tensor that this node writes, by path of the module."""
         self._opsets = list(model.opset_import)
-        self._paths = ModulePaths(nodes)
+        self._paths = ModulePaths([])
         self._stored: dict[str, fx.Node] = {}
         self._shaped: dict[fx.Node, tuple[Any, Any]] = {}
         self._node: Node | None = None
@@ -73,12 +72,36 @@ class GraphBuilder:
         self._shaped[node] = (empty[0], empty[1])
         self.tensors[name] = node
 
+    def without_constants(self, nodes: Sequence[Node]) -> list[Node]:
+        """The nodes that depend on an input or on its shape; the others are computed.
+
+        Raises:
+            ConfigError: a node cannot be computed.
+        """
+        return [node for node in nodes if not self._compute(node)]
+
     def convert(self, nodes: Sequence[Node]) -> None:
-        """Write nodes in order.
+        """Write the nodes of the file in order.
 
         Raises:
             ConfigError: there is no way to write an operator; the message names it, the node and the file.
         """
+        self._paths = ModulePaths(nodes)
+        self._convert(nodes)
+
+    def _compute(self, node: Node) -> bool:
+        """Compute a node that reads constants only."""
+        if node.proto is None or _is_random(node) or any(name and name not in self.constants for name in node.inputs):
+            return False
+        if node.operator == "If":
+            return False
+        try:
+            self.constants |= evaluate(node, self.constants, self._opsets)
+        except ValueError as error:
+            raise self.refusal(node, f"its constants cannot be computed: {error}") from error
+        return True
+
+    def _convert(self, nodes: Sequence[Node]) -> None:
         for node in nodes:
             self._node = node
             if node.operator == "If":
@@ -87,12 +110,7 @@ class GraphBuilder:
             if node.operator in ("Shape", "Size") and node.inputs[0] in self.tensors:
                 self.constants[node.outputs[0]] = self._shape_of(node)
                 continue
-            known = all(not name or name in self.constants for name in node.inputs)
-            if known and node.proto is not None and not _is_random(node):
-                try:
-                    self.constants |= evaluate(node, self.constants, self._opsets)
-                except ValueError as error:
-                    raise self.refusal(node, f"its constants cannot be computed: {error}") from error
+            if self._compute(node):
                 continue
             converter = _CONVERTERS.get(node.operator)
             if converter is None:
@@ -292,7 +310,7 @@ class GraphBuilder:
         chosen = bool(self.constant(node, 0, "condition").item())
         branch: onnx.GraphProto = node.attributes["then_branch" if chosen else "else_branch"]
         self.constants |= {each.name: numpy_helper.to_array(each) for each in branch.initializer}
-        self.convert(nodes_of(branch.node))
+        self._convert(nodes_of(branch.node))
         for outer, inner in zip(node.outputs, branch.output, strict=True):
             if inner.name in self.tensors:
                 self.tensors[outer] = self.tensors[inner.name]

@@ -12,6 +12,7 @@ from torch import fx
 import depth_distill.loading.onnx_importer.operators  # noqa: F401  (registers every operator)
 from depth_distill.errors import ConfigError
 from depth_distill.loading.onnx_importer.builder import GraphBuilder
+from depth_distill.loading.onnx_importer.nodes import nodes_of
 from depth_distill.loading.onnx_importer.patterns import Patterns
 from depth_distill.loading.onnx_importer.reading import OnnxTensor, input_tensors, plain, read_model
 from depth_distill.loading.onnx_importer.verification import takes_any_batch
@@ -81,12 +82,13 @@ def import_onnx(
     model = read_model(file)
     working, pairs = plain(model)
     inputs = input_tensors(file, working, shapes)
-    nodes = Patterns(working.graph).put_together()
-    builder = GraphBuilder(file, working, nodes)
+    names = [each.name for each in working.graph.output]
+    builder = GraphBuilder(file, working)
+    nodes = builder.without_constants(nodes_of(working.graph.node))
+    nodes = Patterns(nodes, builder.constants, names).put_together()
     for each in inputs:
         builder.add_input(each.name, each.shape, each.dtype, bool(each.shape) and each.shape[0] == inputs[0].shape[0])
     builder.convert(nodes)
-    names = [each.name for each in working.graph.output]
     for name in names:
         if name not in builder.tensors and name not in builder.constants:
             raise ConfigError(f"{file}: the output {name!r} is an optional one that cannot be imported")

@@ -1,13 +1,13 @@
 """Groups of nodes that are one layer or activation: exporters write them apart."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from depth_distill.loading.onnx_importer.nodes import Node, nodes_of
+from depth_distill.loading.onnx_importer.nodes import Node
 from depth_distill.loading.onnx_importer.operators.convolutions import FUSED_BIAS
 
 _BIASED = ("Conv", "ConvTranspose", "MatMul")
@@ -27,19 +27,21 @@ class Patterns:
     A pattern is only put together where nothing outside reads what lies inside it.
 
     Args:
-        graph: the graph of the file.
+        nodes: the nodes of the file, in order.
+        constants: the tensors that are known, by name.
+        outputs: names of the outputs of the file.
     """
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.nodes = nodes_of(graph.node)
+    def __init__(self, nodes: Sequence[Node], constants: Mapping[str, np.ndarray], outputs: Iterable[str]) -> None:
+        self.nodes = nodes
+        self._constants = constants
         self._writers = {name: node for node in self.nodes for name in node.outputs if name}
         self._reads = Counter(name for node in self.nodes for name in node.inputs if name)
-        self._reads.update(each.name for each in graph.output)
+        self._reads.update(outputs)
         for node in self.nodes:
             for value in node.attributes.values():
                 if isinstance(value, onnx.GraphProto):  # a branch reads tensors around it
                     self._reads.update(name for inner in value.node for name in inner.input)
-        self._stored = {each.name: each for each in graph.initializer}
 
     def put_together(self) -> list[Node]:
         """The nodes of the file, with every pattern replaced by one node."""
@@ -49,7 +51,7 @@ class Patterns:
             node = self.nodes[position]
             if inside.intersection(node.outputs):
                 continue
-            for find in (_gelu, _hard_swish, _hard_sigmoid, _gated, _bias):
+            for find in (_gelu, _hard_swish, _hard_sigmoid, _gated, _bias, _affine):
                 match = find(node, self)
                 if match is not None and self._is_closed(match):
                     matches[position] = match
@@ -72,11 +74,8 @@ class Patterns:
         return float(value.reshape(())) if value is not None and value.size == 1 else None
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A constant that the file stores; None for any other tensor."""
-        if name in self._stored:
-            return numpy_helper.to_array(self._stored[name])
-        node = self.writer(name, "Constant")
-        return numpy_helper.to_array(node.attributes["value"]) if node and "value" in node.attributes else None
+        """A constant; None for a tensor that the network computes."""
+        return self._constants.get(name)
 
     def with_number(self, node: Node, number: float, tolerance: float = 1e-6) -> str | None:
         """The other operand of a node that has the constant ``number`` as one of its two."""
@@ -85,6 +84,10 @@ class Patterns:
             if found is not None and abs(found - number) <= tolerance * max(1.0, abs(number)):
                 return node.inputs[other]
         return None
+
+    def is_read_once(self, name: str) -> bool:
+        """Whether a single node reads a tensor."""
+        return self._reads[name] == 1
 
     def _is_closed(self, match: _Match) -> bool:
         used: Counter[str] = Counter()
@@ -204,6 +207,62 @@ def _bias(node: Node, patterns: Patterns) -> _Match | None:
             )
             return _Match(merged, (layer.outputs[0],))
     return None
+
+
+def _affine(node: Node, patterns: Patterns) -> _Match | None:
+    """Factors and shifts per channel behind a convolution or a batch norm, as Caffe and TensorFlow write them."""
+    chain: list[Node] = []
+    factor, shift = np.ones(1), np.zeros(1)
+    name = node.outputs[0]
+    while (step := patterns.writer(name, "Add", "Sub", "Mul", "Div")) is not None:
+        constant = patterns.constant(step.inputs[1])
+        source = step.inputs[0]
+        if constant is None and step.operator in ("Add", "Mul"):
+            constant, source = patterns.constant(step.inputs[0]), step.inputs[1]
+        if constant is None or constant.dtype != np.float32 or not _is_per_channel(constant):
+            break
+        value = constant.reshape(-1).astype(np.float64)
+        if {len(value), len(factor), len(shift)} - {1, max(len(value), len(factor), len(shift))}:
+            break
+        # y = factor * step(x) + shift
+        if step.operator in ("Add", "Sub"):
+            shift = shift + factor * (value if step.operator == "Add" else -value)
+        else:
+            factor = factor * (value if step.operator == "Mul" else 1 / value)
+        chain.append(step)
+        name = source
+    before = patterns.writer(name, "Conv", "ConvTranspose", "BatchNormalization") if chain else None
+    channels = _channels(before, patterns) if before is not None else None
+    if before is None or channels is None or max(len(factor), len(shift)) != channels or channels == 1:
+        return None
+    is_norm = before.operator == "BatchNormalization"
+    named = before if is_norm else node
+    attributes = {
+        "factor": np.broadcast_to(factor, channels),
+        "shift": np.broadcast_to(shift, channels),
+        "epsilon": before.attributes.get("epsilon", 1e-5) if is_norm else 0.0,
+    }
+    inputs = before.inputs if is_norm else (name,)
+    inside = [each.outputs[0] for each in chain[1:]] + [name]
+    if not is_norm:
+        inside.pop()
+        if not patterns.is_read_once(name):
+            return None
+    return _Match(Node("ChannelAffine", named.name, inputs, node.outputs, attributes, named.scopes), tuple(inside))
+
+
+def _is_per_channel(constant: np.ndarray) -> bool:
+    """Whether a constant has one value, or the shape ``(C, 1, 1)`` or ``(1, C, 1, 1)``."""
+    return constant.size == 1 or (constant.ndim in (3, 4) and constant.size == constant.shape[-3])
+
+
+def _channels(node: Node, patterns: Patterns) -> int | None:
+    weight = patterns.constant(node.inputs[1])
+    if weight is None or weight.ndim not in (1, 4):  # a vector belongs to a batch norm
+        return None
+    if node.operator == "ConvTranspose":
+        return weight.shape[1] * int(node.attributes.get("group", 1))
+    return len(weight)
 
 
 def _sixth_of(node: Node, patterns: Patterns) -> str | None:

@@ -57,6 +57,18 @@ def test_merged_batch_norms_disappear_and_a_lone_one_becomes_a_convolution(tmp_p
     assert_same(found.model, after)
 
 
+def test_batch_norms_of_caffe_disappear_with_their_scale(tmp_path):
+    body = """
+        a = Conv (x, w) n = BatchNormalization (a, s, b, m, v) f = Mul (n, c) g = Add (f, d) r = Relu (g)
+        [lone] k = BatchNormalization (r, s, b, m, v) l = Mul (k, c) y = Add (l, d)
+    """
+    found = imported(tmp_path, body, w=(4, 4, 3, 3), c=(4, 1, 1), d=(1, 4, 1, 1), **BN)
+    after = write_back(found, equalize(fold(found.graph)).graph_module)
+    assert operators(after) == ["Conv", "Relu", "Conv"]
+    assert after.graph.node[2].name == "lone_affine"
+    assert_same(found.model, after)
+
+
 def test_fold_and_equalize_of_every_kind_of_layer(tmp_path):
     body = """
         a = Conv (x, w) b1 = Add (a, c) r = Relu (b1) t = ConvTranspose (r, wt) n = BatchNormalization (t, s, b, m, v)

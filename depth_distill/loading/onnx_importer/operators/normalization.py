@@ -32,6 +32,23 @@ def batch_norm(node: Node, build: GraphBuilder) -> fx.Node:
     return build.module(layer, source, node)
 
 
+@converts("ChannelAffine")
+def channel_affine(node: Node, build: GraphBuilder) -> fx.Node:
+    """A factor and a shift per channel, on top of the batch norm before them if there is one."""
+    source = build.value(node)
+    factor, shift = node.attributes["factor"], node.attributes["shift"]
+    rank, channels = len(build.shape(source)), len(factor)
+    mean, variance = np.zeros(channels), np.ones(channels)
+    if len(node.inputs) > 1:
+        scale, bias, mean, variance = (build.constant(node, place, "constant") for place in range(1, 5))
+        factor, shift = factor * scale, factor * bias + shift
+    layer = _BATCH_NORMS[rank](channels, node.attributes["epsilon"], device="meta")
+    layer.weight, layer.bias = (as_parameter(each.astype(np.float32)) for each in (factor, shift))
+    layer.running_mean, layer.running_var = (as_tensor(each.astype(np.float32)) for each in (mean, variance))
+    layer.num_batches_tracked = torch.tensor(0)
+    return build.module(layer, source, node)
+
+
 @converts("InstanceNormalization")
 def instance_norm(node: Node, build: GraphBuilder) -> fx.Node:
     """An instance norm with its affine."""
