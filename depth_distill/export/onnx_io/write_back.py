@@ -1,17 +1,17 @@
 """New weights for an imported ONNX file: the same nodes, names, inputs, outputs and opset."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
+from onnx import helper
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from depth_distill.errors import ConfigError
+from depth_distill.export.onnx_io.model_edit import ModelEdit
 from depth_distill.loading.onnx_importer import ImportedOnnx, plain
 
 _AFFINE = "_affine"  # the convolution that ``fold`` makes of a batch norm which no layer precedes
@@ -36,7 +36,7 @@ def write_back(imported: ImportedOnnx, graph: fx.GraphModule) -> onnx.ModelProto
         ConfigError: the structure of ``graph`` is another one; the message names the first layer that differs.
     """
     _check_structure(imported, graph)
-    edit = _Edit(plain(imported.model)[0])
+    edit = ModelEdit(plain(imported.model)[0])
     modules = dict(imported.graph.named_modules())
     for path, tensor in imported.written.items():
         if isinstance(modules[path], _LAYERS):
@@ -46,152 +46,15 @@ def write_back(imported: ImportedOnnx, graph: fx.GraphModule) -> onnx.ModelProto
         if isinstance(modules[path], _BatchNorm) and isinstance(changed[path], nn.Identity):
             affine = changed.get(f"{path}{_AFFINE}")
             source = _source(imported, path)
-            nodes = edit.between(source, tensor, path)
+            nodes = edit.between(source, tensor)
             if affine is None:
                 edit.remove(nodes, source)
             else:
                 assert isinstance(affine, nn.Conv2d)
                 assert affine.bias is not None
                 name = f"{imported.layers[path]}{_AFFINE}"
-                edit.become_affine(nodes, source, name, _array(affine.weight), _array(affine.bias))
+                edit.become_convolution(nodes, source, name, _array(affine.weight), _array(affine.bias))
     return edit.finish()
-
-
-class _Edit:
-    """A model that is being changed in place."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.graph = model.graph
-        self._dead = {node.output[0] for node in self._unread()}  # before any change: these stay
-
-    def writer(self, tensor: str, path: str) -> onnx.NodeProto:
-        """The node that writes a tensor.
-
-        Raises:
-            ConfigError: it lies in a branch of an If.
-        """
-        for node in self.graph.node:
-            if tensor in node.output:
-                return node
-        raise ConfigError(f"{path}: its node lies in a branch of an If, which cannot be written back")
-
-    def value(self, name: str) -> np.ndarray | None:
-        """A stored constant; None for a tensor that is computed."""
-        for tensor in self.graph.initializer:
-            if tensor.name == name:
-                return numpy_helper.to_array(tensor)
-        for node in self.graph.node:
-            if name in node.output and node.op_type == "Constant" and node.attribute[0].name == "value":
-                return numpy_helper.to_array(node.attribute[0].t)
-        return None
-
-    def set_input(self, node: onnx.NodeProto, position: int, value: np.ndarray, role: str) -> None:
-        """Give a node a new constant: in place of the old one where no other node reads that."""
-        old = node.input[position] if len(node.input) > position else ""
-        stored = next((each for each in self.graph.initializer if each.name == old), None)
-        if stored is not None and sum(name == old for name in self._read()) == 1:
-            stored.CopyFrom(numpy_helper.from_array(value.astype(numpy_helper.to_array(stored).dtype), old))
-            return
-        name = self.store(value, self._constant_name(node, role))
-        while len(node.input) <= position:
-            node.input.append("")
-        node.input[position] = name
-
-    def store(self, value: np.ndarray, wanted: str) -> str:
-        """Add an initializer, and return its name."""
-        taken = {name for node in self.graph.node for name in (*node.input, *node.output)}
-        taken |= {each.name for each in (*self.graph.initializer, *self.graph.input)}
-        name, count = wanted, 0
-        while name in taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self.graph.initializer.append(numpy_helper.from_array(value, name))
-        if self.model.ir_version < 4:  # where initializers have to be inputs as well
-            kind = helper.np_dtype_to_tensor_dtype(value.dtype)
-            self.graph.input.append(helper.make_tensor_value_info(name, kind, value.shape))
-        return name
-
-    def add_bias(self, node: onnx.NodeProto, bias: np.ndarray) -> None:
-        """Put an Add behind a MatMul."""
-        written = node.output[0]
-        node.output[0] = f"{written}_product"
-        constant = self.store(bias, self._constant_name(node, "bias"))
-        added = helper.make_node("Add", [node.output[0], constant], [written], f"{node.name or written}_bias")
-        place = next(place for place, each in enumerate(self.graph.node) if node.output[0] in each.output)
-        self.graph.node.insert(place + 1, added)
-
-    def between(self, source: str, tensor: str, path: str) -> list[onnx.NodeProto]:
-        """The nodes that make ``tensor`` of ``source``: a batch norm, or arithmetic that was imported as one.
-
-        Raises:
-            ConfigError: they lie in a branch of an If.
-        """
-        node = self.writer(tensor, path)
-        if source in node.input:
-            return [node]
-        computed = {name for each in self.graph.node for name in each.output}
-        for name in node.input:
-            if name in computed and (found := self.between(source, name, path)):
-                return [*found, node]
-        return []
-
-    def remove(self, nodes: list[onnx.NodeProto], source: str) -> None:
-        """Leave out a batch norm: the node that writes ``source`` writes its tensor."""
-        before = self.writer(source, nodes[0].name)
-        before.output[list(before.output).index(source)] = nodes[-1].output[0]
-        for node in nodes:
-            self.graph.node.remove(node)
-
-    def become_affine(
-        self, nodes: list[onnx.NodeProto], source: str, name: str, weight: np.ndarray, bias: np.ndarray
-    ) -> None:
-        """Turn a batch norm into a depthwise convolution of ``source``."""
-        inputs = [source, self.store(weight, f"{name}.weight"), self.store(bias, f"{name}.bias")]
-        written = list(nodes[-1].output[:1])
-        for node in nodes[:-1]:
-            self.graph.node.remove(node)
-        nodes[-1].CopyFrom(
-            helper.make_node("Conv", inputs, written, name, group=len(weight), kernel_shape=weight.shape[2:])
-        )
-
-    def finish(self) -> onnx.ModelProto:
-        """The model without nodes and initializers that nothing reads any more."""
-        while unread := [node for node in self._unread() if node.output[0] not in self._dead]:
-            for node in unread:
-                self.graph.node.remove(node)
-        read = set(self._read())
-        unused = {each.name for each in self.graph.initializer} - read
-        for owners in (self.graph.initializer, self.graph.input):
-            for each in [each for each in owners if each.name in unused]:
-                owners.remove(each)
-        known = {name for node in self.graph.node for name in node.output} | read
-        for info in [each for each in self.graph.value_info if each.name not in known]:
-            self.graph.value_info.remove(info)
-        return self.model
-
-    def _constant_name(self, node: onnx.NodeProto, role: str) -> str:
-        """``conv1.bias`` beside ``conv1.weight``, otherwise after the node."""
-        if len(node.input) > 1 and node.input[1].endswith(".weight"):
-            return f"{node.input[1].removesuffix('.weight')}.{role}"
-        return f"{node.name or node.output[0]}.{role}"
-
-    def _read(self) -> Iterator[str]:
-        """Every tensor as often as it is read."""
-        yield from _read_in(self.graph)
-
-    def _unread(self) -> list[onnx.NodeProto]:
-        read = set(self._read())
-        return [node for node in self.graph.node if not read.intersection(node.output)]
-
-
-def _read_in(graph: onnx.GraphProto) -> Iterator[str]:
-    for node in graph.node:
-        yield from (name for name in node.input if name)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _read_in(attribute.g)
-    yield from (each.name for each in graph.output)
 
 
 def _source(imported: ImportedOnnx, path: str) -> str:
@@ -200,7 +63,7 @@ def _source(imported: ImportedOnnx, path: str) -> str:
     return imported.tensors[node.all_input_nodes[0].name]
 
 
-def _write_layer(edit: _Edit, path: str, tensor: str, before: nn.Module, after: nn.Module) -> None:
+def _write_layer(edit: ModelEdit, path: str, tensor: str, before: nn.Module, after: nn.Module) -> None:
     """Write weight and bias of a layer where they changed."""
     old, new = _array(before.weight), _array(after.weight)  # type: ignore[arg-type]
     old_bias, new_bias = (None if each.bias is None else _array(each.bias) for each in (before, after))  # type: ignore[arg-type]
@@ -215,9 +78,8 @@ def _write_layer(edit: _Edit, path: str, tensor: str, before: nn.Module, after: 
         return
     if added is not None:
         position = 1 if added.input[0] in node.output else 0
-        constant = edit.value(added.input[position])
-        assert constant is not None
-        edit.set_input(added, position, new_bias.reshape(constant.shape), "bias")
+        shape = edit.shape(added.input[position]) or (-1,) + (1,) * (new.ndim - 2)
+        edit.set_input(added, position, new_bias.reshape(shape), "bias")
     elif node.op_type == "MatMul":
         edit.add_bias(node, new_bias)
     else:
@@ -226,22 +88,19 @@ def _write_layer(edit: _Edit, path: str, tensor: str, before: nn.Module, after: 
             if beta == 0:
                 _set_attribute(node, "beta", 1.0)
             new_bias = new_bias / np.asarray(beta or 1.0, new_bias.dtype)
-            stored = edit.value(node.input[2]) if len(node.input) > 2 else None
-            new_bias = (
-                new_bias.reshape(stored.shape) if stored is not None and stored.size == new_bias.size else new_bias
-            )
+            stored = edit.shape(node.input[2]) if len(node.input) > 2 else None
+            new_bias = new_bias.reshape(stored) if stored and np.prod(stored) == new_bias.size else new_bias
         edit.set_input(node, 2, new_bias, "bias")
 
 
-def _nodes_of_layer(edit: _Edit, path: str, tensor: str) -> tuple[onnx.NodeProto, onnx.NodeProto | None]:
+def _nodes_of_layer(edit: ModelEdit, path: str, tensor: str) -> tuple[onnx.NodeProto, onnx.NodeProto | None]:
     """The node of a layer, and the Add behind it that has its bias, if there is one."""
-    node = edit.writer(tensor, path)
+    node = edit.writer(tensor)
     if node.op_type in _OPERATORS:
         return node, None
     for name in node.input:
-        layer = next((each for each in edit.graph.node if name in each.output and each.op_type in _OPERATORS), None)
-        if layer is not None:
-            return layer, node
+        if edit.is_computed(name) and edit.writer(name).op_type in _OPERATORS:
+            return edit.writer(name), node
     raise ConfigError(f"{path}: no layer of the file writes {tensor!r}")
 
 

@@ -163,19 +163,19 @@ def _strip_pairs(graph: onnx.GraphProto) -> int:
         source[dequantize.output[0]] = quantize.input[0]
     for node in graph.node:
         node.input[:] = [_root(source, name) for name in node.input]
-    for _, dequantize in pairs:
-        if dequantize.output[0] in outputs:  # the name of an output stays
-            dequantize.CopyFrom(
-                onnx.helper.make_node(
-                    "Identity", [_root(source, dequantize.output[0])], list(dequantize.output), name=dequantize.name
-                )
-            )
-        else:
-            graph.node.remove(dequantize)
+    for name in outputs & source.keys():  # the name of an output stays
+        node = written[name]
+        node.CopyFrom(onnx.helper.make_node("Identity", [_root(source, name)], [name], name=node.name))
+    _remove(graph, [place for place, node in enumerate(graph.node) if node.output[0] in source.keys() - outputs])
     read = {name for node in graph.node for name in node.input} | outputs
-    for node in [node for node in graph.node if node.op_type == _QUANTIZE and not read.intersection(node.output)]:
-        graph.node.remove(node)
+    quantizers = [place for place, node in enumerate(graph.node) if node.op_type == _QUANTIZE]
+    _remove(graph, [place for place in quantizers if not read.intersection(graph.node[place].output)])
     return len(pairs)
+
+
+def _remove(graph: onnx.GraphProto, places: Sequence[int]) -> None:
+    for place in reversed(places):
+        del graph.node[place]
 
 
 def _root(source: Mapping[str, str], name: str) -> str:

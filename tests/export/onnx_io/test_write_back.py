@@ -118,6 +118,16 @@ def test_a_weight_that_nodes_compute_becomes_an_initializer(tmp_path):
     assert_same(found.model, after)
 
 
+def test_a_bias_that_nodes_compute_becomes_an_initializer_of_the_add(tmp_path):
+    body = "u = Unsqueeze (c, i) [one] a = Conv (x, w) [add] b1 = Add (a, u) r = Relu (b1) [two] y = Conv (r, w2)"
+    shapes = {"w": (6, 4, 1, 1), "c": (6,), "w2": (2, 6, 1, 1)}
+    found = imported(tmp_path, body, i=np.array([1, 2]), **shapes)
+    after = write_back(found, equalize(found.graph).graph_module)
+    assert operators(after) == ["Conv", "Add", "Relu", "Conv"]
+    assert {each.name for each in after.graph.initializer} == {"w", "add.bias", "w2"}
+    assert_same(found.model, after)
+
+
 def test_another_structure_is_refused_by_name(tmp_path):
     found = imported(tmp_path, "a = Conv (x, w) r = Clip (a, l, h) y = Mul (r, f)", w=(4, 4, 3, 3), f=(4, 1, 1),
                      l=np.float32(0), h=np.float32(6))  # fmt: skip
