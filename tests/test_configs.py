@@ -108,6 +108,17 @@ def test_the_shipped_distillation_runs(tmp_path):
     assert main(["fit", *words, *trial]) == 0
 
 
+def test_the_shipped_surgery_runs(tmp_path):
+    words = ["--config", str(CONFIGS / "distill" / "surgery.yaml"), "--data.image_size", "[32,64]"]
+    words += ["--data.num_workers", "0", "--data.batch_size", "2", "--data.calibration_size", "2"]
+    words += [f"{NETWORK}encoder", "test_resnet", f"{NETWORK}decoder_channels", "[8,8,8,8,8]"]
+    words += ["--model.init_args.features", "[]", "--trainer.accelerator", "cpu"]
+    for split in ("train", "val"):
+        words += [f"--data.{split}.init_args.length", "2", f"--data.{split}.init_args.size", "[32,64]"]
+    trial = ["--trainer.fast_dev_run", "1", "--run_dir", str(tmp_path / "run"), "--panels.every_n_epochs", "0"]
+    assert main(["fit", *words, *trial]) == 0
+
+
 @pytest.mark.parametrize(("teacher", "student"), [("quickstart", "quickstart"), ("teacher/resnet18", "kitchen")])
 def test_a_shipped_student_starts_as_its_teacher(teacher, student):
     configs = [CONFIGS / f"{teacher}.yaml", CONFIGS / "distill" / f"{student}.yaml"]
