@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, fx
 from typing_extensions import override
 
@@ -165,7 +166,12 @@ class FakeQuant(Callback):
         inputs = InputLayout(*(image_size or (network.stride,) * 2), (0.0,) * 3, (1.0,) * 3)
         context = Context(self.target, images, Interface.of_codes(inputs, network.codec.host), progress=True)
         execute = structure_only if calibration is None else exact_only if resumed else run_pass
-        return Preparer(network, context, execute)(self.recipe)
+        prepared = Preparer(network, context, execute)(self.recipe)
+        if images and not resumed:
+            for each, report in zip(self.recipe.passes, prepared.reports, strict=True):
+                if each.needs_training:
+                    rank_zero_info(f"{each.name}: {report.summary}")
+        return prepared
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A student whose activations and padding were replaced: trained, kept, resumed and loaded."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -38,13 +39,17 @@ def modules(graph, *classes):
     return [each for each in graph.modules() if isinstance(each, classes)]
 
 
-def test_the_student_is_cut_and_the_teacher_is_not(tmp_path):
+def test_the_student_is_cut_and_the_teacher_is_not(tmp_path, caplog):
     fitted = task(network=network(), teacher=network(), student_init="teacher", features=[pair("decoder.blocks.?")])
     image = next(iter(datamodule().calibration_dataloader())).image
     with torch.no_grad():
         expected = copy.deepcopy(fitted.teacher).eval().predict_depth(image)
     run = trainer(tmp_path, FakeQuant(recipe=RECIPE), FeatureHooks(), limit_train_batches=1, limit_val_batches=1)
-    run.fit(fitted, datamodule())
+    with caplog.at_level("INFO"):
+        run.fit(fitted, datamodule())
+    assert re.search(
+        r"replace_activations: \d+ activations became ReLU; changes the function: output moved", caplog.text
+    )
     student = fitted.network.graph
     assert not modules(student, nn.ELU, nn.SiLU, nn.Hardswish)
     assert all(each.padding_mode == "zeros" for each in modules(student, nn.Conv2d))
@@ -97,8 +102,8 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
 
     whole, halved, resumed = student(), student(), student()
     trainer(tmp_path, FakeQuant(recipe=RECIPE), FeatureHooks(), epochs=2).fit(whole, datamodule())
+    stopped = trainer(tmp_path, FakeQuant(recipe=RECIPE), FeatureHooks(), StopAfter(tmp_path, 4), epochs=2)
     with pytest.raises(InterruptedError):
-        stopped = trainer(tmp_path, FakeQuant(recipe=RECIPE), FeatureHooks(), StopAfter(tmp_path, 4), epochs=2)
         stopped.fit(halved, datamodule())
     run = trainer(tmp_path, FakeQuant(recipe=RECIPE), FeatureHooks(), epochs=2)
     run.fit(resumed, datamodule(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)

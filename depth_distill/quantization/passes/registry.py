@@ -10,6 +10,7 @@ from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.outputs import Logits, SeparateOutputs
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6
 from depth_distill.quantization.passes.stress import Stress
+from depth_distill.quantization.passes.surgery.as_conv2d import AsConv2d
 from depth_distill.quantization.passes.surgery.freeze_norms import FreezeNorms
 from depth_distill.quantization.passes.surgery.nearest_upsampling import NearestUpsampling
 from depth_distill.quantization.passes.surgery.replace_activations import ReplaceActivations
@@ -25,7 +26,7 @@ PASSES: dict[str, type[Pass]] = {
     for each in (
         Fold,
         ReplaceReLU6, ReplaceActivations, ReplaceGates, FreezeNorms, ZeroPadding,
-        NearestUpsampling, ReplaceTransposedConvs, SplitKernels,
+        NearestUpsampling, ReplaceTransposedConvs, AsConv2d, SplitKernels,
         Equalize, AdaRound, BiasCorrect, BakeRanges,
         Thermometer, Logits, SeparateOutputs, Uint8Input,
         Auto, Stress,
