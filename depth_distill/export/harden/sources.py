@@ -21,6 +21,7 @@ from depth_distill.loading.onnx_importer import ImportedOnnx, OnnxTensor, import
 from depth_distill.loading.trained import LoadedRun, load_network_only
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.passes.fold import fold
 
 CHECKPOINT, CONFIGS = ".ckpt", (".yaml", ".yml")
 _TYPES = (torch.float32, torch.uint8)
@@ -97,13 +98,18 @@ def _of_run(file: Path, run: LoadedRun) -> Source:
         takes_uint8=False,
         pixels=PixelFormat(mean, std),
         batch=8,
-        untouched=lambda path: write(trace(run.network), path),
+        untouched=lambda path: write(fold(trace(run.network)), path),
         write=write,
     )
 
 
 def _of_onnx(file: Path, size: tuple[int, int] | None) -> Source:
-    name, _ = only_input(file)
+    name, dtype = only_input(file)
+    if dtype not in _TYPES:
+        raise ConfigError(
+            f"{file}: the input {name!r} is {str(dtype).removeprefix('torch.')}, expected float32 or uint8: convert "
+            "the file to float32"
+        )
     imported = import_onnx(file, None if size is None else {name: (1, *_channels(file, name), *size)})
     (given,) = imported.inputs
     shape = _sample_shape(file, given)
@@ -134,11 +140,6 @@ def _of_onnx(file: Path, size: tuple[int, int] | None) -> Source:
 
 
 def _sample_shape(file: Path, given: OnnxTensor) -> tuple[int, ...]:
-    if given.dtype not in _TYPES:
-        raise ConfigError(
-            f"{file}: the input {given.name!r} is {str(given.dtype).removeprefix('torch.')}, expected float32 or "
-            "uint8: convert the file to float32"
-        )
     if not given.shape or given.shape[0] != 1:
         raise ConfigError(
             f"{file}: the input {given.name!r} has the shape {list(given.shape)}, expected a batch of 1 or a dynamic "
