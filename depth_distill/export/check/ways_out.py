@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx
 
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, attributes
+from depth_distill.quantization.passes.registry import PASSES
 
 
 def _named(words: str) -> frozenset[str]:
@@ -59,43 +60,45 @@ class WayOut:
 
     Attributes:
         name: name of the pass in a recipe.
-        is_exact: whether it keeps the function of the network; otherwise a training has to follow.
         operators: ONNX operators that it replaces.
         rules: last parts of the rules that it helps with, such as ``supported`` or ``max_window``.
         applies: what else must be true of the node.
     """
 
     name: str
-    is_exact: bool
     operators: frozenset[str]
     rules: frozenset[str]
     applies: Callable[[onnx.NodeProto, OnnxGraph], bool] = _always
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the pass keeps the function of the network; otherwise a training has to follow."""
+        return not PASSES[self.name].changes_function
 
 
 _REFUSED = frozenset({"supported", "forbidden"})
 _WINDOW = _REFUSED | {"max_window", "max_dilation", "strides"}
 _FUSED = _REFUSED | {"fused_activations"}
 WAYS_OUT: Sequence[WayOut] = (
-    WayOut("freeze_norms", False, _named("LayerNormalization GroupNormalization InstanceNormalization"), _REFUSED),
-    WayOut("freeze_norms", False, _named("Mul Add"), _REFUSED | {"operands"}, _scales_a_norm),
-    WayOut("as_conv2d", True, _named("Gemm Reshape Flatten"), _REFUSED),
-    WayOut("as_conv2d", True, _named("MatMul"), _REFUSED, _has_constant_operand),
-    WayOut("as_conv2d", True, _named("Conv"), _WINDOW, _is_one_dimensional),
-    WayOut("split_kernels", True, _named("Conv"), frozenset({"max_window"})),
+    WayOut("freeze_norms", _named("LayerNormalization GroupNormalization InstanceNormalization"), _REFUSED),
+    WayOut("freeze_norms", _named("Mul Add"), _REFUSED | {"operands"}, _scales_a_norm),
+    WayOut("as_conv2d", _named("Gemm Reshape Flatten"), _REFUSED),
+    WayOut("as_conv2d", _named("MatMul"), _REFUSED, _has_constant_operand),
+    WayOut("as_conv2d", _named("Conv"), _WINDOW, _is_one_dimensional),
+    WayOut("split_kernels", _named("Conv"), frozenset({"max_window"})),
     WayOut(
         "replace_gates",
-        False,
         _named("GlobalAveragePool ReduceMean Sigmoid HardSigmoid Mul"),
         _FUSED | {"axes", "operands"},
         _is_gate,
     ),
-    WayOut("replace_activations", False, _named("Elu HardSwish Gelu Erf"), _FUSED),
-    WayOut("replace_activations", False, _named("Sigmoid HardSigmoid"), _FUSED, _multiplies_its_input),
-    WayOut("replace_activations", False, _named("Mul"), frozenset({"fused_activations"})),  # the end of SiLU or GELU
-    WayOut("replace_relu6", False, _named("Clip"), _FUSED),
-    WayOut("zero_padding", False, _named("Pad"), _REFUSED | {"modes", "pads"}),
-    WayOut("replace_transposed_convs", False, _named("ConvTranspose"), _WINDOW),
-    WayOut("nearest_upsampling", False, _named("Resize Upsample"), _REFUSED | {"modes"}, _interpolates),
+    WayOut("replace_activations", _named("Elu HardSwish Gelu Erf"), _FUSED),
+    WayOut("replace_activations", _named("Sigmoid HardSigmoid"), _FUSED, _multiplies_its_input),
+    WayOut("replace_activations", _named("Mul"), frozenset({"fused_activations"})),  # the end of SiLU or GELU
+    WayOut("replace_relu6", _named("Clip"), _FUSED),
+    WayOut("zero_padding", _named("Pad"), _REFUSED | {"modes", "pads"}),
+    WayOut("replace_transposed_convs", _named("ConvTranspose"), _WINDOW),
+    WayOut("nearest_upsampling", _named("Resize Upsample"), _REFUSED | {"modes"}, _interpolates),
 )
 """The passes, in the order of a recipe; of a node, the first that fits."""
 

@@ -44,7 +44,7 @@ class SplitKernels(Surgery):
         return PassResult(changed, changes.report(f"convolutions became sums with windows of at most {window}"))
 
     def _window(self, context: Context) -> int | None:
-        return self.max_window or context.target.operators.conv.max_window
+        return self.max_window or context.target.operators.limits_of("Conv")[1].max_window
 
 
 def split_kernels(graph_module: fx.GraphModule, max_window: int) -> tuple[fx.GraphModule, Changes]:
