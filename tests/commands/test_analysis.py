@@ -9,6 +9,7 @@ from PIL import Image
 from rich.table import Table
 from torch import nn
 
+import depth_distill
 from depth_distill.commands import analysis
 from depth_distill.commands.options import CommandParser, add_analysis
 from depth_distill.errors import ConfigError
@@ -94,3 +95,16 @@ def test_a_report_is_printed_and_written(tmp_path, capsys):
 def test_a_config_that_cannot_be_built_is_the_persons_to_mend(prepare, capsys):
     assert exit_code(lambda: prepare(ENCODER, "resnet81")) == 2
     assert capsys.readouterr().err == "error: timm has no encoder 'resnet81'; did you mean 'resnet18'?\n"
+
+
+def test_auto_becomes_the_passes_that_were_chosen(prepare, trained_checkpoint):
+    run = prepare("--recipe", f"[fold, {STRESS}, auto]")
+    names = [each.name for each in run.prepared.recipe.passes]
+    assert names[:3] == ["fold", "stress", "equalize"]
+    assert "auto" not in names
+    assert sum(len(batch) for batch in run.prepared.batches) == 4  # one was held out for the choice only
+    loaded = depth_distill.load_network(trained_checkpoint)
+    recipe = depth_distill.prepare(loaded, "auto", calibration_images=4).recipe
+    assert recipe.name == "auto"
+    assert recipe.to_entries()[0] == {"fold": {}}
+    assert not recipe.has("auto")
