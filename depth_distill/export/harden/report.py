@@ -1,6 +1,7 @@
 """What a hardening did: one page with its picture, JSON, the calibration inputs, and a table for the terminal."""
 
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ _WORST = 5  # layers that the terminal and the summary name
 _MOST_BARS = 60  # layers in the picture; of larger networks those with the lowest SQNR
 _PICTURE = "layers.png"
 _UNAVOIDABLE = "an output of the network"
+_READER = re.compile(r"read by \S+ \((\w+)\)")  # without its name, so that reasons of a kind count together
 
 
 def write_results(found: Hardening, calibration: Tensor, html: Path) -> Path:
@@ -148,7 +150,8 @@ def advice(found: Hardening) -> list[str]:
     tried = {each.name for trial in found.search.trials for each in trial.recipe.passes}
     if after < GOOD_DB and "adaround" not in tried:
         lines.append("--effort full also reconstructs the rounding of every weight, which takes minutes.")
-    reasons = Counter(each.pinned for each in found.layers if each.pinned and not each.pinned.endswith(_UNAVOIDABLE))
+    kept = [each.pinned for each in found.layers if each.pinned and not each.pinned.endswith(_UNAVOIDABLE)]
+    reasons = Counter(_READER.sub(r"read by \1", reason) for reason in kept)
     layers = sum(each.is_layer for each in found.layers)
     if after < GOOD_DB and 3 * sum(reasons.values()) > layers:
         reason, count = reasons.most_common(1)[0]
