@@ -195,7 +195,7 @@ class FakeQuant(Callback):
         if stage == "fit":
             if hasattr(task, "start"):
                 task.start()
-            needs_images = any(each.values_only or each.measures for each in self.recipe.passes)
+            needs_images = any(each.values_only or each.measures or each.needs_training for each in self.recipe.passes)
             images = self._calibration_images(trainer) if needs_images else []
             self.prepare(task, images, trainer.ckpt_path is not None, image_size)
         else:

@@ -252,3 +252,25 @@ def test_no_report_is_lost_and_interfaces_are_those_of_the_last_pass(network, pr
     assert prepare(NAIVE).interface.outputs.names == ("codes",)
     assert isinstance(prepared.graph, fx.GraphModule)
     assert Fold() == Fold()
+
+
+def test_what_has_no_quantizer_yet_may_wait_for_surgery_and_not_longer():
+    torch.manual_seed(0)
+    rows = nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 1), nn.Unflatten(2, (8, 8)))
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), rows, nn.Conv2d(4, 1, 1)).eval()
+    prepare = Preparer(net, codec_context(torch.randn(2, 3, 8, 8)))
+    prepared = prepare(Recipe.from_entries(["fold", "as_conv2d"]))
+    assert type(prepared.graph.get_submodule("2.1")) is nn.Conv2d
+    with pytest.raises(PassError, match=r"recipe naive: 2\.1\.weight would stay in float"):
+        prepare(NAIVE)  # its one pass has run already
+
+
+def test_a_pass_that_changes_the_function_says_how_far(network, context):
+    prepared = Preparer(network, context)(Recipe.from_entries(["fold", "bias_correct"]))
+    values, images = prepared.reports[1].values, torch.cat(list(context.images))
+    with torch.no_grad():
+        before, after = prepared.reference(images), prepared.graph(images)
+    span = before.max() - before.min()
+    assert values["deviation"] == pytest.approx(float((after - before).abs().mean() / span), rel=1e-3)
+    assert values["largest_deviation"] == pytest.approx(float((after - before).abs().max() / span), rel=1e-3)
+    assert "train behind it" not in prepared.reports[1].summary  # rounding is judged in INT8

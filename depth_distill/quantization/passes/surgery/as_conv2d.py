@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from timm.layers import Linear as TimmLinear
 from torch import fx, nn
 
 from depth_distill.quantization.graph.node_kinds import classify
@@ -17,6 +18,7 @@ from depth_distill.quantization.passes.surgery.measure import Shape, shapes
 from depth_distill.quantization.passes.surgery.surgery import Changes, Surgery
 
 _RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze")
+_LAYERS = (nn.Linear, TimmLinear, nn.Conv1d)  # timm's only casts its weight where it is scripted
 _MOVES = (*_RESHAPES, "permute", "transpose", "swapaxes", "unflatten")
 _ELEMENTWISE = (
     "identity", "dropout", "dropout2d", "dropout1d", "contiguous", "clone", "detach", "float", "neg", "abs", "sqrt",
@@ -150,8 +152,13 @@ class _Rewriter:
         if not node.op.startswith("call") or node.name not in self.shape_of:
             return None
         module = module_of(self.graph_module, node)
-        if type(module) in (nn.Linear, nn.Conv1d):
-            return self._layer(node, module)
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            if type(module) in _LAYERS:
+                return self._layer(node, module)
+            self.left[str(node.target)] = (
+                f"{type(module).__module__}.{type(module).__name__} may compute something else"
+            )
+            return None
         source = self.images.get(node.all_input_nodes[0]) if node.all_input_nodes else None
         if source is None:
             return None

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import Linear as TimmLinear
 from timm.models.convnext import ConvNeXtBlock
-from torch import nn
+from torch import fx, nn
 
-from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.graph.trace import NetworkTracer, trace
 from depth_distill.quantization.passes.surgery.as_conv2d import as_conv2d
 from tests.quantization.passes.surgery.cases import context, images, kinds, moved, prepare
 
@@ -164,6 +165,24 @@ def test_what_is_left_is_said():
         "fc2": "it reads a sequence that is no image",
     }
     assert moved(net, prepared) == 0
+
+
+class Normed(nn.Linear):
+    def forward(self, input):
+        return F.linear(input, F.normalize(self.weight), self.bias)
+
+
+def test_a_subclass_is_left_but_timm_s():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), TimmLinear(8, 8), Normed(8, 1))
+    _, changes = as_conv2d(fx.GraphModule(net, LeafLinear().trace(net)), context())
+    assert list(changes.done) == ["3"]
+    assert changes.left["4"].endswith("Normed may compute something else")
+
+
+class LeafLinear(NetworkTracer):
+    def is_leaf_module(self, m, module_qualified_name):
+        return isinstance(m, nn.Linear) or super().is_leaf_module(m, module_qualified_name)
 
 
 def twice(net, x):
