@@ -9,13 +9,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from depth_distill.commands.options import CommandParser, add_config, add_images, add_out, add_target
+from depth_distill.commands.options import CommandParser, add_config, add_images, add_json, add_out, add_target
 from depth_distill.errors import ConfigError
 
 EXAMPLE = """
 depth-distill import --config my.yaml --out runs/mine
-depth-distill import --onnx my.onnx --meaning '{encoding: inverse, near: 1, min_m: 0.5, max_m: 15}' --pictures DIR \\
-  --out runs/mine
+depth-distill import --onnx my.onnx --meaning disparity.yaml --pictures DIR --out runs/mine
 """
 
 
@@ -23,9 +22,15 @@ def add_arguments(parser: CommandParser) -> None:
     """The options."""
     add_config(parser)
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="the network is this ONNX file")
-    parser.add_argument("--meaning", metavar="YAML", help="what the output of the ONNX file means, see docs")
+    parser.add_argument(
+        "--meaning",
+        metavar="YAML",
+        help="what the output of the ONNX file means: keys as in a config, such as '{encoding: inverse, near: 1, "
+        "min_m: 0.5, max_m: 15}', or a file with them",
+    )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of images, where the config has no data")
     add_out(parser)
+    add_json(parser)
     add_target(parser)
     add_images(parser, 32)
     parser.add_argument(

@@ -109,7 +109,7 @@ def _completed(options: argparse.Namespace, out: Path) -> dict[str, Any]:
         init["module"] = _onnx_module(options.onnx)
         init["weights"] = None
         if options.meaning is not None:
-            init["meaning"] = yaml.safe_load(options.meaning)
+            init["meaning"] = _meaning(options.meaning)
     if not str(network.get("class_path", "")).endswith("ImportedNetwork"):
         raise ConfigError(
             f"{options.config}: model.init_args.network is a {network.get('class_path')}, expected an ImportedNetwork"
@@ -129,6 +129,17 @@ def _completed(options: argparse.Namespace, out: Path) -> dict[str, Any]:
             for split in ("train", "val"):
                 data.setdefault(split, folder)
     return content
+
+
+def _meaning(text: str) -> dict[str, Any]:
+    """The keys of a meaning, from YAML or a file with it."""
+    try:
+        found = yaml.safe_load(Path(text).read_text() if text.endswith((".yaml", ".yml")) else text)
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--meaning cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"--meaning: expected keys such as encoding and min_m, received {found!r}")
+    return found
 
 
 def _derived(content: dict[str, Any], overrides: Sequence[str], config: Path) -> list[str]:
@@ -242,20 +253,20 @@ def _verify(run: LoadedRun, resolved: dict[str, Any], options: argparse.Namespac
         highlight=False,
     )
     scores = _polarity(run, resolved, options, console)
-    write_json(
-        out / "import.json",
-        {
-            "notes": network.notes,
-            "deviation": deviations,
-            "output": dataclasses.asdict(found),
-            "layers": len(groups.layers),
-            "pinned": groups.pinned,
-            "meanings": [
-                {"meaning": _short(each.meaning), "abs_rel": each.abs_rel, "correlation": each.correlation}
-                for each in scores
-            ],
-        },
-    )
+    meanings = [
+        {"meaning": _short(each.meaning), "abs_rel": each.abs_rel, "correlation": each.correlation} for each in scores
+    ]
+    record = {
+        "notes": network.notes,
+        "deviation": deviations,
+        "output": dataclasses.asdict(found),
+        "layers": len(groups.layers),
+        "pinned": groups.pinned,
+        "meanings": meanings,
+    }
+    for file in (out / "import.json", options.json):
+        if file is not None:
+            write_json(file, record)
 
 
 def _polarity(
