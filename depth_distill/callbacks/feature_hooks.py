@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.trace import traced_graph
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.suggestions import did_you_mean
 from depth_distill.tasks import DistillationTask
@@ -26,8 +27,8 @@ def hook_points(network: nn.Module) -> dict[str, nn.Module]:
     operator has no module, such as an addition, the name stands for the quantizer of its result; without a quantizer
     the block has no entry.
     """
-    graph = network if isinstance(network, fx.GraphModule) else getattr(network, "graph", None)
-    if not isinstance(graph, fx.GraphModule):
+    graph = traced_graph(network)
+    if graph is None:
         return {name: module for name, module in network.named_modules() if name}
     modules = dict(graph.named_modules())
     points: dict[str, nn.Module | None] = {}
@@ -97,7 +98,8 @@ class FeatureTap:
             return
         if not isinstance(output, Tensor):
             raise ConfigError(f"layer {name} returns a {type(output).__name__}; only layers that return a tensor fit")
-        self._features[name] = output
+        # An in-place activation behind the layer (nn.ReLU(inplace=True), +=) would write over the tensor itself.
+        self._features[name] = output.clone()
 
 
 class FeatureHooks(Callback):

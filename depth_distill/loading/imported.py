@@ -113,7 +113,7 @@ class ImportedNetwork(CodeNetwork):
         built = build_module(module, code)
         if weights is not None:
             self.notes += load_foreign_weights(built, weights, weights_key, prefix)
-        self.graph = trace(built, method)
+        self.graph = trace(built, method, image_size)
         to_codes.without_in_place(self.graph)
         paths = outputs if outputs is not None else [output or []]
         before = sum(each.numel() for each in self.graph.parameters())

@@ -246,3 +246,12 @@ def test_layers_of_the_same_width_and_attention_need_no_adapter(tmp_path):
     trainer(tmp_path, FeatureHooks()).fit(fitted, datamodule())
     assert not fitted.adapters
     assert isinstance(fitted, DistillationTask)
+
+
+def test_a_feature_is_recorded_before_an_in_place_activation_writes_over_it():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))
+    image = torch.randn(1, 3, 8, 8)
+    found = features(net, ["0"], image)["0"]
+    assert found.min() < 0
+    assert torch.equal(found, net[0](image))
