@@ -30,6 +30,7 @@ _PRODUCTS = {"mul", "imul"}
 _QUOTIENTS = {"truediv", "itruediv", "div"}
 _CONCATS = {"cat", "concat"}
 _SHAPES = {"shape", "size", "dim", "ndim", "numel", "device", "dtype"}
+_UNKNOWN = "<unknown>"  # a class or function of anybody else may have any name
 _SPATIAL = {2, 3, -1, -2}
 
 
@@ -205,11 +206,13 @@ class _ChannelGrouping:
             module = self.graph_module.get_submodule(str(node.target))
             if isinstance(module, _BatchNorm):
                 raise ConfigError(f"{node.target} is a {type(module).__name__}: fold batch norm before rescaling")
-            name = type(module).__name__
+            name = type(module).__name__ if _is_known(type(module)) else _UNKNOWN
         elif node.target is getattr:
             name = str(node.args[1])
+        elif isinstance(node.target, str):
+            name = node.target
         else:
-            name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+            name = getattr(node.target, "__name__", str(node.target)) if _is_known(node.target) else _UNKNOWN
         return name.lower().replace("_", "")
 
     def _describe(self, node: fx.Node) -> str:
@@ -245,6 +248,14 @@ class _ChannelGrouping:
         for channels in known:
             if channels:
                 self._unite(channels, [PINNED] * len(channels), reason)
+
+
+def _is_known(callee: Any) -> bool:
+    """Whether a class or function is torch's or ours, so that its name says what it computes."""
+    room = str(getattr(callee, "__module__", None) or "torch")
+    if room.split(".")[0] in ("torch", "operator", "_operator", "math", "depth_distill"):
+        return True
+    return any(getattr(each, callee.__name__, None) is callee for each in (torch, nn.functional))
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:

@@ -132,8 +132,8 @@ def _classify(node: fx.Node, graph_module: fx.GraphModule, operations: dict[fx.N
     if node.target in _LAYER_FUNCTIONS:
         raise ConfigError(f"{scoped_name(node)}: a functional convolution or linear layer; use its nn.Module instead")
     if node.target in (F.interpolate, F.upsample):
-        return Operation("move" if _is_nearest(node.kwargs.get("mode", "nearest")) else "compute")
-    if node.target is F.pad and len(node.args) > 3 and node.args[3]:
+        return Operation("move" if _is_nearest(_argument(node, 3, "mode", "nearest")) else "compute")
+    if node.target is F.pad and _argument(node, 3, "value", None):
         return Operation("compute")
     tables: tuple[tuple[set[Any], Kind], ...] = (
         (_ADDS | _ADD_METHODS, "add"),
@@ -153,16 +153,20 @@ def _classify_module(node: fx.Node, module: nn.Module) -> Operation:
         raise ConfigError(f"{node.target} is a {type(module).__name__}: fold batch norm before fake-quantizing")
     if isinstance(module, _LAYERS):
         return Operation("layer")
-    if isinstance(module, _IDENTITIES):
+    # By the very class: what a class derived from it computes is not known.
+    if type(module) in _IDENTITIES:
         return Operation("identity")
-    if isinstance(module, _MOVES):
+    if type(module) in _MOVES:
         return Operation("move")
     if isinstance(module, nn.Upsample):
         return Operation("move" if _is_nearest(module.mode) else "compute")
-    for cls, name in _ACTIVATIONS.items():
-        if isinstance(module, cls):
-            return Operation("activation", name)
-    return Operation("compute")
+    activation = _ACTIVATIONS.get(type(module))
+    return Operation("activation", activation) if activation else Operation("compute")
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    """An argument of a call, which a trace has by position or by name, as the caller wrote it."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def _is_nearest(mode: Any) -> bool:

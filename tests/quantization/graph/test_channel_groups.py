@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.channel_groups import PINNED, channel_groups
-from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.graph.trace import NetworkTracer, trace
 from depth_distill.quantization.passes.rescale import rescale
 from tests.quantization.networks import assert_same_function, assert_untouched, image, state_of
 
@@ -207,14 +207,53 @@ def test_shared_parameters_pin():
     assert groups.layers["0"].outputs.tolist() == [PINNED] * 4
 
 
-def test_a_subclass_of_convolution_pins():
-    class Standardized(nn.Conv2d):
-        def forward(self, x):
-            return F.conv2d(x, self.weight / self.weight.std(), self.bias, padding=self.padding)
+def as_leaf(net, cls):
+    """The graph of a network in which a class of anybody's is one node, as in a graph that somebody else traced."""
 
-    groups = groups_of(Between(Standardized(6, 6, 3, padding=1)))
+    class Leaves(NetworkTracer):
+        def is_leaf_module(self, m, module_qualified_name):
+            return isinstance(m, cls) or super().is_leaf_module(m, module_qualified_name)
+
+    return fx.GraphModule(net, Leaves().trace(net))
+
+
+class Standardized(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight / self.weight.std(), self.bias, padding=self.padding)
+
+
+class ReLU(nn.Module):
+    """Has the name of a function that is homogeneous, and is none."""
+
+    def forward(self, x):
+        return x.relu() + 1
+
+
+@pytest.mark.parametrize("other", [Standardized(6, 6, 3, padding=1), ReLU()])
+def test_a_class_of_anybodys_pins_whatever_its_name(other):
+    groups = channel_groups(as_leaf(Between(other), type(other)))
     assert "between" not in groups.layers
     assert groups.layers["first"].outputs.tolist() == [PINNED] * 6
+
+
+def relu(x):
+    return x.sigmoid()
+
+
+fx.wrap("relu")
+
+
+def test_a_function_of_anybodys_pins_whatever_its_name():
+    class Calls(nn.Module):
+        def forward(self, x):
+            return relu(x)
+
+    assert groups_of(Between(Calls())).layers["first"].outputs.tolist() == [PINNED] * 6
+
+
+def test_a_subclass_that_works_out_to_a_convolution_does_not_pin():
+    groups = groups_of(Between(Standardized(6, 6, 3, padding=1)))
+    assert PINNED not in groups.layers["between"].outputs
 
 
 def test_batch_norm_must_be_folded_first():
