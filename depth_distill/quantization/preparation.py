@@ -124,7 +124,8 @@ class Preparer:
         on_report: called with every pass and its report.
 
     Raises:
-        ConfigError: a network that cannot be traced.
+        ConfigError: a network that cannot be traced, whose graph computes something else, or that returns anything but
+            codes of the size of the image.
     """
 
     def __init__(
@@ -135,10 +136,10 @@ class Preparer:
         on_report: Callable[[Pass, PassReport], object] = lambda pass_, report: None,
     ) -> None:
         self._execute, self._on_report = execute, on_report
-        start = trace(network)
+        start = trace(network, image_size=(context.interface.inputs.height, context.interface.inputs.width))
         self._states: dict[tuple[Pass, ...], _State] = {(): _State(start, start, start, start, context)}
+        _ensure_traced(network, self._states[()])
         self._reports: dict[tuple[Pass, ...], tuple[PassReport, ...]] = {(): ()}
-
 
     def __call__(self, recipe: Recipe) -> Prepared:
         """The network behind a recipe.
@@ -288,6 +289,47 @@ def _ensure_same_function(before: "_State", after: "_State", where: str) -> None
     codes = _codes_on_one_scale(before, after)
     if codes is not None:
         _ensure_same_values(*codes, f"{where} changed what the network computes")
+
+
+def _ensure_traced(network: nn.Module, start: "_State") -> None:
+    """On a few images, the graph computes what the network does, which is what the interface says."""
+    interface = start.context.interface
+    images = _some(start.context.images[:1], 2)
+    if images is None or network.training:
+        return
+    device = next(iter(start.graph.state_dict().values()), images).device
+    with torch.inference_mode():
+        given = interface.feed(images).to(device)
+        expected = network(given)
+        if not isinstance(interface.outputs, RawOutputs):
+            ensure_map(expected, given, sum(interface.outputs.channels))
+        found = interface.compared(start.graph(given))
+    for name, values in interface.compared(expected).items():
+        output = name if isinstance(interface.outputs, RawOutputs) else ""
+        _ensure_same_values(values, found[name], "the traced graph is another function than the network", output)
+
+
+def ensure_map(returned: object, images: Tensor, channels: int) -> None:
+    """Check that a network returned one tensor ``(B, channels, H, W)`` of the images' size.
+
+    Raises:
+        ConfigError: it returned anything else.
+    """
+    expected = (len(images), channels, *images.shape[-2:])
+    if isinstance(returned, Tensor):
+        if tuple(returned.shape) == expected:
+            return
+        what = f"a tensor {tuple(returned.shape)}"
+    else:
+        what = f"a {type(returned).__name__}"
+        if isinstance(returned, Mapping):
+            what += f" of {', '.join(map(repr, returned))}"
+        elif isinstance(returned, Sequence):
+            what += f" of {len(returned)}"
+    raise ConfigError(
+        f"the network returned {what} for images {tuple(images.shape)}, expected one tensor {expected}: for a network "
+        "with other outputs use ImportedNetwork, whose output says which one is meant, and resize its size"
+    )
 
 
 def _ensure_same_values(old: Tensor, new: Tensor, what: str, output: str = "") -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import fx, nn
-from torch.nn.utils import spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from depth_distill.codecs import DepthRange, HostSingle
 from depth_distill.errors import ConfigError
@@ -155,21 +155,64 @@ def standardized():
     return Conv2d(4, 1, 1)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
-    ("make", "message"),
+    "make",
     [
-        (lambda: weight_norm(nn.Conv2d(4, 1, 1)), "3.weight_g would stay in float"),
-        (lambda: spectral_norm(nn.Conv2d(4, 1, 1)), "3.weight_orig would stay in float"),
-        (standardized, "expected one of Conv2d, ConvTranspose2d, Linear"),
+        lambda: weight_norm(nn.Conv2d(4, 1, 1)),
+        lambda: spectral_norm(nn.Conv2d(4, 1, 1)),
+        lambda: parametrizations.weight_norm(nn.Conv2d(4, 1, 1)),
+        lambda: parametrizations.spectral_norm(nn.Conv2d(4, 1, 1)),
+        standardized,
     ],
-    ids=["weight norm", "spectral norm", "a class of that name"],
+    ids=["weight norm", "spectral norm", "weight norm, new", "spectral norm, new", "a class of that name"],
 )
-def test_layers_that_compute_more_than_their_class_says_are_refused_by_name(make, message):
-    network = small(make())
+def test_what_a_layer_does_to_its_weight_is_worked_out(make):
+    network, images = small(make()), torch.rand(8, 3, 8, 8)
     with torch.no_grad():
-        network(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(PassError, match=rf"recipe equalize, pass 1 \(fold\): .*{message}"):
-        Preparer(network, codec_context(torch.rand(8, 3, 8, 8)))(load_recipe("equalize"))
+        network(images)
+    prepared = Preparer(network, codec_context(images))(load_recipe("equalize"))
+    assert type(prepared.graph.get_submodule("3")) is nn.Conv2d
+    assert torch.allclose(prepared.graph(images), network(images), rtol=1e-4)
+
+
+class Hooked(nn.Module):
+    """A traced graph of it forgets the hook of a module that is traced into."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = small(nn.Conv2d(4, 1, 1))
+        self.scale = 1.0
+
+    def forward(self, x):
+        return self.inner(x) * (self.scale if torch.overrides.is_tensor_like(x) and type(x) is torch.Tensor else 0.5)
+
+
+def test_a_graph_that_computes_something_else_is_refused():
+    with pytest.raises(PassError, match="the traced graph is another function than the network"):
+        Preparer(Hooked().eval(), codec_context(torch.rand(8, 3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("output", "what"),
+    [
+        (lambda x: {"disp": x}, r"a dict of 'disp'"),
+        (lambda x: (x, x), r"a tuple of 2"),
+        (lambda x: x[..., ::2, ::2], r"a tensor \(2, 1, 4, 4\)"),
+        (lambda x: x[:, 0], r"a tensor \(2, 8, 8\)"),
+    ],
+)
+def test_a_network_that_returns_anything_but_codes_of_the_images_size_is_refused(output, what):
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small(nn.Conv2d(4, 1, 1))
+
+        def forward(self, x):
+            return output(self.inner(x))
+
+    with pytest.raises(ConfigError, match=rf"the network returned {what} .* expected one tensor \(2, 1, 8, 8\)"):
+        Preparer(Other().eval(), codec_context(torch.rand(8, 3, 8, 8)))
 
 
 @dataclass(frozen=True)
