@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, fx, nn
 
@@ -92,6 +93,7 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
     graph = model.graph
     stored = {each.name: each for each in graph.initializer}
     dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    written: dict[tuple[str, bytes], str] = {}  # dequantized bias, by its name and scale: a layer may be called twice
     position = 0
     for node in list(graph.node):
         if node.op_type in _LAYERS and len(node.input) == 3 and node.input[2] in stored:
@@ -99,27 +101,35 @@ def quantize_biases(model: onnx.ModelProto) -> onnx.ModelProto:
             if all(source is not None and source.input[1] in stored for source in sources):
                 scales = [numpy_helper.to_array(stored[source.input[1]]) for source in sources if source is not None]
                 scale = (scales[0] * scales[1]).astype(np.float32)
-                bias = numpy_helper.to_array(stored[node.input[2]])
-                limits = np.iinfo(np.int32)
-                codes = np.clip(np.rint(bias / scale.astype(np.float64)), limits.min, limits.max).astype(np.int32)
-                name = node.input[2]
-                parts = {"codes": codes, "scale": scale, "zero_point": np.zeros(scale.shape, np.int32)}
-                graph.initializer.extend(
-                    numpy_helper.from_array(value, f"{name}.{part}") for part, value in parts.items()
-                )
-                dequantize = onnx.helper.make_node(
-                    "DequantizeLinear",
-                    [f"{name}.{part}" for part in parts],
-                    [f"{name}.dequantized"],
-                    f"{name}.dequantized",
-                )
-                if scale.ndim:
-                    dequantize.attribute.append(onnx.helper.make_attribute("axis", 0))
-                node.input[2] = dequantize.output[0]
-                graph.node.insert(position, dequantize)
-                position += 1
+                key = (node.input[2], scale.tobytes())
+                if key not in written:
+                    # Behind another scale the same bias has other codes.
+                    earlier = sum(name == node.input[2] for name, _ in written)
+                    base = node.input[2] + (f".call_{earlier}" if earlier else "")
+                    bias = numpy_helper.to_array(stored[node.input[2]])
+                    dequantize = _write_bias(graph, base, bias, scale)
+                    written[key] = dequantize.output[0]
+                    graph.node.insert(position, dequantize)
+                    position += 1
+                node.input[2] = written[key]
         position += 1
     return without_unused(model)
+
+
+def _write_bias(
+    graph: onnx.GraphProto, name: str, bias: NDArray[np.float32], scale: NDArray[np.float32]
+) -> onnx.NodeProto:
+    """Store a bias as int32 codes, and make the node that gives its values."""
+    limits = np.iinfo(np.int32)
+    codes = np.clip(np.rint(bias / scale.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+    parts = {"codes": codes, "scale": scale, "zero_point": np.zeros(scale.shape, np.int32)}
+    graph.initializer.extend(numpy_helper.from_array(value, f"{name}.{part}") for part, value in parts.items())
+    dequantize = onnx.helper.make_node(
+        "DequantizeLinear", [f"{name}.{part}" for part in parts], [f"{name}.dequantized"], f"{name}.dequantized"
+    )
+    if scale.ndim:
+        dequantize.attribute.append(onnx.helper.make_attribute("axis", 0))
+    return dequantize
 
 
 def read_codes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -150,3 +150,34 @@ def test_parity_of_a_resnet18_depth_net(tmp_path):
     # The vendor's own PTQ of the float file lands on the same codes: same ranges, same placement.
     export_float(folded, tmp_path / "float.onnx", FileSpec.like(example))
     assert within_one_step(vendor_ptq(tmp_path / "float.onnx", images.split(4), tmp_path / "v.onnx")) >= 0.99
+
+
+class Twice(nn.Module):
+    """A convolution that is called twice, and a head that two scales share."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 1, 1)
+
+    def forward(self, image):
+        one = self.conv(image).relu()
+        two = self.conv(one).relu()
+        return torch.cat([self.head(one).sigmoid(), self.head(two).sigmoid()], dim=1)
+
+
+@pytest.mark.parametrize("target", ["per-tensor-minmax", "per-channel"])
+def test_a_layer_that_is_called_twice_has_a_bias_for_each_scale(tmp_path, target):
+    torch.manual_seed(0)
+    images = smooth_images(8, SIZE)
+    network = calibrated(trace(Twice()), target, [images])
+    model = onnx.load(export_qdq(network, tmp_path / "model.onnx", FileSpec.like(images[:1])))
+    onnx.checker.check_model(model, full_check=True)
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    biases = [each.name for each in model.graph.initializer if each.name.endswith("bias.codes")]
+    biases += [each.name for each in model.graph.initializer if "bias.call_1.codes" in each.name]
+    assert sorted(biases) == ["conv.bias.call_1.codes", "conv.bias.codes", "head.bias.call_1.codes", "head.bias.codes"]
+    received = OnnxNetwork(tmp_path / "model.onnx", optimize=False)(images[:1])
+    expected = network(images[:1])
+    step = float(quantizers(network)["cat"].constants()[0])
+    assert (received - expected).abs().max() <= 1.01 * step
