@@ -20,7 +20,11 @@ from depth_distill.shipped_configs import shipped_folder
 ROOT = Path(__file__).parents[1]
 PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
 TRAINING = ("fit", "validate", "test", "predict")
-OWN_FILES = {"my-recipe.yaml": "configs/recipe/equalize.yaml", "my-chip.yaml": "configs/target/per-tensor-minmax.yaml"}
+OWN_FILES = {
+    "my.yaml": "configs/teacher/resnet18.yaml",
+    "my-recipe.yaml": "configs/recipe/equalize.yaml",
+    "my-chip.yaml": "configs/target/per-tensor-minmax.yaml",
+}
 """Files that a reader is told to write, and a shipped one of the kind."""
 ANY_CONFIG = ROOT / "configs" / "teacher" / "resnet18.yaml"
 RUN_CONFIGS = {run_name([path]): path for path in shipped_folder().rglob("*.yaml")}
