@@ -114,7 +114,6 @@ class ImportedNetwork(CodeNetwork):
         if weights is not None:
             self.notes += load_foreign_weights(built, weights, weights_key, prefix)
         self.graph = trace(built, method, image_size)
-        to_codes.without_in_place(self.graph)
         paths = outputs if outputs is not None else [output or []]
         before = sum(each.numel() for each in self.graph.parameters())
         to_codes.select_output(self.graph, [steps_of(path) for path in paths])

@@ -44,41 +44,6 @@ def select_output(graph_module: fx.GraphModule, paths: Sequence[Sequence[Any]]) 
     graph_module.recompile()
 
 
-def without_in_place(graph_module: fx.GraphModule) -> None:
-    """Make operators that overwrite their input return a new tensor, and readers of the input read that.
-
-    Passes insert operators between others: a graph in which one overwrites what another reads would then compute
-    something else.
-
-    Raises:
-        ConfigError: an operator writes into a part of a tensor.
-    """
-    modules = dict(graph_module.named_modules())
-    order = {node: place for place, node in enumerate(graph_module.graph.nodes)}
-    for node in order:
-        if not _is_in_place(node, modules):
-            continue
-        overwritten = node.args[0]
-        if isinstance(overwritten, fx.Node):
-            if overwritten.target in _VIEWS:
-                raise ConfigError(
-                    f"{node.name} writes into a part of another tensor, which passes cannot follow: write it without "
-                    "an in-place operator, or bring in the network's ONNX file"
-                )
-            for user in list(overwritten.users):
-                if order[user] > order[node]:
-                    user.replace_input_with(overwritten, node)
-        if node.op == "call_module":
-            modules[str(node.target)].inplace = False
-        elif node.target in _IN_PLACE_FUNCTIONS:
-            node.target = _IN_PLACE_FUNCTIONS[node.target]
-        elif node.op == "call_method":
-            node.target = str(node.target).removesuffix("_")
-        if "inplace" in node.kwargs:
-            node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
-    graph_module.recompile()
-
-
 def bring_to_codes(graph_module: fx.GraphModule, affine: Affine) -> str:
     """Make the network return ``affine`` of its output, in place; returns how, in words.
 
@@ -183,24 +148,6 @@ def fit_shape(graph_module: fx.GraphModule, image: Tensor, channels: int, resize
             value = graph_module.graph.call_module(_RESIZE, (value,))
     output.args = (value,)
     graph_module.recompile()
-
-
-_IN_PLACE_FUNCTIONS: dict[Any, Any] = {
-    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
-    operator.itruediv: operator.truediv, F.relu_: F.relu, torch.relu_: torch.relu, torch.sigmoid_: torch.sigmoid,
-    torch.clamp_: torch.clamp,
-}  # fmt: skip
-
-
-_VIEWS = (operator.getitem, torch.chunk, torch.split, "chunk", "split", "view", "reshape", "permute", "transpose")
-
-
-def _is_in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    if node.op == "call_method":
-        return str(node.target).endswith("_") and not str(node.target).endswith("__")
-    return node.op == "call_function" and (node.target in _IN_PLACE_FUNCTIONS or bool(node.kwargs.get("inplace")))
 
 
 def _changes_a_tensor_that_is_read(node: fx.Node, graph_module: fx.GraphModule) -> bool:

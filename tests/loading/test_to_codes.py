@@ -135,54 +135,6 @@ def test_a_path_that_leads_nowhere_says_what_there_is(path, message):
     assert message in str(caught.value)
 
 
-def test_operators_in_place_become_operators_that_are_not():
-    class InPlace(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 1)
-            self.relu = nn.ReLU(inplace=True)
-
-        def forward(self, image):
-            before = self.conv(image)
-            after = self.relu(before)
-            after.add_(1)
-            before.mul_(2)
-            return before + after  # what before and after share is relu(conv) * 2 + 2
-
-    net = randomized(InPlace())
-    graph = trace(net)
-
-    to_codes.without_in_place(graph)
-
-    with torch.no_grad():
-        torch.testing.assert_close(graph(IMAGE), net(IMAGE))
-        before = {name: value.clone() for name, value in Recorder(graph).record(IMAGE).items()}
-        assert all(torch.equal(before[name], value) for name, value in Recorder(graph).record(IMAGE).items())
-    assert not graph.relu.inplace
-    assert [node.target for node in graph.graph.nodes if node.op == "call_method"] == ["add", "mul"]
-
-
-class Recorder(torch.fx.Interpreter):
-    def record(self, image):
-        self.values = {}
-        self.run(image)
-        return self.values
-
-    def run_node(self, n):
-        self.values[n.name] = super().run_node(n)
-        return self.values[n.name]
-
-
-def test_writing_into_a_part_of_a_tensor_is_refused():
-    class Part(nn.Module):
-        def forward(self, image):
-            image[:, 0].mul_(2)
-            return image
-
-    with pytest.raises(ConfigError, match=r"mul_ writes into a part of another tensor"):
-        to_codes.without_in_place(trace(Part()))
-
-
 @pytest.mark.parametrize("grouped", [False, True])
 def test_a_network_of_bgr_images_takes_rgb(grouped):
     net = randomized(Net(nn.Identity()))
