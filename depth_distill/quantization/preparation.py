@@ -32,6 +32,7 @@ from depth_distill.quantization.target.target import NpuTarget
 
 TOLERANCE = 1e-4
 """How far, relative to the largest code, a pass may move the output of a network whose function it claims to keep."""
+_CODE_MARGIN = 1e-3  # how far codes may leave [0, 1]: a quarter of a step of 8 bits
 _CHECKED_IMAGES = 16  # that this is checked on; a pass that changes a function shows on the first
 
 _CHECKED_BATCHES = 4  # of raw outputs, which may be large: whole batches, because a graph may be for one size of them
@@ -125,7 +126,7 @@ class Preparer:
 
     Raises:
         ConfigError: a network that cannot be traced, whose graph computes something else, or that returns anything but
-            codes of the size of the image.
+            codes in [0, 1] of the size of the image.
     """
 
     def __init__(
@@ -307,6 +308,18 @@ def _ensure_traced(network: nn.Module, start: "_State") -> None:
     for name, values in interface.compared(expected).items():
         output = name if isinstance(interface.outputs, RawOutputs) else ""
         _ensure_same_values(values, found[name], "the traced graph is another function than the network", output)
+    if not isinstance(interface.outputs, RawOutputs):
+        _ensure_codes(interface.outputs.codes(expected))
+
+
+def _ensure_codes(codes: Tensor) -> None:
+    """A file would clip everything outside of [0, 1], and an INT8 network agrees perfectly with a clipped one."""
+    lowest, highest = (float(each) for each in codes.aminmax())
+    if lowest < -_CODE_MARGIN or highest > 1 + _CODE_MARGIN:
+        raise ConfigError(
+            f"the network returned values from {lowest:.4g} to {highest:.4g}, expected codes in [0, 1]: a network that "
+            "returns metres, or any other unit, comes in as ImportedNetwork with the meaning of its output"
+        )
 
 
 def ensure_map(returned: object, images: Tensor, channels: int) -> None:
@@ -357,9 +370,10 @@ def _ensure_graph(graph: fx.GraphModule, target: NpuTarget) -> None:
         raise ConfigError(f"two places of the network are called {twice[0]!r}: their ranges would be confused")
     left = unquantized_weights(graph, sites)
     if left:
+        owner = type(graph.get_submodule(left[0].rpartition(".")[0])).__name__
         raise ConfigError(
-            f"{left[0]} would stay in float, because no layer with a quantizer owns it: rewrite that layer with "
-            "nn.Conv2d, nn.ConvTranspose2d or nn.Linear"
+            f"{left[0]} would stay in float, because no layer with a quantizer owns it, but a {owner}: rewrite that "
+            "layer with nn.Conv2d, nn.ConvTranspose2d or nn.Linear"
         )
 
 

@@ -215,6 +215,19 @@ def test_a_network_that_returns_anything_but_codes_of_the_images_size_is_refused
         Preparer(Other().eval(), codec_context(torch.rand(8, 3, 8, 8)))
 
 
+def test_a_network_that_returns_metres_is_refused():
+    class Metres(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small(nn.Conv2d(4, 1, 1))
+
+        def forward(self, x):
+            return 0.5 + 14.5 * self.inner(x)
+
+    with pytest.raises(ConfigError, match=r"returned values from .* to .*, expected codes in \[0, 1\]: .* metres"):
+        Preparer(Metres().eval(), codec_context(torch.rand(8, 3, 8, 8)))
+
+
 @dataclass(frozen=True)
 class Brighten(Pass):
     name: ClassVar[str] = "brighten"
@@ -273,6 +286,32 @@ def test_a_weight_without_a_quantizer_is_named():
         Preparer(Volume(), codec_context(torch.rand(2, 3, 8, 8)))(NAIVE)
 
 
+def test_attention_is_refused_by_name():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.attention, self.head = nn.Conv2d(3, 4, 1), nn.MultiheadAttention(4, 1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x):
+            rows = self.stem(x).flatten(2).permute(2, 0, 1)
+            rows = self.attention(rows, rows, rows)[0]
+            return self.head(rows.permute(1, 2, 0).unflatten(2, (8, 8))).sigmoid()
+
+    message = (
+        r"attention\.in_proj_weight would stay in float, because no layer with a quantizer owns it, but a Multihead"
+    )
+    with pytest.raises(PassError, match=message):
+        Preparer(Attention().eval(), codec_context(torch.rand(2, 3, 8, 8)))(NAIVE)
+
+
+def test_norms_that_keep_float_factors_are_said():
+    norms = nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1), nn.GroupNorm(1, 4))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), norms, nn.Conv2d(4, 1, 1), nn.Sigmoid()).eval()
+    report = Preparer(network, codec_context(torch.rand(2, 3, 8, 8)))(NAIVE).reports[0]
+    assert report.summary == "0 batch norms folded; in float between two roundings: 2 GroupNorm"
+    assert report.values["in_float"] == {"GroupNorm": 2}
+
+
 def test_a_bias_that_int32_cannot_hold_is_named():
     network = small(nn.Conv2d(4, 1, 1))
     with torch.no_grad():
@@ -300,7 +339,7 @@ def test_no_report_is_lost_and_interfaces_are_those_of_the_last_pass(network, pr
 def test_what_has_no_quantizer_yet_may_wait_for_surgery_and_not_longer():
     torch.manual_seed(0)
     rows = nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 4, 1), nn.Unflatten(2, (8, 8)))
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), rows, nn.Conv2d(4, 1, 1)).eval()
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), rows, nn.Conv2d(4, 1, 1), nn.Sigmoid()).eval()
     prepare = Preparer(net, codec_context(torch.randn(2, 3, 8, 8)))
     prepared = prepare(Recipe.from_entries(["fold", "as_conv2d"]))
     assert type(prepared.graph.get_submodule("2.1")) is nn.Conv2d

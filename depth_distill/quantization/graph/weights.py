@@ -34,6 +34,21 @@ def unquantized_weights(graph_module: fx.GraphModule, sites: Collection[str]) ->
     return list(dict.fromkeys(found))
 
 
+def float_norms(graph_module: fx.GraphModule) -> dict[str, int]:
+    """Number of modules by class that compute in float between two roundings, with float factors of their own.
+
+    These are normalizations that measure each image (``GroupNorm``, ``LayerNorm``, ``InstanceNorm2d``): no target here
+    has them in integers.
+    """
+    counts: dict[str, int] = {}
+    for node in graph_module.graph.nodes:
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.modules.instancenorm._InstanceNorm):
+            name = type(module).__name__
+            counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
 def _attribute(graph_module: fx.GraphModule, path: str) -> object:
     around, _, name = path.rpartition(".")
     return getattr(graph_module.get_submodule(around), name)

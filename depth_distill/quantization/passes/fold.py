@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.trace import calls_by_module
+from depth_distill.quantization.graph.weights import float_norms
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -27,7 +28,11 @@ class Fold(Pass):
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Run :func:`fold`."""
         count = sum(isinstance(module, _BatchNorm) for module in graph.modules())
-        return PassResult(fold(graph), PassReport(f"{count} batch norms folded", {"batch_norms": count}))
+        summary, values = f"{count} batch norms folded", {"batch_norms": count}
+        left = float_norms(graph)
+        if left:
+            summary += f"; in float between two roundings: {', '.join(f'{n} {name}' for name, n in left.items())}"
+        return PassResult(fold(graph), PassReport(summary, {**values, **({"in_float": left} if left else {})}))
 
 
 def fold(graph_module: fx.GraphModule) -> fx.GraphModule:
