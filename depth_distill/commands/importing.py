@@ -16,7 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
+from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.errors import ConfigError
@@ -29,6 +29,7 @@ from depth_distill.loading.importing import (
     better_meaning,
     codes_of,
     deviation,
+    flat,
     output_range,
     require_plausible,
     score_meanings,
@@ -72,7 +73,7 @@ def import_network(options: argparse.Namespace, overrides: Sequence[str]) -> int
             except UntraceableError as error:
                 console.print(Text(f"network     goes through ONNX, because {error}"), soft_wrap=True)
                 run = _through_onnx(content, config, out, console)
-        _verify(run, as_given, options, console, out)
+        _verify(run, as_given["network"], options, console, out)
         checkpoint = _write(out, content, run)
     console.print(f"run folder  {options.out}", soft_wrap=True, highlight=False)
     command = shlex.join(["depth-distill", "ptq-table", "--checkpoint", str(checkpoint), "--out", str(out / "ptq")])
@@ -154,7 +155,7 @@ def _derived(content: dict[str, Any], overrides: Sequence[str], config: Path) ->
     init = resolved_config(config, overrides)["network"]["init_args"]
     meaning = Meaning(**{**init["meaning"], "output_range": _pair(init["meaning"].get("output_range"))})
     words = []
-    if "depth_range" not in given:
+    if "depth_range" not in given and meaning.returns != "unknown":
         near_m, far_m = meaning.depth_range.min_m, meaning.depth_range.max_m
         words += ["--data.depth_range.min_m", str(near_m), "--data.depth_range.max_m", str(far_m)]
     inputs = init["input"]
@@ -187,7 +188,8 @@ def _export(module: SelectedOutput, image_size: Sequence[int], file: Path) -> No
     from depth_distill.export.onnx_io.float_onnx import export_float
 
     try:
-        export_float(module, file, FileSpec(image_size[0], image_size[1]))
+        names = tuple(f"output_{place}" for place in range(1 if module.together else len(module.paths)))
+        export_float(module, file, FileSpec(image_size[0], image_size[1], output_names=names))
     except ConfigError:
         raise
     except Exception as error:  # whatever torch.export raises
@@ -205,73 +207,62 @@ def _selected(network: dict[str, Any]) -> tuple[SelectedOutput, list[str]]:
     if init["weights"] is not None:
         notes = load_foreign_weights(module, Path(init["weights"]), init["weights_key"], init["prefix"])
     paths = init["outputs"] if init["outputs"] is not None else [init["output"] or []]
-    return SelectedOutput(module, init["method"], paths).eval(), notes
+    together = init["meaning"]["returns"] != "unknown"
+    return SelectedOutput(module, init["method"], paths, together).eval(), notes
 
 
-def _verify(run: LoadedRun, resolved: dict[str, Any], options: argparse.Namespace, console: Console, out: Path) -> None:
+def _verify(run: LoadedRun, as_given: dict[str, Any], options: argparse.Namespace, console: Console, out: Path) -> None:
+    """Check the network against the module on real images, print what was found, and write it down."""
     network = run.network
     assert isinstance(network, ImportedNetwork)
-    init, meaning = resolved["network"]["init_args"], network.meaning
     for note in network.notes:
         console.print(Text(f"network     {note}"), soft_wrap=True)
-    if init["weights"] is None and "OnnxModule" not in init["module"]["class_path"]:
+    init = as_given["init_args"]
+    if init["weights"] is None and init["module"]["class_path"] != _ONNX_MODULE:
         console.print("[yellow]network     no weights are given: it has those that it is built with[/yellow]")
     images = run.calibration_images(options.images)
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        original, _ = _selected(resolved["network"])
-        bgr = init["input"]["colour_order"] == "BGR"
-        outputs = [_maps(original(each.flip(1) if bgr else each), init["resize"], each) for each in images]
-        wanted = [codes_of(meaning, each) if meaning.affine != (1.0, 0.0, False) else each for each in outputs]
-        imported = [network(each) for each in images]
-    found = output_range(meaning, outputs)
-    deviations = {"import": deviation(wanted, imported)}
+    outputs = _original_outputs(as_given, images)
+    known = network.has_meaning
+    wanted = [codes_of(network.meaning, raw) if known and network.meaning.affine.clip else raw for raw in outputs]
+    if known and not network.meaning.affine.clip:
+        scale, offset, _ = network.meaning.affine
+        wanted = [raw * scale + offset for raw in outputs]
+    deviations = {"import": _deviation(wanted, network, images)}
     if not deviations["import"] <= TOLERANCE:
         raise ConfigError(
-            f"the imported graph differs from the module by {deviations['import']:.3g} of the largest code on "
+            f"the imported graph differs from the module by {deviations['import']:.3g} of the largest output on "
             f"{options.images} images, allowed is {TOLERANCE:g}: please report this network"
         )
-    require_plausible(found, meaning)
-    target = load_target(options.target)
-    preparer = run.preparer(target, images)
-    for name in ("naive", "equalize"):
-        prepared = preparer(load_recipe(name))
-        with torch.inference_mode():
-            step = [prepared.graph(each) for each in images]
-        deviations["fold" if name == "naive" else "equalize"] = deviation(wanted, step)
+    record: dict[str, Any] = {"notes": network.notes, "deviation": deviations}
+    if known:
+        found = output_range(network.meaning, outputs)
+        require_plausible(found, network.meaning)
+        record["output"] = dataclasses.asdict(found)
+    preparer = run.preparer(load_target(options.target), images)
+    for step, recipe in (("fold", "naive"), ("equalize", "equalize")):
+        prepared = preparer(load_recipe(recipe))
+        deviations[step] = _deviation(wanted, prepared.graph, images)
     groups = channel_groups(prepared.reference)
+    record |= {"layers": len(groups.layers), "pinned": groups.pinned}
     console.print(_pinned_table(groups))
-    table = Table(title="Deviation from the module, relative to the largest code")
-    for heading in ("step", "deviation", "allowed"):
-        table.add_column(heading)
-    for name, value in deviations.items():
-        table.add_row(name, f"{value:.1e}", f"{TOLERANCE:.0e}")
-    console.print(table)
-    console.print(
-        f"output      {found.low:.4g} to {found.high:.4g}; {found.clipped:.1%} of the pixels are clipped to the ends "
-        f"of {meaning.depth_range}",
-        highlight=False,
-    )
-    scores = _polarity(run, resolved, options, console)
-    meanings = [
-        {"meaning": _short(each.meaning), "abs_rel": each.abs_rel, "correlation": each.correlation} for each in scores
-    ]
-    record = {
-        "notes": network.notes,
-        "deviation": deviations,
-        "output": dataclasses.asdict(found),
-        "layers": len(groups.layers),
-        "pinned": groups.pinned,
-        "meanings": meanings,
-    }
+    console.print(_deviation_table(deviations))
+    if known:
+        console.print(
+            f"output      {found.low:.4g} to {found.high:.4g}; {found.clipped:.1%} of the pixels are clipped to the "
+            f"ends of {network.meaning.depth_range}",
+            highlight=False,
+        )
+        scores = _check_meaning(run, as_given, options, console)
+        record["meanings"] = [dataclasses.asdict(each) | {"meaning": _short(each.meaning)} for each in scores]
     for file in (out / "import.json", options.json):
         if file is not None:
             write_json(file, record)
 
 
-def _polarity(
-    run: LoadedRun, resolved: dict[str, Any], options: argparse.Namespace, console: Console
+def _check_meaning(
+    run: LoadedRun, as_given: dict[str, Any], options: argparse.Namespace, console: Console
 ) -> list[MeaningScore]:
+    """Score what the output means, and what it could mean as well, against ground truth."""
     network = run.network
     assert isinstance(network, ImportedNetwork)
     if not run.data.val or not run.data.val.has_depth:
@@ -279,13 +270,7 @@ def _polarity(
         return []
     batches = run.data.validation_batches(options.images)
     evaluator = Evaluator(batches, network.codec, run.bands_m, alignment=network.alignment)
-    original, init = _selected(resolved["network"])[0], resolved["network"]["init_args"]
-    bgr = init["input"]["colour_order"] == "BGR"
-    with torch.inference_mode():
-        outputs = [
-            _maps(original(batch.image.flip(1) if bgr else batch.image), init["resize"], batch.image)
-            for batch in batches
-        ]
+    outputs = _original_outputs(as_given, [batch.image for batch in batches])
     scores = score_meanings(network.meaning, evaluator, outputs)
     table = Table(title=f"What the output could mean: abs_rel on {sum(len(each.image) for each in batches)} images")
     table.add_column("meaning")
@@ -305,6 +290,32 @@ def _polarity(
             raise ConfigError(f"{message}: correct it, or give --keep-meaning")
         console.print(Text(message), style="yellow", soft_wrap=True)
     return scores
+
+
+def _original_outputs(network: dict[str, Any], images: Sequence[Tensor]) -> list[Tensor]:
+    """What the user's module returns for images, by batch: maps ``(B, C, H, W)``, or all outputs as ``(B, N)``."""
+    init = network["init_args"]
+    module, _ = _selected(network)
+    known = init["meaning"]["returns"] != "unknown"
+    with torch.inference_mode():
+        returned = [module(each.flip(1) if init["input"]["colour_order"] == "BGR" else each) for each in images]
+    if not known:
+        return [flat(each) for each in returned]
+    return [_maps(raw, init["resize"], each) for raw, each in zip(returned, images, strict=True)]
+
+
+def _deviation(wanted: Sequence[Tensor], network: nn.Module, images: Sequence[Tensor]) -> float:
+    with torch.inference_mode():
+        return deviation([flat(each) for each in wanted], [flat(network(each)) for each in images])
+
+
+def _deviation_table(deviations: dict[str, float]) -> Table:
+    table = Table(title="Deviation from the module, relative to its largest output")
+    for heading in ("step", "deviation", "allowed"):
+        table.add_column(heading)
+    for name, value in deviations.items():
+        table.add_row(name, f"{value:.1e}", f"{TOLERANCE:.0e}")
+    return table
 
 
 def _write(out: Path, content: dict[str, Any], run: LoadedRun) -> Path:

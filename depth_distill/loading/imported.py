@@ -16,7 +16,7 @@ from depth_distill.loading.meaning import Meaning, steps_of
 from depth_distill.models import CodeNetwork, DepthCodec
 from depth_distill.models.foreign_checkpoint import fit_to, read_tensors
 from depth_distill.quantization.graph.trace import trace
-from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD
+from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthRange
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,6 @@ class ImportedNetwork(CodeNetwork):
             raise ConfigError(f"code: {code} is no folder")
         self.meaning = meaning
         self.stride = stride
-        self.depth_range = meaning.depth_range
         self.alignment = meaning.aligned_by
         self.normalization = input.normalization
         self.notes: list[str] = []
@@ -115,17 +114,34 @@ class ImportedNetwork(CodeNetwork):
             self.notes += load_foreign_weights(built, weights, weights_key, prefix)
         self.graph = trace(built, method, image_size)
         paths = outputs if outputs is not None else [output or []]
+        self.output_names = tuple(f"output_{place}" for place in range(len(paths)))
+        """Names of the outputs where their meaning is unknown; otherwise they are the codes."""
         before = sum(each.numel() for each in self.graph.parameters())
-        to_codes.select_output(self.graph, [steps_of(path) for path in paths])
+        to_codes.select_output(self.graph, [steps_of(path) for path in paths], together=self.has_meaning)
         removed = before - sum(each.numel() for each in self.graph.parameters())
         if removed:
             self.notes.append(f"{removed:,} parameters of other outputs removed")
         example = torch.zeros(1, 3, *image_size)
         run_example(self.graph, example)
-        to_codes.fit_shape(self.graph, example, self._codec.channels, resize)
+        if self.has_meaning:
+            to_codes.fit_shape(self.graph, example, self._codec.channels, resize)
         if input.colour_order == "BGR":
             self.notes.append(to_codes.take_bgr(self.graph))
         self.notes.append(to_codes.bring_to_codes(self.graph, meaning.affine))
+
+    @property
+    def has_meaning(self) -> bool:
+        """Whether it is known what the output means."""
+        return self.meaning.returns != "unknown"
+
+    @property
+    def depth_range(self) -> DepthRange:  # type: ignore[override]
+        """Nearest and farthest depth; an error where the meaning is unknown."""
+        return self.meaning.depth_range
+
+    def extra_repr(self) -> str:
+        """Codec and depth range, where there are any."""
+        return super().extra_repr() if self.has_meaning else str(self.codec)
 
     @property
     def codec(self) -> DepthCodec:

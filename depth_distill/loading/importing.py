@@ -27,19 +27,23 @@ class SelectedOutput(nn.Module):
         module: the module.
         method: method that is called with an image.
         paths: steps to each output.
+        together: whether several outputs are concatenated over channels; otherwise they are a tuple.
     """
 
-    def __init__(self, module: nn.Module, method: str, paths: Sequence[Sequence[Any]]) -> None:
+    def __init__(self, module: nn.Module, method: str, paths: Sequence[Sequence[Any]], together: bool = True) -> None:
         super().__init__()
+        self.together = together
         self.module = module
         self.method = method
         self.paths = [steps_of(path) for path in paths]
 
-    def forward(self, image: Tensor) -> Tensor:
-        """The outputs, concatenated over channels."""
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The only output, or all of them."""
         returned = getattr(self.module, self.method)(image)
         found = [_at(returned, path) for path in self.paths]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
+        if len(found) == 1:
+            return found[0]
+        return torch.cat(found, dim=1) if self.together else tuple(found)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,12 @@ def output_range(meaning: Meaning, outputs: Sequence[Tensor]) -> OutputRange:
     codes = values.double() * scale + offset
     outside = (codes < -TOLERANCE) | (codes > 1 + TOLERANCE)
     return OutputRange(float(values.min()), float(values.max()), float(outside.double().mean()))
+
+
+def flat(outputs: Tensor | Sequence[Tensor]) -> Tensor:
+    """Any outputs of a network as one ``(B, N)``."""
+    each = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    return torch.cat([values.flatten(1).float() for values in each], dim=1)
 
 
 def deviation(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:

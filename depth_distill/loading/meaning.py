@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from depth_distill.codecs import DepthRange, Encoding, HostCodec, HostSingle, codec_of
+from depth_distill.codecs import DepthRange, Encoding, HostCodec, HostSingle, HostUnknown, codec_of
 from depth_distill.errors import ConfigError
 from depth_distill.types import Alignment
 
-Values = Literal["codes", "metres", "inverse_metres", "relative"]
+Values = Literal["codes", "metres", "inverse_metres", "relative", "unknown"]
 
 
 class Affine(NamedTuple):
@@ -31,7 +31,9 @@ class Meaning:
     * ``metres``: depth in units of ``unit_m`` metres;
     * ``inverse_metres``: ``1 / depth``, with depth in units of ``unit_m`` metres;
     * ``relative``: depth up to scale, or up to scale and shift of depth or inverse depth (``encoding: linear`` or
-      ``inverse``); it is fitted to the ground truth of each image by ``alignment`` before it is scored.
+      ``inverse``); it is fitted to the ground truth of each image by ``alignment`` before it is scored;
+    * ``unknown``: anything, such as classes or boxes. Only deviation from FP32 is known of such a network: what needs
+      metres refuses it by name.
 
     Args:
         returns: see above.
@@ -95,11 +97,20 @@ class Meaning:
         self._refuse_if(
             self.near == 1 and self.codec is not None, "near: 1 cannot be combined with a codec: its codes start near"
         )
-        _ = self.depth_range, self.host_codec  # both raise
+        if self.returns != "unknown":
+            _ = self.depth_range, self.host_codec  # both raise
 
     @property
     def depth_range(self) -> DepthRange:
-        """Nearest and farthest depth."""
+        """Nearest and farthest depth.
+
+        Raises:
+            ConfigError: ends that contradict each other, or an unknown meaning, which has none.
+        """
+        self._refuse_if(
+            self.returns == "unknown",
+            "returns: unknown has no depth range: only deviation from FP32 can be reported (depth-distill harden)",
+        )
         near_m = self._end("min_m", "max_inverse_m")
         far_m = self._end("max_m", "min_inverse_m")
         return DepthRange(near_m, far_m)
@@ -107,6 +118,8 @@ class Meaning:
     @property
     def host_codec(self) -> HostCodec:
         """The codec of the codes that :attr:`affine` leads to."""
+        if self.returns == "unknown":
+            return HostUnknown()
         if self.codec is not None:
             ends = {"min_depth_m": self.depth_range.min_m, "max_depth_m": self.depth_range.max_m}
             return codec_of({**ends, **self.codec})
@@ -122,7 +135,9 @@ class Meaning:
 
     @property
     def affine(self) -> Affine:
-        """From the output of the network to codes, 0 at the nearest depth."""
+        """From the output of the network to codes, 0 at the nearest depth; an unknown output stays as it is."""
+        if self.returns == "unknown":
+            return Affine(1.0, 0.0, False)
         near_m, far_m = self.depth_range.min_m, self.depth_range.max_m
         if self.returns == "metres":
             return Affine(self.unit_m / (far_m - near_m), -near_m / (far_m - near_m), True)

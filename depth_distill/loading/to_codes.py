@@ -21,12 +21,13 @@ _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _IDENTITY = Affine(1.0, 0.0, False)
 
 
-def select_output(graph_module: fx.GraphModule, paths: Sequence[Sequence[Any]]) -> None:
-    """Return what the paths lead to, concatenated, and remove all that it does not need, such as other heads.
+def select_output(graph_module: fx.GraphModule, paths: Sequence[Sequence[Any]], together: bool = True) -> None:
+    """Return what the paths lead to, and remove all that it does not need, such as other heads.
 
     Args:
         graph_module: a traced network; edited in place.
         paths: the steps into what the network returns, a path for each output: indices, keys, attributes.
+        together: whether several outputs are concatenated over channels; otherwise they are a tuple.
 
     Raises:
         ConfigError: a step leads nowhere; the message lists what there is.
@@ -35,7 +36,9 @@ def select_output(graph_module: fx.GraphModule, paths: Sequence[Sequence[Any]]) 
     output = next(node for node in graph.nodes if node.op == "output")
     with graph.inserting_before(output):
         chosen = [_follow(output.args[0], path, graph) for path in paths]
-        value = chosen[0] if len(chosen) == 1 else graph.call_function(torch.cat, (chosen, 1))
+        value: Any = chosen[0] if len(chosen) == 1 else tuple(chosen)
+        if together and len(chosen) > 1:
+            value = graph.call_function(torch.cat, (chosen, 1))
     output.args = (value,)
     graph.eliminate_dead_code(lambda node: _changes_a_tensor_that_is_read(node, graph_module))
     graph_module.delete_all_unused_submodules()

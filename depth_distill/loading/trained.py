@@ -14,12 +14,12 @@ from torch import Tensor
 from depth_distill.data import DepthSplits
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
-from depth_distill.loading import imported  # noqa: F401 - makes ImportedNetwork known to configs
+from depth_distill.loading.imported import ImportedNetwork
 from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.metrics import BANDS_M
 from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.models.checkpoints import load_weights, recorded_recipe
-from depth_distill.quantization.interface import InputLayout, Interface
+from depth_distill.quantization.interface import InputLayout, Interface, RawOutputs
 from depth_distill.quantization.passes.base import Context, Pass, PassReport
 from depth_distill.quantization.preparation import Execute, Preparer, structure_only
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -267,7 +267,10 @@ def _student(network: CodeNetwork, student: _Student, data: DepthSplits, checkpo
 def interface_of(network: CodeNetwork, data: DepthSplits) -> Interface:
     """Interface of a network before any pass: normalized images and codes."""
     normalize = data.normalize
-    return Interface.of_codes(InputLayout(*data.image_size, normalize.mean, normalize.std), network.codec.host)
+    inputs = InputLayout(*data.image_size, normalize.mean, normalize.std)
+    if isinstance(network, ImportedNetwork) and not network.has_meaning:
+        return Interface(inputs, RawOutputs(network.output_names, ()), network.codec.host)
+    return Interface.of_codes(inputs, network.codec.host)
 
 
 def _given(**arguments: Any) -> dict[str, Any]:

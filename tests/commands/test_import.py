@@ -234,3 +234,20 @@ def test_a_wrong_meaning_is_found_by_the_ground_truth():
     assert better.abs_rel < 1e-3
     noise = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert better_meaning(score_meanings(given, Evaluator([batch], DepthCodec(given.host_codec), ()), [noise])) is None
+
+
+def test_a_network_of_any_meaning_is_known_by_its_deviation_only(checkpoint, theirs, tmp_path, capsys):
+    arguments = {"output": None, "outputs": [[["disp", 0]], [["disp", 1]]], "meaning": {"returns": "unknown"}}
+
+    last = imported(tmp_path / "mine", "--config", config(tmp_path / "my.yaml", checkpoint, **arguments))
+
+    loaded = load_run(last)
+    images = loaded.calibration_images(4)[0]
+    with torch.no_grad():
+        wanted, found = theirs(images), loaded.network(images)
+    torch.testing.assert_close(found, (wanted[("disp", 0)], wanted[("disp", 1)]), rtol=0, atol=1e-6)
+    record = json.loads((tmp_path / "mine" / "import.json").read_text())
+    assert max(record["deviation"].values()) < 1e-5
+    capsys.readouterr()
+    assert main(["evaluate", "--checkpoint", str(last)]) == 2
+    assert "only its deviation from FP32 can be reported" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def session_options(optimize: bool = True, threads: int = 0) -> onnxruntime.Sess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Without it, x64 CPUs that have no VNNI saturate sums of uint8 x int8 products at 16 bits: numbers of that CPU only.
+    # Without it, x64 CPUs without VNNI saturate sums of uint8 x int8 products at 16 bits, which an NPU does not.
     options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
