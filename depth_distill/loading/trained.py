@@ -21,7 +21,7 @@ from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.models.checkpoints import load_weights, recorded_recipe
 from depth_distill.quantization.interface import InputLayout, Interface, RawOutputs
 from depth_distill.quantization.passes.base import Context, Pass, PassReport
-from depth_distill.quantization.preparation import Execute, Preparer, structure_only
+from depth_distill.quantization.preparation import Execute, Preparer, ensure_codes, structure_only
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from depth_distill.quantization.recipe_search import Trial, chosen_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers
@@ -78,8 +78,12 @@ class LoadedRun:
             execute: runs each pass, see :class:`~depth_distill.quantization.preparation.Preparer`.
             on_report: called with every pass and its report.
             progress: whether long passes show a progress bar.
+
+        Raises:
+            ConfigError: the network cannot be traced, or returns something else than codes in [0, 1].
         """
         context = Context(target, images, self.interface, calibrator, self.ranges, progress=progress)
+        ensure_codes(self.network, context)
         return Preparer(self.network, context, **_given(execute=execute, on_report=on_report))
 
     def chosen_recipe(

@@ -125,8 +125,7 @@ class Preparer:
         on_report: called with every pass and its report.
 
     Raises:
-        ConfigError: a network that cannot be traced, whose graph computes something else, or that returns anything but
-            codes in [0, 1] of the size of the image.
+        ConfigError: a network that cannot be traced, or whose graph computes something else.
     """
 
     def __init__(
@@ -293,7 +292,7 @@ def _ensure_same_function(before: "_State", after: "_State", where: str) -> None
 
 
 def _ensure_traced(network: nn.Module, start: "_State") -> None:
-    """On a few images, the graph computes what the network does, which is what the interface says."""
+    """On a few images, the graph computes what the network does."""
     interface = start.context.interface
     images = _some(start.context.images[:1], 2)
     if images is None or network.training:
@@ -301,48 +300,47 @@ def _ensure_traced(network: nn.Module, start: "_State") -> None:
     device = next(iter(start.graph.state_dict().values()), images).device
     with torch.inference_mode():
         given = interface.feed(images).to(device)
-        expected = network(given)
-        if not isinstance(interface.outputs, RawOutputs):
-            ensure_map(expected, given, sum(interface.outputs.channels))
-        found = interface.compared(start.graph(given))
-    for name, values in interface.compared(expected).items():
+        expected, found = (interface.compared(each(given)) for each in (network, start.graph))
+    for name, values in expected.items():
         output = name if isinstance(interface.outputs, RawOutputs) else ""
         _ensure_same_values(values, found[name], "the traced graph is another function than the network", output)
-    if not isinstance(interface.outputs, RawOutputs):
-        _ensure_codes(interface.outputs.codes(expected))
 
 
-def _ensure_codes(codes: Tensor) -> None:
-    """A file would clip everything outside of [0, 1], and an INT8 network agrees perfectly with a clipped one."""
-    lowest, highest = (float(each) for each in codes.aminmax())
+def ensure_codes(network: nn.Module, context: Context) -> None:
+    """Check on a few calibration images that a network returns what its interface says: codes of the images' size.
+
+    A file clips what is outside of [0, 1], and the INT8 network agrees perfectly with the clipped one.
+
+    Args:
+        network: network in evaluation mode, as trained.
+        context: its interface, and images; without images nothing is known.
+
+    Raises:
+        ConfigError: it returns several tensors, another shape or other values.
+    """
+    images, outputs = _some(context.images[:1], 2), context.interface.outputs
+    if images is None or isinstance(outputs, RawOutputs):
+        return
+    device = next(iter(network.state_dict().values()), images).device
+    with torch.inference_mode():
+        returned = network(context.interface.feed(images).to(device))
+    expected = (len(images), sum(outputs.channels), *images.shape[-2:])
+    if not isinstance(returned, Tensor) or tuple(returned.shape) != expected:
+        what = f"a tensor {tuple(returned.shape)}" if isinstance(returned, Tensor) else f"a {type(returned).__name__}"
+        if isinstance(returned, Mapping):
+            what += f" of {', '.join(map(repr, returned))}"
+        elif isinstance(returned, list | tuple):
+            what += f" of {len(returned)}"
+        raise ConfigError(
+            f"the network returned {what} for images {tuple(images.shape)}, expected one tensor {expected}: for a "
+            "network with other outputs use ImportedNetwork, whose output says which one is meant, and resize its size"
+        )
+    lowest, highest = (float(each) for each in outputs.codes(returned).aminmax())
     if lowest < -_CODE_MARGIN or highest > 1 + _CODE_MARGIN:
         raise ConfigError(
             f"the network returned values from {lowest:.4g} to {highest:.4g}, expected codes in [0, 1]: a network that "
             "returns metres, or any other unit, comes in as ImportedNetwork with the meaning of its output"
         )
-
-
-def ensure_map(returned: object, images: Tensor, channels: int) -> None:
-    """Check that a network returned one tensor ``(B, channels, H, W)`` of the images' size.
-
-    Raises:
-        ConfigError: it returned anything else.
-    """
-    expected = (len(images), channels, *images.shape[-2:])
-    if isinstance(returned, Tensor):
-        if tuple(returned.shape) == expected:
-            return
-        what = f"a tensor {tuple(returned.shape)}"
-    else:
-        what = f"a {type(returned).__name__}"
-        if isinstance(returned, Mapping):
-            what += f" of {', '.join(map(repr, returned))}"
-        elif isinstance(returned, Sequence):
-            what += f" of {len(returned)}"
-    raise ConfigError(
-        f"the network returned {what} for images {tuple(images.shape)}, expected one tensor {expected}: for a network "
-        "with other outputs use ImportedNetwork, whose output says which one is meant, and resize its size"
-    )
 
 
 def _ensure_same_values(old: Tensor, new: Tensor, what: str, output: str = "") -> None:

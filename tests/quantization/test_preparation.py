@@ -18,7 +18,7 @@ from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.passes import bias_correct, registry
 from depth_distill.quantization.passes.base import Context, Pass, PassError, PassReport, PassResult
 from depth_distill.quantization.passes.fold import Fold, fold
-from depth_distill.quantization.preparation import Preparer, exact_only, structure_only
+from depth_distill.quantization.preparation import Preparer, ensure_codes, exact_only, structure_only
 from depth_distill.quantization.recipe import NAIVE, Recipe, load_recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 from depth_distill.quantization.simulate.ptq import quantize_post_training
@@ -212,7 +212,7 @@ def test_a_network_that_returns_anything_but_codes_of_the_images_size_is_refused
             return output(self.inner(x))
 
     with pytest.raises(ConfigError, match=rf"the network returned {what} .* expected one tensor \(2, 1, 8, 8\)"):
-        Preparer(Other().eval(), codec_context(torch.rand(8, 3, 8, 8)))
+        ensure_codes(Other().eval(), codec_context(torch.rand(8, 3, 8, 8)))
 
 
 def test_a_network_that_returns_metres_is_refused():
@@ -225,7 +225,7 @@ def test_a_network_that_returns_metres_is_refused():
             return 0.5 + 14.5 * self.inner(x)
 
     with pytest.raises(ConfigError, match=r"returned values from .* to .*, expected codes in \[0, 1\]: .* metres"):
-        Preparer(Metres().eval(), codec_context(torch.rand(8, 3, 8, 8)))
+        ensure_codes(Metres().eval(), codec_context(torch.rand(8, 3, 8, 8)))
 
 
 @dataclass(frozen=True)

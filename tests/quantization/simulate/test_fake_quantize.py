@@ -268,21 +268,19 @@ def test_batch_norm_must_be_folded_first():
 
 
 def test_layers_it_cannot_round_are_refused():
-    class Functional(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(3, 3, 1, 1))
-
+    class OfTheImage(nn.Module):
         def forward(self, image):
-            return F.conv2d(image, self.weight)
+            return F.conv2d(image, image.mean() * torch.ones(3, 3, 1, 1))
 
     class OwnConv(nn.Conv2d):
         pass
 
     with pytest.raises(ConfigError, match="conv2d: a functional convolution"):
-        sites(Functional())
+        sites(OfTheImage())
+    graph_module = trace(nn.Sequential(nn.Conv2d(3, 3, 1)))
+    graph_module.set_submodule("0", OwnConv(3, 3, 1))
     with pytest.raises(ConfigError, match="0 is a OwnConv; expected one of Conv2d, ConvTranspose2d, Linear"):
-        sites(nn.Sequential(OwnConv(3, 3, 1)))
+        placement(graph_module, TARGET)
 
 
 @pytest.mark.parametrize(
