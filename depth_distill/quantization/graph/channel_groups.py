@@ -1,5 +1,7 @@
 """Which channels of a network can be rescaled together without changing what it computes."""
 
+import itertools
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,7 @@ _SUMS = {"add", "iadd", "sub", "isub"}
 _PRODUCTS = {"mul", "imul"}
 _QUOTIENTS = {"truediv", "itruediv", "div"}
 _CONCATS = {"cat", "concat"}
+_SPLITS = {"chunk", "split"}
 _SHAPES = {"shape", "size", "dim", "ndim", "numel", "device", "dtype"}
 _UNKNOWN = "<unknown>"  # a class or function of anybody else may have any name
 _SPATIAL = {2, 3, -1, -2}
@@ -63,10 +66,10 @@ def channel_groups(graph_module: fx.GraphModule) -> ChannelGroups:
     """Group the channels of a network: cross-layer equalization (Nagel et al. 2019, section 4.1) on whole graphs.
 
     A convolution starts one group per output channel. ReLU, leaky ReLU, PReLU, pooling, means over space and
-    interpolation keep the groups of their input, a concat concatenates those of its inputs, and an add unites those of
-    its operands. A product keeps the groups of one operand if the other is pinned, as a gate after a sigmoid is.
-    Everything else pins its operands: the network's input and output, operators that are not positively homogeneous,
-    and unknown operators.
+    interpolation keep the groups of their input, and so do parts of a split and ranges of channels. A concat
+    concatenates those of its inputs, and an add unites those of its operands. A product keeps the groups of one operand
+    if the other is pinned, as a gate after a sigmoid is. Everything else pins its operands: the network's input and
+    output, operators that are not positively homogeneous, and unknown operators.
 
     Raises:
         ConfigError: a batch norm is not folded.
@@ -85,6 +88,7 @@ class _ChannelGrouping:
         self.parents = [PINNED]
         self.reasons: dict[int, str] = {}  # by channel: why its parent is PINNED
         self.channels: dict[fx.Node, list[int] | None] = {}  # None: pinned, and their number is unknown
+        self.parts: dict[fx.Node, list[list[int]]] = {}  # of a tensor that is split along its channels
         self.shapes: set[fx.Node] = set()
         self.layers: dict[str, tuple[list[int], list[int]]] = {}
         names: dict[int, list[str]] = {}
@@ -137,6 +141,15 @@ class _ChannelGrouping:
             if operation in _SUMS:
                 return self._sum(node, first, second)
             return self._product(node, first, second, operation in _QUOTIENTS)
+        if operation in _SPLITS and known[0] and _are_taken_one_by_one(node):
+            parts = _split(known[0], operation, node)
+            if parts is not None:
+                self.parts[node] = parts
+                return None
+        if operation == "getitem" and operands:
+            taken = self._taken(operands[0], node.args[1])
+            if taken is not None:
+                return taken
         if len(sources) == 1 and self._keeps_groups(operation, node):
             return known[0]
         doubt = "" if operation in _NOT_HOMOGENEOUS else "known to be "
@@ -158,6 +171,18 @@ class _ChannelGrouping:
         if operation in _QUOTIENTS:
             return len(node.args) > 1 and isinstance(node.args[1], int | float)
         return operation in _HOMOGENEOUS
+
+    def _taken(self, source: fx.Node, index: Any) -> list[int] | None:
+        """Channels of a part of a split tensor, or of ranges along its axes; None if they are not known."""
+        if source in self.parts:
+            return self.parts[source][index]
+        channels = self.channels[source]
+        is_range = isinstance(index, tuple) and all(isinstance(each, slice) for each in index)
+        if not channels or not is_range or index[0] != slice(None):
+            return None
+        along = index[1] if len(index) > 1 else slice(None)
+        bounds = (along.start, along.stop, along.step)
+        return channels[along] if all(each is None or isinstance(each, int) for each in bounds) else None
 
     def _convolution(self, node: fx.Node, known: list[int] | None) -> list[int]:
         name = str(node.target)
@@ -260,6 +285,26 @@ def _is_known(callee: Any) -> bool:
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _are_taken_one_by_one(node: fx.Node) -> bool:
+    """Whether every reader takes one of the tensors of a list."""
+    return all(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
+
+
+def _split(channels: list[int], operation: str, node: fx.Node) -> list[list[int]] | None:
+    """The channels of each part; None if it is not channels that are split, or sizes are computed."""
+    size = _argument(node, 1, "chunks" if operation == "chunk" else "split_size_or_sections", None)
+    size = node.kwargs.get("split_size", size)  # as the method calls it
+    if _argument(node, 2, "dim", 0) not in (1, -3):
+        return None
+    if isinstance(size, Sequence) and all(isinstance(each, int) for each in size):
+        ends = list(itertools.accumulate(size))
+        return [channels[end - each : end] for end, each in zip(ends, size, strict=True)]
+    if not isinstance(size, int):
+        return None
+    step = -(-len(channels) // size) if operation == "chunk" else size
+    return [channels[start : start + step] for start in range(0, len(channels), step)]
 
 
 def _broadcast(first: list[int] | None, second: list[int] | None) -> tuple[list[int] | None, list[int] | None]:

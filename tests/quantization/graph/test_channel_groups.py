@@ -271,3 +271,73 @@ def test_scales_that_would_change_the_function_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             rescale(graph_module, groups, scales)
+
+
+def _parts_swapped(first, side):
+    one, two = first.chunk(2, 1)
+    return torch.cat([F.relu(two), one], 1)
+
+
+def _parts_of_sizes(first, side):
+    parts = torch.split(first, [1, 2, 3], dim=1)
+    return torch.cat([parts[2], parts[0], parts[-2]], -3)
+
+
+def _bottleneck(first, side):
+    """As in YOLO's C2f: one half passes on, both are kept."""
+    parts = first.split(3, dim=1)
+    kept = [parts[0], parts[1]]
+    kept.append(F.leaky_relu(kept[-1]) + side[:, :3])
+    return torch.cat(kept, 1)[:, :6]
+
+
+def _ranges(first, side):
+    return torch.cat([first[:, 4:, 1:, :], first[:, :4, 1:]], 1)
+
+
+@pytest.mark.parametrize(
+    "function", [_parts_swapped, _parts_of_sizes, _bottleneck, _ranges], ids=lambda function: function.__name__
+)
+def test_parts_of_channels_keep_their_groups(function):
+    groups = groups_of(Between(function))
+    assert "first" not in groups.pinned
+    assert len(set(groups.layers["first"].outputs.tolist())) == 6
+
+
+def test_half_of_the_channels_is_pinned_if_only_that_is_read_by_a_sigmoid():
+    def gate(first, side):
+        value, gate = first.chunk(2, 1)
+        return torch.cat([value * gate.sigmoid(), value], 1)
+
+    outputs = groups_of(Between(gate)).layers["first"].outputs
+    assert all(each != PINNED for each in outputs[:3].tolist())
+    assert outputs[3:].tolist() == [PINNED] * 3
+
+
+def test_the_union_of_parts_that_are_added_is_one_group():
+    def add(first, side):
+        one, two = first.chunk(2, 1)
+        return torch.cat([one + two, one], 1)
+
+    outputs = groups_of(Between(add)).layers["first"].outputs.tolist()
+    assert outputs[:3] == outputs[3:]
+
+
+@pytest.mark.parametrize("function", [lambda first, side: first[:, 1:5, 0], lambda first, side: first[0]])
+def test_what_loses_an_axis_is_pinned(function):
+    class Net(Between):
+        def forward(self, x):
+            return self.last(F.interpolate(function(self.first(x), None).reshape(1, 6, 1, -1), size=(4, 4)))
+
+    graph = trace(Net(None))
+    assert "first" in channel_groups(graph).pinned
+
+
+def test_a_split_along_rows_or_one_that_is_returned_whole_is_pinned():
+    assert "first" in groups_of(Between(lambda first, side: torch.cat(first.chunk(2, 2), 2))).pinned
+
+    class Whole(Between):
+        def forward(self, x):
+            return self.first(x).chunk(2, 1)
+
+    assert "first" in channel_groups(trace(Whole(None))).pinned
