@@ -65,7 +65,12 @@ _CALIBRATION, _HELD_OUT, _COMPARED = 8, 4, 2
 _STEPS = 25  # of the equalization that is compared in FP32: any scales have to leave the function alone
 _LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 _OPSET = 17  # of files of networks that are given as modules
-_WORDS = 150  # of a reason
+_WORDS = 150  # letters of a reason
+_REASONS = (
+    r".*\((.+)\).*",
+    r"read by (?:.*\.)?(\w+?)(?:_\d+)?, not .*",
+    r"\S+ ((?:adds|multiplies|concatenates) .*)",
+)
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 """Every output of a network for one image."""
@@ -107,6 +112,11 @@ class Row:
     reasons: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
 
+    @property
+    def without_int8(self) -> bool:
+        """Whether INT8 was left out."""
+        return bool(self.way) and not self.judge and not {"harden", "export", "run"} & set(self.reasons)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -114,11 +124,11 @@ class Settings:
 
     Attributes:
         target: name of the NPU profile.
-        recipe: recipe as ``depth-distill harden --recipe`` takes it.
+        recipe: recipe as ``depth-distill harden --recipe`` takes it; None to leave INT8 out.
     """
 
     target: str = "per-tensor-minmax"
-    recipe: str = "auto"
+    recipe: str | None = "auto"
 
 
 def measure(entry: Entry, images: Path, folder: Path, settings: Settings = Settings()) -> Row:
@@ -167,7 +177,7 @@ def _measure(entry: Entry, images: Path, folder: Path, settings: Settings, row: 
         reference = module
         graph = _way_in(module, batches, file, row)
     _stages(graph, reference, batches, row)
-    if file.exists():
+    if file.exists() and settings.recipe is not None:
         _harden(file, images, folder, settings, row)
 
 
@@ -224,12 +234,16 @@ def _count_pinned(graph: fx.GraphModule, row: Row) -> None:
 
 
 def _kind(reason: str) -> str:
-    """A reason without names of layers: what is in brackets is the class of the operator."""
-    found = re.search(r"\((.+)\)", reason)
-    return found.group(1) if found else re.sub(r"\b\S*[\d._]\S*\b", "...", reason)
+    """A reason without names of layers and nodes: the class or the name of the operator, or what it does."""
+    for pattern in _REASONS:
+        found = re.fullmatch(pattern, reason)
+        if found:
+            return found.group(1)
+    return reason
 
 
 def _harden(file: Path, images: Path, folder: Path, settings: Settings, row: Row) -> None:
+    assert settings.recipe is not None
     options = HardenOptions(
         source=file,
         images=images,
@@ -266,8 +280,8 @@ def settle(module: nn.Module, images: Tensor) -> None:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches, here of one
             if norm.affine:
-                norm.weight.copy_(torch.randn_like(norm.weight).mul_(0.5).exp_())
-                norm.bias.normal_(0.0, 0.3)
+                norm.weight.copy_(torch.randn_like(norm.weight).mul_(0.4).exp_())
+                norm.bias.normal_(1.0, 0.3)  # most values pass a ReLU: around 0, rounding grows by a fifth per layer
             norm.train()
         if norms:
             module(images)
@@ -384,7 +398,8 @@ def _cells(row: Row) -> list[str]:
         return [row.name, f"skipped: no package {row.skipped}", *[""] * 8]
     stages = [_stage(row, stage) for stage in STAGES]
     pinned = f"{row.pinned} / {row.layers}" if row.layers else ""
-    int8 = ["no" if each is None else _percent(each) for each in (row.naive, row.hardened)]
+    absent = "not run" if row.without_int8 else "no"
+    int8 = [absent if each is None else _percent(each) for each in (row.naive, row.hardened)]
     return [row.name, row.way or "no", *stages, pinned, *int8, row.recipe, f"{row.seconds:.0f}"]
 
 
@@ -412,6 +427,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", metavar="REGEX", help="networks whose group or name this is found in")
     parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
     parser.add_argument("--recipe", default="auto", help="passes to harden with, as depth-distill harden takes them")
+    parser.add_argument("--float-only", action="store_true", help="leave INT8 out; a later run without this adds it")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one network")
     options = parser.parse_args(args)
     return exit_code(lambda: _work(options, Console()))
@@ -424,9 +440,9 @@ def _work(options: argparse.Namespace, console: Console) -> None:
     done = {each["name"]: Row(**each) for each in json.loads(file.read_text())} if file.is_file() else {}
     every = entries()
     for entry in every:
-        if (entry.name in done and not done[entry.name].skipped) or not re.search(
-            options.only, f"{entry.group} {entry.name}"
-        ):
+        before = done.get(entry.name)
+        is_done = before is not None and not before.skipped and (options.float_only or not before.without_int8)
+        if is_done or not re.search(options.only, f"{entry.group} {entry.name}"):
             continue
         row = _apart(entry, options)
         console.print(" | ".join(_cells(row)), highlight=False, soft_wrap=True)
@@ -446,11 +462,12 @@ def _apart(entry: Entry, options: argparse.Namespace) -> Row:
         return Row(entry.name, entry.group, skipped=entry.missing)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "row.json"
+        settings = Settings(options.target, None if options.float_only else options.recipe)
         # A forked process has everything imported; a network takes seconds, and so do imports.
         method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
         process = multiprocessing.get_context(method).Process(  # type: ignore[attr-defined]
             target=_child,
-            args=(entry.name, options.images, Path(folder), Settings(options.target, options.recipe), result),
+            args=(entry.name, options.images, Path(folder), settings, result),
         )
         process.start()
         process.join(options.timeout)
