@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from depth_distill.quantization.analysis.deviation import sqnr_db
 from depth_distill.quantization.analysis.replay import without_side_effects
-from depth_distill.quantization.graph.node_kinds import classify, scoped_name
+from depth_distill.quantization.graph.node_kinds import classify
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
 
@@ -68,7 +68,9 @@ def layer_deviation(
         origin = _origin(source, modules)
         is_layer = origin is not None
         relative = (noise[node] / signal[node]) ** 0.5 if signal[node] > 0 else float(noise[node] > 0)
-        rows.append(LayerDeviation(origin or scoped_name(source), is_layer, relative))
+        quantizer = modules[str(node.target)]
+        assert isinstance(quantizer, FakeQuantizer)
+        rows.append(LayerDeviation(origin or quantizer.site, is_layer, relative))
     return tuple(rows)
 
 

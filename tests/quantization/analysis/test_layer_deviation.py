@@ -63,3 +63,20 @@ def test_a_layer_that_loses_everything_is_found(graphs):
         quantized.second.weight[0] /= 1e4
     rows = {each.name: each.sqnr_db for each in layer_deviation(graph, quantized, BATCHES)}
     assert rows["second"] < 3 < rows["first"]
+
+
+def test_two_operators_of_one_kind_have_names_of_their_own():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return (self.conv(x) + x) + x
+
+    torch.manual_seed(0)
+    graph = trace(Sums())
+
+    rows = layer_deviation(graph, quantize_post_training(graph, TARGET, BATCHES, progress=False), BATCHES)
+
+    assert [each.name for each in rows] == ["conv", "add", "add_1"]
