@@ -120,7 +120,6 @@ def _completed(options: argparse.Namespace, out: Path) -> dict[str, Any]:
             "meaning: say what the output means, as --meaning '{encoding: inverse, near: 1, min_m: 0.5, max_m: 15}' "
             "(docs/your_network.md); depth-distill harden takes a network whose output has no known meaning"
         )
-    init.setdefault("image_size", "${data.image_size}")
     data = content.setdefault("data", {})
     if isinstance(data, dict):
         if options.onnx is not None and "image_size" not in data:

@@ -310,6 +310,9 @@ def _relevant(config: Path) -> dict[str, Any]:
         model = _read(config.parent / model)
     task = _mapping(_mapping(model).get("init_args"))
     callbacks = _mapping(content.get("trainer")).get("callbacks") or []
+    network = _mapping(task.get("network"))
+    if str(network.get("class_path", "")).rpartition(".")[2] == ImportedNetwork.__name__:
+        _mapping(network.setdefault("init_args", {})).setdefault("image_size", "${data.image_size}")
     found: dict[str, Any] = {"model": {"init_args": {key: task[key] for key in _TASK_KEYS if key in task}}}
     if "seed_everything" in content:
         found["seed_everything"] = content["seed_everything"]
