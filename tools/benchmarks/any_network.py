@@ -189,7 +189,7 @@ def _way_in(module: nn.Module, batches: list[Tensor], file: Path, row: Row) -> f
         if difference > SAME:
             raise ConfigError(f"the traced network differs by {difference:.1g}")
     except UserError as error:
-        row.reasons["trace"] = _reason(error)
+        row.reasons["trace"] = _reason(error).removeprefix(f"{type(module).__name__} ")
         if not file.exists():
             raise
         graph = import_onnx(file).graph
