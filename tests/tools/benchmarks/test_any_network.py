@@ -71,7 +71,9 @@ def test_the_command_resumes_and_names_missing_packages(pictures, tmp_path, monk
     made = [Entry("tiny", "tiny", Tiny, size=(16, 16)), Entry("tiny", "absent", Tiny, ("no_such_package",))]
     monkeypatch.setattr(any_network, "entries", lambda: made)
     monkeypatch.setattr(
-        any_network, "_apart", lambda entry, options: any_network.Row(entry.name, entry.group, "traced")
+        any_network,
+        "_apart",
+        lambda entry, options: any_network.Row(entry.name, entry.group, "traced", judge="a tool chain"),
     )
     words = ["--images", str(pictures), "--out", str(tmp_path / "out")]
     assert any_network.main([*words, "--only", "^tiny tiny$"]) == 0
