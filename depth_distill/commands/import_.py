@@ -25,7 +25,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--meaning",
         metavar="YAML",
-        help="what the output of the ONNX file means: keys as in a config, such as '{encoding: inverse, near: 1, "
+        help="what the output means: keys as in a config, such as '{encoding: inverse, near: 1, "
         "min_m: 0.5, max_m: 15}', or a file with them",
     )
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder of images, where the config has no data")

@@ -59,7 +59,7 @@ def import_network(options: argparse.Namespace, overrides: Sequence[str]) -> int
     console = Console()
     with _new_folder(options.out) as out, tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / CONFIG_FILE
-        content = _completed(options, out)
+        content = _completed(options)
         _write_yaml(config, content)
         as_given = resolved_config(config, [*overrides, *_derived(content, overrides, config)])
         content |= {"data": as_given["data"]}
@@ -97,7 +97,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _completed(options: argparse.Namespace, out: Path) -> dict[str, Any]:
+def _completed(options: argparse.Namespace) -> dict[str, Any]:
     """The config with what follows from the options."""
     content: dict[str, Any] = {} if options.config is None else _read(options.config)
     model = content.setdefault("model", {})
@@ -109,8 +109,8 @@ def _completed(options: argparse.Namespace, out: Path) -> dict[str, Any]:
     if options.onnx is not None:
         init["module"] = _onnx_module(options.onnx)
         init["weights"] = None
-        if options.meaning is not None:
-            init["meaning"] = _meaning(options.meaning)
+    if options.meaning is not None:
+        init["meaning"] = _meaning(options.meaning)
     if not str(network.get("class_path", "")).endswith("ImportedNetwork"):
         raise ConfigError(
             f"{options.config}: model.init_args.network is a {network.get('class_path')}, expected an ImportedNetwork"
