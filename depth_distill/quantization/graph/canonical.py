@@ -1,7 +1,7 @@
 """The same graph in fewer words: layers as modules, ReLU as ReLU, nothing that writes over its input."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -154,10 +154,22 @@ def _write_layers(graph_module: fx.GraphModule) -> None:
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
         graph.erase_node(node)
-    if any(layer is not None for _, layer in found):
+    if made:
+        read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
         for node in reversed(graph.nodes):
             if not node.users and node.op in ("get_attr", "call_function", "call_method"):
                 graph.erase_node(node)
+        read -= {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+        _delete(graph_module, read - {f"{path}.{name}" for _, _, path in made for name in ("weight", "bias")})
+
+
+def _delete(graph_module: fx.GraphModule, attributes: Iterable[str]) -> None:
+    """Remove parameters and buffers, which the layers that were made of them have now."""
+    for attribute in attributes:
+        owner, _, name = attribute.rpartition(".")
+        module = graph_module.get_submodule(owner)
+        for store in (module._parameters, module._buffers):
+            store.pop(name, None)
 
 
 def _are_equal(one: nn.Module, other: nn.Module) -> bool:
