@@ -54,12 +54,7 @@ class CodeNetwork(nn.Module, ABC):
         Raises:
             ConfigError: height or width is not a multiple of the stride.
         """
-        if height % self.stride or width % self.stride:
-            fits = [max(self.stride, round(side / self.stride) * self.stride) for side in (height, width)]
-            raise ConfigError(
-                f"image size {height} x {width} (H x W) does not fit this network: both must be multiples of its "
-                f"stride {self.stride}; the nearest size that fits is {fits[0]} x {fits[1]}"
-            )
+        require_multiples((height, width), self.stride)
 
     def check_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Check that images are normalized as the network was trained.
@@ -81,23 +76,18 @@ class CodeNetwork(nn.Module, ABC):
                 )
 
 
-class GraphNetwork(CodeNetwork):
-    """A network as a traced graph, after the passes of ``quantization``.
+class TracedNetwork(CodeNetwork):
+    """A network that is a traced graph.
 
     Args:
         graph: maps images to codes.
-        source: the network that the graph was traced from; its depth range and stride are taken over.
-        codec: what turns the codes of the graph into metres; that of ``source`` unless given.
+        codec: what turns the codes of the graph into metres.
     """
 
-    def __init__(self, graph: fx.GraphModule, source: CodeNetwork, codec: DepthCodec | None = None) -> None:
+    def __init__(self, graph: fx.GraphModule, codec: DepthCodec) -> None:
         super().__init__()
         self.graph = graph
-        self.depth_range = source.depth_range
-        self.stride = source.stride
-        self.alignment = source.alignment
-        self.normalization = source.normalization
-        self._codec = codec or source.codec
+        self._codec = codec
 
     @property
     def codec(self) -> DepthCodec:
@@ -112,3 +102,35 @@ class GraphNetwork(CodeNetwork):
         """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
         codes: Tensor = self.graph(image)
         return codes
+
+
+class GraphNetwork(TracedNetwork):
+    """A network after the passes of ``quantization``.
+
+    Args:
+        graph: maps images to codes.
+        source: the network that the graph was traced from; its depth range and stride are taken over.
+        codec: what turns the codes of the graph into metres; that of ``source`` unless given.
+    """
+
+    def __init__(self, graph: fx.GraphModule, source: CodeNetwork, codec: DepthCodec | None = None) -> None:
+        super().__init__(graph, codec or source.codec)
+        self.depth_range = source.depth_range
+        self.stride = source.stride
+        self.alignment = source.alignment
+        self.normalization = source.normalization
+
+
+def require_multiples(image_size: tuple[int, int], stride: int) -> None:
+    """Check an image size against a network's stride.
+
+    Raises:
+        ConfigError: height or width is not a multiple of it.
+    """
+    if any(side % stride for side in image_size):
+        height, width = image_size
+        fits = [max(stride, round(side / stride) * stride) for side in image_size]
+        raise ConfigError(
+            f"image size {height} x {width} (H x W) does not fit this network: both must be multiples of its "
+            f"stride {stride}; the nearest size that fits is {fits[0]} x {fits[1]}"
+        )

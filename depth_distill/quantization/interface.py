@@ -112,47 +112,6 @@ class OutputLayout:
     channels: tuple[int, ...]
     logits: bool = False
 
-    def codes(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
-        """Codes ``(B, C, H, W)`` from the outputs, given by name, in order, or as the only one.
-
-        Raises:
-            ConfigError: an output that is missing, or has another number of channels.
-        """
-        if isinstance(outputs, Tensor):
-            outputs = [outputs]
-        if not isinstance(outputs, Mapping):
-            if len(outputs) != len(self.names):
-                raise ConfigError(
-                    f"received {len(outputs)} outputs, expected {len(self.names)}: {', '.join(self.names)}"
-                )
-            outputs = dict(zip(self.names, outputs, strict=True))
-        for name, channels in zip(self.names, self.channels, strict=True):
-            if name not in outputs:
-                raise ConfigError(f"there is no output {name!r}; received {', '.join(outputs) or 'none'}")
-            if outputs[name].shape[1] != channels:
-                raise ConfigError(f"output {name!r} has {outputs[name].shape[1]} channels, expected {channels}")
-        together = torch.cat([outputs[name].float() for name in self.names], dim=1)
-        if not self.logits:
-            return together
-        codes: Tensor = saturating_sigmoid(torch, together)  # the bits of decode.py and decode.h
-        return codes
-
-
-@dataclass(frozen=True)
-class RawOutputs(OutputLayout):
-    """The outputs of a network whose outputs have no known meaning: any number of tensors of any shape."""
-
-    def codes(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
-        """Not known.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError(
-            f"the outputs {', '.join(self.names)} of this network have no known meaning: only their deviation from "
-            "FP32 can be reported"
-        )
-
     def tensors(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
         """Every output by its name.
 
@@ -174,6 +133,38 @@ class RawOutputs(OutputLayout):
         if missing:
             raise ConfigError(f"there is no output {missing[0]!r}; received {', '.join(outputs) or 'none'}")
         return {name: outputs[name] for name in self.names}
+
+    def codes(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
+        """Codes ``(B, C, H, W)`` from the outputs, given by name, in order, or as the only one.
+
+        Raises:
+            ConfigError: an output that is missing, or has another number of channels.
+        """
+        tensors = self.tensors(outputs)
+        for (name, values), channels in zip(tensors.items(), self.channels, strict=True):
+            if values.shape[1] != channels:
+                raise ConfigError(f"output {name!r} has {values.shape[1]} channels, expected {channels}")
+        together = torch.cat([values.float() for values in tensors.values()], dim=1)
+        if not self.logits:
+            return together
+        codes: Tensor = saturating_sigmoid(torch, together)  # the bits of decode.py and decode.h
+        return codes
+
+
+@dataclass(frozen=True)
+class RawOutputs(OutputLayout):
+    """The outputs of a network whose outputs have no known meaning: any number of tensors of any shape."""
+
+    def codes(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> Tensor:
+        """Not known.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            f"the outputs {', '.join(self.names)} of this network have no known meaning: only their deviation from "
+            "FP32 can be reported"
+        )
 
 
 @dataclass(frozen=True)
