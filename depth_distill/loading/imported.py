@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.loading import to_codes
 from depth_distill.loading.meaning import Meaning, steps_of
-from depth_distill.models import CodeNetwork, DepthCodec
+from depth_distill.models import DepthCodec
+from depth_distill.models.code_network import TracedNetwork, require_multiples
 from depth_distill.models.foreign_checkpoint import fit_to, read_tensors
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthRange
@@ -53,7 +54,7 @@ class NetworkInput:
         return mean, std
 
 
-class ImportedNetwork(CodeNetwork):
+class ImportedNetwork(TracedNetwork):
     """Any ``nn.Module``, from the user's own code or an ONNX file, as a network from image to codes.
 
     The module is built, its weights are loaded, and it is traced to a graph; what leads to other outputs is removed,
@@ -96,23 +97,20 @@ class ImportedNetwork(CodeNetwork):
         resize: Literal["nearest", "bilinear"] | None = None,
         stride: int = 1,
     ) -> None:
-        super().__init__()
         if output is not None and outputs is not None:
             raise ConfigError("give either output, a path, or outputs, a list of paths")
         if code is not None and not code.is_dir():
             raise ConfigError(f"code: {code} is no folder")
+        require_multiples(image_size, stride)
+        built = build_module(module, code)
+        notes = [] if weights is None else load_foreign_weights(built, weights, weights_key, prefix)
+        super().__init__(trace(built, method, image_size), DepthCodec(meaning.host_codec))
         self.meaning = meaning
         self.stride = stride
         self.alignment = meaning.aligned_by
         self.normalization = input.normalization
-        self.notes: list[str] = []
+        self.notes = notes
         """What was done to the network, for tables."""
-        self._codec = DepthCodec(meaning.host_codec)
-        self.check_image_size(*image_size)
-        built = build_module(module, code)
-        if weights is not None:
-            self.notes += load_foreign_weights(built, weights, weights_key, prefix)
-        self.graph = trace(built, method, image_size)
         paths = outputs if outputs is not None else [output or []]
         self.output_names = tuple(f"output_{place}" for place in range(len(paths)))
         """Names of the outputs where their meaning is unknown; otherwise they are the codes."""
@@ -121,13 +119,16 @@ class ImportedNetwork(CodeNetwork):
         removed = before - sum(each.numel() for each in self.graph.parameters())
         if removed:
             self.notes.append(f"{removed:,} parameters of other outputs removed")
-        example = torch.zeros(1, 3, *image_size)
-        run_example(self.graph, example)
+        example = torch.rand(1, 3, *image_size, generator=torch.Generator().manual_seed(0))
+        returned = run_example(self.graph, example)
         if self.has_meaning:
-            to_codes.fit_shape(self.graph, example, self._codec.channels, resize)
+            to_codes.fit_shape(self.graph, returned, image_size, self.codec.channels, resize)
         if input.colour_order == "BGR":
             self.notes.append(to_codes.take_bgr(self.graph))
+            example = example.flip(1)
         self.notes.append(to_codes.bring_to_codes(self.graph, meaning.affine))
+        if self.has_meaning:
+            to_codes.require_same(self.graph, example, meaning.affine(to_codes.as_maps(returned, image_size, resize)))
 
     @property
     def has_meaning(self) -> bool:
@@ -142,20 +143,6 @@ class ImportedNetwork(CodeNetwork):
     def extra_repr(self) -> str:
         """Codec and depth range, where there are any."""
         return super().extra_repr() if self.has_meaning else str(self.codec)
-
-    @property
-    def codec(self) -> DepthCodec:
-        """Decodes this network's codes to metres."""
-        return self._codec
-
-    def traced(self) -> fx.GraphModule:
-        """The graph that the network is."""
-        return self.graph
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
-        codes: Tensor = self.graph(image)
-        return codes
 
 
 def build_module(description: Mapping[str, Any], code: Path | None = None) -> nn.Module:

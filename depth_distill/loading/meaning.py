@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from torch import Tensor
+
 from depth_distill.codecs import DepthRange, Encoding, HostCodec, HostSingle, HostUnknown, codec_of
 from depth_distill.errors import ConfigError
 from depth_distill.types import Alignment
@@ -17,6 +19,15 @@ class Affine(NamedTuple):
     scale: float
     offset: float
     clip: bool
+
+    def unclipped(self, output: Tensor) -> Tensor:
+        """Codes of an output before the clip, float64."""
+        return output.double() * self.scale + self.offset
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Codes of an output, float32."""
+        codes = self.unclipped(output)
+        return (codes.clamp(0, 1) if self.clip else codes).float()
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,14 @@ class Meaning:
         if self.near == 1:
             scale, offset = -scale, 1 - offset
         return Affine(scale, offset, self.returns == "relative" and self.output_range != (0.0, 1.0))
+
+    def __str__(self) -> str:
+        shown: dict[str, str] = {"returns": self.returns}
+        if self.returns in ("codes", "relative"):
+            shown |= {"encoding": self.encoding, "near": str(self.near)}
+        if self.unit_m != 1:
+            shown["unit_m"] = f"{self.unit_m:g}"
+        return ", ".join(f"{key}: {value}" for key, value in shown.items())
 
     def _end(self, key: str, inverse: str) -> float:
         value, inverse_value = getattr(self, key), getattr(self, inverse)

@@ -15,8 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from depth_distill.errors import ConfigError
 from depth_distill.loading.meaning import Affine
+from depth_distill.loading.output_tail import RANK_CHANGES, averages, called, module_of, step_back
 
 _CODES, _CLIP, _RGB, _RESIZE = "to_codes", "clip_codes", "from_rgb", "to_image_size"
+_TOLERANCE = 1e-4  # of the largest code
 _LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _IDENTITY = Affine(1.0, 0.0, False)
 
@@ -40,7 +42,7 @@ def select_output(graph_module: fx.GraphModule, paths: Sequence[Sequence[Any]], 
         if together and len(chosen) > 1:
             value = graph.call_function(torch.cat, (chosen, 1))
     output.args = (value,)
-    graph.eliminate_dead_code(lambda node: _changes_a_tensor_that_is_read(node, graph_module))
+    graph.eliminate_dead_code(_has_to_stay)
     graph_module.delete_all_unused_submodules()
     _delete_unused_attributes(graph_module)
     graph.lint()
@@ -58,15 +60,17 @@ def bring_to_codes(graph_module: fx.GraphModule, affine: Affine) -> str:
         return "the output is codes"
     output = next(node for node in graph_module.graph.nodes if node.op == "output")
     place, reader = cast(fx.Node, output.args[0]), output
-    left, dropped = affine, []
+    left, dropped = affine, list[fx.Node]()
+    passed: list[fx.Node] = []
     while len(place.users) == 1:
-        step = _through(place, left, graph_module)
+        averaged = any(averages(node, graph_module) for node in passed)
+        step = step_back(place, left, averaged, graph_module)
         if step is None:
             break
+        passed.append(place)
         reader = place
         place, left, drop = step
         dropped += drop
-    how = ""
     if left[:2] == _IDENTITY[:2]:
         how = "factors behind the last activation are taken out: its output is codes"
     elif _foldable(place, graph_module):
@@ -74,6 +78,8 @@ def bring_to_codes(graph_module: fx.GraphModule, affine: Affine) -> str:
         _scale(layer, left.scale, left.offset)
         how = f"folded into {place.target}"
     else:
+        if any(called(node) in RANK_CHANGES for node in passed):  # no channels here yet
+            place, reader, left, dropped = cast(fx.Node, output.args[0]), output, affine, []
         _append(graph_module, place, reader, left)
         how = f"a 1 x 1 convolution behind {place.name}"
     for node in dropped:
@@ -91,9 +97,9 @@ def take_bgr(graph_module: fx.GraphModule) -> str:
     """Make a network that was trained on BGR images take RGB ones, in place; returns how, in words."""
     (image,) = (node for node in graph_module.graph.nodes if node.op == "placeholder")
     readers = list(image.users)
-    layers = [graph_module.get_submodule(str(node.target)) for node in readers if node.op == "call_module"]
-    if len(layers) == len(readers) and all(type(layer) is nn.Conv2d and layer.groups == 1 for layer in layers):
-        for layer in layers:
+    if all(_takes_all_channels(node, graph_module) for node in readers):
+        for node in readers:
+            layer = graph_module.get_submodule(str(node.target))
             weight = cast(nn.Parameter, layer.weight)
             layer.weight = nn.Parameter(weight.detach().flip(1).contiguous(), weight.requires_grad)
         return "colour order folded into " + ", ".join(str(node.target) for node in readers)
@@ -107,12 +113,24 @@ def take_bgr(graph_module: fx.GraphModule) -> str:
     return f"colour order by a 1 x 1 convolution {_RGB}"
 
 
-def fit_shape(graph_module: fx.GraphModule, image: Tensor, channels: int, resize: str | None) -> None:
+def as_maps(output: Tensor, size: Sequence[int], resize: str | None) -> Tensor:
+    """What :func:`fit_shape` makes of an output: ``(B, C, H, W)``, enlarged where that is asked for."""
+    maps = output[:, None] if output.ndim == 3 else output
+    if resize is None or tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    align = None if resize == "nearest" else False
+    return F.interpolate(maps, size=list(size), mode=resize, align_corners=align)
+
+
+def fit_shape(
+    graph_module: fx.GraphModule, found: object, size: tuple[int, int], channels: int, resize: str | None
+) -> None:
     """Make the network return maps ``(B, channels, H, W)`` of the image's size, in place.
 
     Args:
         graph_module: graph from images to one tensor.
-        image: an image to try, ``(1, 3, H, W)``.
+        found: what it returned for an image.
+        size: (height, width) of that image.
         channels: number of codes.
         resize: ``nearest`` or ``bilinear`` where a smaller output shall be enlarged.
 
@@ -120,8 +138,6 @@ def fit_shape(graph_module: fx.GraphModule, image: Tensor, channels: int, resize
         ConfigError: the output has another number of dimensions, channels, or another size.
     """
     output = next(node for node in graph_module.graph.nodes if node.op == "output")
-    with torch.inference_mode():
-        found = graph_module(image)
     if not isinstance(found, Tensor):
         raise ConfigError(f"output: leads to a {type(found).__name__}, expected a tensor: give a longer path")
     shape = tuple(found.shape)
@@ -135,7 +151,6 @@ def fit_shape(graph_module: fx.GraphModule, image: Tensor, channels: int, resize
                 f"output: leads to a tensor of the shape {shape}, expected (B, {channels}, H, W)"
                 + ("; the meaning says how many codes there are" if len(shape) == 4 else "")
             )
-        size = tuple(image.shape[-2:])
         if shape[-2:] != size:
             factors = [whole / part for whole, part in zip(size, shape[-2:], strict=True)]
             if resize is None:
@@ -153,10 +168,8 @@ def fit_shape(graph_module: fx.GraphModule, image: Tensor, channels: int, resize
     graph_module.recompile()
 
 
-def _changes_a_tensor_that_is_read(node: fx.Node, graph_module: fx.GraphModule) -> bool:
-    if node.op in ("placeholder", "output"):
-        return True
-    return node.op == "call_function" and node.target is operator.setitem
+def _has_to_stay(node: fx.Node) -> bool:
+    return node.op in ("placeholder", "output") or node.target is operator.setitem
 
 
 def _delete_unused_attributes(graph_module: fx.GraphModule) -> None:
@@ -203,86 +216,39 @@ def _listed(value: Any) -> str:
     return f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else repr(value)
 
 
-def _through(
-    node: fx.Node, wanted: Affine, graph_module: fx.GraphModule
-) -> tuple[fx.Node, Affine, list[fx.Node]] | None:
-    """One step back: the node before, what is then wanted of it, and nodes to drop; None if there is no such step."""
-    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    if isinstance(module, nn.Identity | nn.Dropout | nn.Dropout2d) or _commutes(node, module):
-        return node.all_input_nodes[0], wanted, []
-    constant = _constant_operand(node)
-    if constant is not None:
-        before, scale, offset = constant
-        return before, Affine(wanted.scale * scale, wanted.scale * offset + wanted.offset, wanted.clip), [node]
-    kind = _activation(node, module)
-    if kind in ("sigmoid", "hardsigmoid") and wanted[:2] == (-1.0, 1.0):
-        return node.all_input_nodes[0], Affine(-1.0, 0.0, wanted.clip), []
-    if kind == "unit_clip" and wanted[:2] == (-1.0, 1.0):
-        return node.all_input_nodes[0], Affine(-1.0, 1.0, wanted.clip), []
-    # relu(x) < 0 never happens; where the clip maps all of it to one end, the ReLU changes nothing.
-    at_end = wanted.offset <= 0 if wanted.scale > 0 else wanted.offset >= 1
-    if kind == "relu" and wanted.clip and at_end:
-        return node.all_input_nodes[0], wanted, [node]
-    return None
+def require_same(graph_module: fx.GraphModule, image: Tensor, codes: Tensor) -> None:
+    """Check that a graph gives these codes for an image, after the edits of this module.
 
-
-def _commutes(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operator only moves values, or averages them with weights whose sum is 1."""
-    if isinstance(module, nn.Upsample):
-        return True
-    return node.target in (
-        F.interpolate,
-        F.upsample,
-        torch.unsqueeze,
-        torch.squeeze,
-        "unsqueeze",
-        "squeeze",
-        "contiguous",
-    )
-
-
-def _constant_operand(node: fx.Node) -> tuple[fx.Node, float, float] | None:
-    """``(x, scale, offset)`` of a node that computes ``scale * x + offset`` with numbers."""
-    if node.target in (operator.neg, torch.neg):
-        return node.all_input_nodes[0], -1.0, 0.0
-    if node.op not in ("call_function", "call_method") or len(node.args) != 2 or node.kwargs:
-        return None
-    first, second = node.args
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if isinstance(first, fx.Node) and isinstance(second, int | float):
-        forms = {"mul": (second, 0.0), "add": (1.0, second), "sub": (1.0, -second)}
-        if second:
-            forms |= {"truediv": (1 / second, 0.0), "div": (1 / second, 0.0)}
-        return (first, *map(float, forms[name])) if name in forms else None  # type: ignore[return-value]
-    if isinstance(second, fx.Node) and isinstance(first, int | float):
-        forms = {"mul": (first, 0.0), "add": (1.0, first), "sub": (-1.0, first)}
-        return (second, *map(float, forms[name])) if name in forms else None  # type: ignore[return-value]
-    return None
-
-
-def _activation(node: fx.Node, module: nn.Module | None) -> str | None:
-    if isinstance(module, nn.Sigmoid) or node.target in (torch.sigmoid, F.sigmoid, "sigmoid"):
-        return "sigmoid"
-    if isinstance(module, nn.Hardsigmoid) or node.target is F.hardsigmoid:
-        return "hardsigmoid"
-    if type(module) is nn.ReLU or node.target in (F.relu, torch.relu, "relu"):
-        return "relu"
-    if type(module) is nn.Hardtanh and (module.min_val, module.max_val) == (0.0, 1.0):
-        return "unit_clip"
-    if node.target in (torch.clamp, torch.clip, "clamp", "clip"):
-        values = dict(zip(("min", "max"), node.args[1:], strict=False)) | node.kwargs
-        return "unit_clip" if (values.get("min"), values.get("max")) == (0, 1) else None
-    return None
+    Raises:
+        ConfigError: it does not.
+    """
+    if not bool(codes.isfinite().all()):
+        return  # a network that is not trained may overflow; what it says then proves nothing
+    with torch.inference_mode():
+        difference = float((graph_module(image) - codes).abs().max() / codes.abs().max().clamp(min=1e-30))
+    if not difference <= _TOLERANCE:
+        raise ConfigError(
+            f"bringing the output to codes changed it by {difference:.3g} of the largest code, allowed is "
+            f"{_TOLERANCE:g}: bring in the network's ONNX file, and please report this network"
+        )
 
 
 def _foldable(node: fx.Node, graph_module: fx.GraphModule) -> bool:
-    """Whether a node is a layer with a bias of its own to change: called once, and read by the one that is followed."""
-    if node.op != "call_module" or len(node.users) != 1:
-        return False
-    module = graph_module.get_submodule(str(node.target))
+    """Whether a node is a layer whose weight and bias can change: nothing else uses them, and nothing else reads it."""
+    module = module_of(node, graph_module)
     plain = type(module) in _LAYERS or (isinstance(module, _BatchNorm) and module.affine and not hasattr(module, "act"))
-    if not plain:
-        return False
+    return plain and len(node.users) == 1 and _is_used_once(node, graph_module)
+
+
+def _takes_all_channels(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Whether a node is a convolution whose input channels can change places: nothing else uses its weight."""
+    module = module_of(node, graph_module)
+    return type(module) is nn.Conv2d and module.groups == 1 and _is_used_once(node, graph_module)
+
+
+def _is_used_once(node: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Whether the layer of a node is called by no other, and its weight belongs to no other."""
+    module = graph_module.get_submodule(str(node.target))
     calls = sum(other.op == "call_module" and other.target == node.target for other in graph_module.graph.nodes)
     shared = [name for name, value in graph_module.named_parameters(remove_duplicate=False) if value is module.weight]
     return calls == 1 and len(shared) == 1

@@ -6,35 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
-from jsonargparse import ArgumentParser, Namespace
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from depth_distill.data import DepthSplits
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
 from depth_distill.loading.imported import ImportedNetwork
-from depth_distill.loading.parsing import PARSER, instantiate, parse
-from depth_distill.metrics import BANDS_M
+from depth_distill.loading.parsing import instantiate
+from depth_distill.loading.run_config import NETWORK, Bands, StudentOptions, parse_run, run_parser
 from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.models.checkpoints import load_weights, recorded_recipe
 from depth_distill.quantization.interface import InputLayout, Interface, RawOutputs
 from depth_distill.quantization.passes.base import Context, Pass, PassReport
 from depth_distill.quantization.preparation import Execute, Preparer, ensure_codes, structure_only
-from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from depth_distill.quantization.recipe import Recipe, load_recipe
 from depth_distill.quantization.recipe_search import Trial, chosen_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers
-from depth_distill.quantization.simulate.fake_quant import SiteKind
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, remove_fake_quant
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget, load_target
 from depth_distill.runs import CONFIG_FILE, require_checkpoint, resumed_run_folder
-
-_NETWORK = "model.init_args.network"
-_TASK_KEYS = ("network", "bands_m", "channels_last")
-_FAKE_QUANT = ("FakeQuant", "depth_distill.callbacks.FakeQuant", "depth_distill.callbacks.fake_quant.FakeQuant")
-
-Bands = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -185,25 +175,11 @@ def load_data(config: Path, overrides: Sequence[str] = ()) -> tuple[DepthSplits,
     Raises:
         ConfigError: see :func:`load_run`.
     """
-    parser = _parser()
-    values = _parse(parser, config, overrides)
-    values[_NETWORK] = None
+    parser = run_parser()
+    values = parse_run(parser, config, overrides)
+    values[NETWORK] = None
     built = instantiate(parser, values)
     return built.data, built.model.init_args.bands_m
-
-
-def resolved_config(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The data and the network of a config as plain data: all defaults, no interpolations.
-
-    Args:
-        config: config of a ``fit``.
-        overrides: see :func:`load_run`.
-
-    Raises:
-        ConfigError: see :func:`load_run`.
-    """
-    values = _parse(_parser(), config, overrides)
-    return {"data": _plain(values["data"]), "network": _plain(values[_NETWORK])}
 
 
 def config_of(checkpoint: Path, config: Path | None = None) -> Path:
@@ -220,9 +196,9 @@ def config_of(checkpoint: Path, config: Path | None = None) -> Path:
 
 
 def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None, read_data: bool = True) -> LoadedRun:
-    parser = _parser()
-    values = _parse(parser, config, overrides)
-    if values[_NETWORK] is None:
+    parser = run_parser()
+    values = parse_run(parser, config, overrides)
+    if values[NETWORK] is None:
         raise ConfigError(f"{config} describes no task with a network: expected model.init_args.network")
     if not isinstance(values.seed_everything, bool):
         torch.manual_seed(values.seed_everything)
@@ -247,16 +223,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None, read
     return LoadedRun(network.eval(), built.data, tuple(map(tuple, task.bands_m)), ranges)
 
 
-@dataclass(frozen=True)
-class _Student:
-    """Options of the callback FakeQuant that determine the structure of a checkpoint."""
-
-    target: str = "per-tensor-minmax"
-    learnable: Sequence[SiteKind] = ()
-    recipe: str | list[Any] = DEFAULT_RECIPE
-
-
-def _student(network: CodeNetwork, student: _Student, data: DepthSplits, checkpoint: Path | None) -> GraphNetwork:
+def _student(network: CodeNetwork, student: StudentOptions, data: DepthSplits, checkpoint: Path | None) -> GraphNetwork:
     """The fake-quantized graph of a student, with the structure but not the weights of its checkpoint."""
     target = load_target(student.target)
     recorded = None if checkpoint is None else recorded_recipe(checkpoint)
@@ -280,71 +247,3 @@ def interface_of(network: CodeNetwork, data: DepthSplits) -> Interface:
 def _given(**arguments: Any) -> dict[str, Any]:
     """The arguments that are not None."""
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _parser() -> ArgumentParser:
-    """Parser of the keys of a ``fit`` that a network and its data are built from."""
-    parser = ArgumentParser(**PARSER)
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--seed_everything", type=bool | int, default=0)
-    parser.add_class_arguments(DepthSplits, "data", fail_untyped=False, sub_configs=True)
-    parser.add_argument(f"--{_NETWORK}", type=CodeNetwork | None, default=None)
-    parser.add_argument("--model.init_args.bands_m", type=Bands, default=BANDS_M)
-    parser.add_argument("--model.init_args.channels_last", type=bool, default=True)
-    parser.add_argument("--student", type=_Student | None, default=None)
-    return parser
-
-
-def _parse(parser: ArgumentParser, config: Path, overrides: Sequence[str]) -> Namespace:
-    text = OmegaConf.to_yaml(OmegaConf.create(_relevant(config)))
-    return parse(parser, ["--config", text, *overrides], [config])
-
-
-def _relevant(config: Path) -> dict[str, Any]:
-    """The part of a config that :func:`_parser` reads, with interpolations unresolved, so that options affect them."""
-    content = _read(config)
-    data, model = content.get("data"), content.get("model")
-    if isinstance(data, str):  # a file, relative to the config's folder
-        data = str(config.parent / data)
-    if isinstance(model, str):
-        model = _read(config.parent / model)
-    task = _mapping(_mapping(model).get("init_args"))
-    callbacks = _mapping(content.get("trainer")).get("callbacks") or []
-    network = _mapping(task.get("network"))
-    if str(network.get("class_path", "")).rpartition(".")[2] == ImportedNetwork.__name__:
-        _mapping(network.setdefault("init_args", {})).setdefault("image_size", "${data.image_size}")
-    found: dict[str, Any] = {"model": {"init_args": {key: task[key] for key in _TASK_KEYS if key in task}}}
-    if "seed_everything" in content:
-        found["seed_everything"] = content["seed_everything"]
-    if data is not None:
-        found["data"] = data
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        values = _mapping(callback)
-        if values.get("class_path", callback) in _FAKE_QUANT:
-            arguments = _mapping(values.get("init_args"))
-            found["student"] = {key: arguments[key] for key in ("target", "learnable", "recipe") if key in arguments}
-    return found
-
-
-def _read(config: Path) -> dict[str, Any]:
-    try:
-        return _mapping(OmegaConf.to_container(OmegaConf.load(config), resolve=False))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{config} does not exist: give the config of a run") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Parsed values as YAML can hold them."""
-    if isinstance(value, Namespace):
-        return {key: _plain(each) for key, each in vars(value).items()}
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -10,8 +10,8 @@ import yaml
 
 from depth_distill.cli import main
 from depth_distill.evaluation import Evaluator
-from depth_distill.loading.importing import better_meaning, score_meanings
 from depth_distill.loading.meaning import Meaning
+from depth_distill.loading.meaning_scores import better_meaning, score_meanings
 from depth_distill.loading.trained import load_run
 from depth_distill.models import DepthCodec
 from depth_distill.types import DepthBatch

@@ -35,6 +35,15 @@ def codes(affine, output):
     return found.clamp(0, 1) if affine.clip else found
 
 
+def enlarged(maps):
+    return F.interpolate(maps, scale_factor=2, mode="bilinear")
+
+
+def fit_shape(graph, channels, resize):
+    with torch.no_grad():
+        to_codes.fit_shape(graph, graph(IMAGE[:1]), (32, 32), channels, resize)
+
+
 @pytest.mark.parametrize(
     ("end", "affine", "how"),
     [
@@ -51,6 +60,20 @@ def codes(affine, output):
         (lambda y: 10 * torch.sigmoid(y), METRES, "a 1 x 1 convolution behind sigmoid"),
         (lambda y: F.softplus(y), INVERSE, "a 1 x 1 convolution behind softplus"),
         (nn.ELU(), METRES, "a 1 x 1 convolution behind end"),
+        # Averages of what a ReLU cut off are not cut off averages.
+        (
+            lambda y: F.interpolate(F.relu(y), scale_factor=2, mode="bilinear"),
+            METRES,
+            "a 1 x 1 convolution behind relu",
+        ),
+        (lambda y: F.interpolate(F.relu(y), scale_factor=2), METRES, "folded into head"),
+        (lambda y: enlarged(torch.sigmoid(y)), FLIP, "folded into head"),
+        # A convolution needs the axis of channels, which is not there yet behind the last activation.
+        (
+            lambda y: (10 * torch.sigmoid(y)[:, 0])[:, None].unsqueeze(1).squeeze(1),
+            METRES,
+            "a 1 x 1 convolution behind squeeze",
+        ),
     ],
 )
 def test_an_output_becomes_codes_exactly(end, affine, how):
@@ -156,10 +179,10 @@ def test_a_smaller_output_is_enlarged_only_if_that_is_asked_for():
     with pytest.raises(
         ConfigError, match=r"16 x 16 pixels for an image of 32 x 32: choose another output, or give resize"
     ):
-        to_codes.fit_shape(trace(net), IMAGE[:1], 1, None)
+        fit_shape(trace(net), 1, None)
 
     graph = trace(net)
-    to_codes.fit_shape(graph, IMAGE[:1], 1, "nearest")
+    fit_shape(graph, 1, "nearest")
 
     with torch.no_grad():
         torch.testing.assert_close(graph(IMAGE), F.interpolate(net(IMAGE), scale_factor=2))
@@ -167,10 +190,52 @@ def test_a_smaller_output_is_enlarged_only_if_that_is_asked_for():
 
 def test_maps_without_channels_get_one():
     graph = trace(Net(lambda y: y[:, 0]))
-    to_codes.fit_shape(graph, IMAGE[:1], 1, None)
+    fit_shape(graph, 1, None)
     assert graph(IMAGE).shape == (2, 1, 32, 32)
 
 
 def test_another_number_of_channels_is_refused():
     with pytest.raises(ConfigError, match=r"\(1, 1, 32, 32\), expected \(B, 2, H, W\); the meaning says how many"):
-        to_codes.fit_shape(trace(Net(nn.Identity())), IMAGE[:1], 2, None)
+        fit_shape(trace(Net(nn.Identity())), 2, None)
+
+
+def test_a_layer_that_is_called_twice_keeps_its_channels_in_order():
+    class Twice(Net):
+        def forward(self, image):
+            return self.head(self.features(image)) + self.head(self.features(image * 0.5))
+
+    net = randomized(Twice(None))
+    graph = trace(net)
+
+    to_codes.take_bgr(graph)
+
+    with torch.no_grad():
+        torch.testing.assert_close(graph(IMAGE), net(IMAGE.flip(1)))
+
+
+def test_a_module_may_have_the_name_of_a_function():
+    class Named(Net):
+        def __init__(self):
+            super().__init__(None)
+            self.relu = nn.LeakyReLU(0.5)
+
+        def forward(self, image):
+            return self.relu(self.head(self.features(image)))
+
+    net = randomized(Named())
+    graph = trace(net)
+
+    assert to_codes.bring_to_codes(graph, METRES) == "a 1 x 1 convolution behind relu"
+    with torch.no_grad():
+        torch.testing.assert_close(graph(IMAGE), codes(METRES, net(IMAGE)), rtol=0, atol=2e-6)
+
+
+def test_another_function_behind_the_edits_is_refused():
+    graph = trace(randomized(Net(nn.Sigmoid())))
+    with torch.no_grad():
+        found = graph(IMAGE)
+    to_codes.require_same(graph, IMAGE, found)
+
+    with pytest.raises(ConfigError, match=r"changed it by .* of the largest code, allowed is 0\.0001"):
+        to_codes.require_same(graph, IMAGE, 1 - found)
+    to_codes.require_same(graph, IMAGE, found * float("nan"))  # proves nothing

@@ -81,6 +81,12 @@ def plain(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     return model, _strip_pairs(model.graph)
 
 
+def declared_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What a model takes; old files list their weights as inputs, too."""
+    stored = {each.name for each in model.graph.initializer}
+    return [each for each in model.graph.input if each.name not in stored]
+
+
 def input_tensors(
     file: Path, model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]] | None = None
 ) -> tuple[OnnxTensor, ...]:
@@ -94,8 +100,7 @@ def input_tensors(
     Raises:
         ConfigError: a dimension is dynamic and not given, a given shape does not fit, or an input is no tensor.
     """
-    stored = {each.name for each in model.graph.initializer}
-    inputs = [each for each in model.graph.input if each.name not in stored]
+    inputs = declared_inputs(model)
     given = {name: tuple(int(size) for size in shape) for name, shape in (shapes or {}).items()}
     for name in given:
         if name not in [each.name for each in inputs]:
