@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.loading import to_codes
@@ -16,7 +16,7 @@ from depth_distill.loading.meaning import Meaning, steps_of
 from depth_distill.models import DepthCodec
 from depth_distill.models.code_network import TracedNetwork, require_multiples
 from depth_distill.models.foreign_checkpoint import fit_to, read_tensors
-from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.graph.trace import UntraceableError, trace, traced_graph
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthRange
 
 
@@ -104,7 +104,9 @@ class ImportedNetwork(TracedNetwork):
         require_multiples(image_size, stride)
         built = build_module(module, code)
         notes = [] if weights is None else load_foreign_weights(built, weights, weights_key, prefix)
-        super().__init__(trace(built, method, image_size), DepthCodec(meaning.host_codec))
+        graph, depends_on_size = _trace(built, method, image_size)
+        super().__init__(graph, DepthCodec(meaning.host_codec))
+        self.fixed_size = tuple(image_size) if depends_on_size else None  # type: ignore[assignment]
         self.meaning = meaning
         self.stride = stride
         self.alignment = meaning.aligned_by
@@ -211,6 +213,21 @@ def size_rule(network: nn.Module, height: int, width: int) -> int | None:
         if all(_runs(network, *size) for size in tries):
             return multiple
     return None
+
+
+def _trace(module: nn.Module, method: str, image_size: tuple[int, int]) -> tuple[fx.GraphModule, bool]:
+    """The graph of a module, and whether it is right at this image size only: shapes in an ONNX file are numbers."""
+    if traced_graph(module) is not None:
+        if getattr(module, "any_batch", True) is False:
+            raise ConfigError(
+                "module: the network takes one image at a time, because the batch of 1 is a number in it: export it "
+                "with a dynamic batch; depth-distill harden takes the file as it is"
+            )
+        return trace(module), True
+    try:
+        return trace(module, method), False
+    except UntraceableError:
+        return trace(module, method, image_size), True
 
 
 def _runs(network: nn.Module, height: int, width: int) -> bool:

@@ -17,6 +17,7 @@ class CodeNetwork(nn.Module, ABC):
         depth_range: nearest and farthest depth, spanned by the codes.
         stride: image height and width must be multiples of this.
         alignment: how depth is fitted to the ground truth before it is scored; ``none`` of a metric network.
+        fixed_size: (height, width) of the images of a network that is right at this size only; None of any other.
         normalization: mean and standard deviation per channel, in [0, 1], that images must be normalized with; None of
             a network that is trained with those of the data.
     """
@@ -24,6 +25,7 @@ class CodeNetwork(nn.Module, ABC):
     depth_range: DepthRange
     stride: int
     alignment: Alignment = "none"
+    fixed_size: tuple[int, int] | None = None
     normalization: tuple[Sequence[float], Sequence[float]] | None = None
 
     @property
@@ -52,9 +54,15 @@ class CodeNetwork(nn.Module, ABC):
         """Check that the decoder can restore this size from the encoder's pyramid.
 
         Raises:
-            ConfigError: height or width is not a multiple of the stride.
+            ConfigError: height or width is not a multiple of the stride, or not that of a network with a fixed size.
         """
         require_multiples((height, width), self.stride)
+        if self.fixed_size is not None and (height, width) != tuple(self.fixed_size):
+            raise ConfigError(
+                f"image size {height} x {width} (H x W) does not fit this network, whose graph was made at "
+                f"{self.fixed_size[0]} x {self.fixed_size[1]} and depends on it: give that as data.image_size, or "
+                "import the network again at the other size"
+            )
 
     def check_normalization(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Check that images are normalized as the network was trained.
@@ -118,6 +126,7 @@ class GraphNetwork(TracedNetwork):
         self.depth_range = source.depth_range
         self.stride = source.stride
         self.alignment = source.alignment
+        self.fixed_size = source.fixed_size
         self.normalization = source.normalization
 
 

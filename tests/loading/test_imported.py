@@ -8,6 +8,8 @@ from depth_distill.errors import ConfigError
 from depth_distill.loading.imported import ImportedNetwork, NetworkInput, build_module, size_rule
 from depth_distill.loading.meaning import Meaning
 from depth_distill.quantization.graph.trace import trace
+from tests.loading.onnx_importer.onnx_text import model_of
+from tests.loading.onnx_importer.onnx_text import saved as saved_model
 from tests.loading.strangers import Monodepth, TwoHeads, randomized
 
 DISPARITY = Meaning(encoding="inverse", near=1, min_m=0.5, max_m=15.0)
@@ -166,3 +168,55 @@ def test_the_size_rule_is_found_by_trying():
 
     assert size_rule(network, 33, 40) == 8
     assert size_rule(lambda image: 1 / 0, 33, 40) is None
+
+
+class SizedPooling(nn.Module):
+    """What it computes depends on the size in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 3, padding=1)
+
+    def forward(self, image):
+        divisor = 2.0 if image.shape[-1] > 48 else 1.0
+        return torch.sigmoid(self.conv(image) / divisor)
+
+
+def test_a_graph_that_is_right_at_one_size_is_refused_at_another():
+    linear = Meaning(min_m=0.5, max_m=15.0)
+    module = {"class_path": "tests.loading.test_imported.SizedPooling"}
+
+    sized = ImportedNetwork(module, linear, (32, 64))
+    anywhere = ImportedNetwork(MONODEPTH, DISPARITY, (32, 64), output=[["disp", 0]])
+
+    with torch.no_grad():
+        torch.testing.assert_close(sized(IMAGE), build_module(module)(IMAGE))
+    sized.check_image_size(32, 64)
+    anywhere.check_image_size(64, 64)
+    with pytest.raises(ConfigError, match=r"32 x 32 .* was made at 32 x 64 and depends on it"):
+        sized.check_image_size(32, 32)
+
+
+def onnx_module(tmp_path, body, **constants):
+    model = model_of(body, inputs="float[1,3,32,64] x", **constants)
+    return {
+        "class_path": "depth_distill.loading.onnx_importer.OnnxModule",
+        "init_args": {"file": str(saved_model(tmp_path / "theirs.onnx", model))},
+    }
+
+
+def test_an_onnx_file_is_right_at_its_size(tmp_path):
+    module = onnx_module(tmp_path, "c = Conv <pads = [1, 1, 1, 1]> (x, w) y = Sigmoid (c)", w=(1, 3, 3, 3))
+
+    network = ImportedNetwork(module, DISPARITY, (32, 64))
+
+    assert network.fixed_size == (32, 64)
+    assert network.notes == ["folded into conv"]
+
+
+def test_an_onnx_file_that_takes_one_image_at_a_time_is_refused(tmp_path):
+    # The mean over the batch is the image itself.
+    body = "c = Conv <pads = [1, 1, 1, 1]> (x, w) m = ReduceMean <axes = [0]> (c) t = Add (c, m) y = Sigmoid (t)"
+
+    with pytest.raises(ConfigError, match="one image at a time, because the batch of 1 is a number in it"):
+        ImportedNetwork(onnx_module(tmp_path, body, w=(1, 3, 3, 3)), DISPARITY, (32, 64))

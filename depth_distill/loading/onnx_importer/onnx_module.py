@@ -28,6 +28,11 @@ class OnnxModule(nn.Module):
         self.imported = import_onnx(Path(file), shapes, verify)
         self.network = self.imported.graph
 
+    @property
+    def any_batch(self) -> bool:
+        """Whether it takes several images at once."""
+        return self.imported.any_batch
+
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs of the file: one tensor, or a tuple."""
         return self.network(*inputs)
