@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from depth_distill.errors import DataError, UserError
 from depth_distill.quantization.analysis.deviation import Deviation, DeviationScorer, Outputs
@@ -213,25 +213,23 @@ def simulated(preparer: Preparer, held_out: Sequence[Tensor], base: Recipe = NAI
     Args:
         preparer: runs recipes on the network.
         held_out: batches of images that are not those of the preparer.
-        base: a recipe whose float network is the reference.
+        base: what every candidate begins with. The reference is the float network behind its passes, without those that
+            fit weights and biases to the grid.
 
     Raises:
         DataError: there are no held-out images, or FP32 returns NaN on them.
     """
-    plain = preparer(base)
-    compared = plain.interface.compared
-    batches = [plain.interface.feed(each) for each in held_out]
-    scorer = DeviationScorer(batches, lambda batch: compared(plain.trained(batch)))
+    plain = preparer(Recipe(tuple(each for each in base.passes if not (each.changes_function and each.values_only))))
+    scorer = DeviationScorer([plain.interface.feed(each) for each in held_out], _outputs(plain, plain.graph))
 
     def score(prepared: Prepared) -> Deviation:
-        quantized = prepared.quantized
-
-        def outputs(batch: Tensor) -> Outputs:
-            return prepared.interface.compared(quantized(batch))
-
-        return scorer(outputs)
+        return scorer(_outputs(prepared, prepared.quantized))
 
     return score
+
+
+def _outputs(prepared: Prepared, graph: nn.Module) -> Callable[[Tensor], Outputs]:
+    return lambda batch: prepared.interface.compared(graph(batch))
 
 
 def hold_out(batches: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,19 +1,25 @@
 """The search keeps what helps on images that it did not calibrate on, and nothing else."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from depth_distill.callbacks import FakeQuant
 from depth_distill.errors import ConfigError, DataError, UserError
+from depth_distill.models import SingleHead
 from depth_distill.quantization import recipe_search
 from depth_distill.quantization.analysis.deviation import Deviation
-from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.passes.adaround import AdaRound
 from depth_distill.quantization.passes.base import Context, PassError
 from depth_distill.quantization.preparation import Preparer
 from depth_distill.quantization.recipe import NAIVE, Recipe, load_recipe
 from depth_distill.quantization.recipe_search import GAIN, chosen_recipe, hold_out, search_recipe, simulated
 from depth_distill.quantization.target.target import load_target
+from tests.export.networks import smooth_images
+from tests.models.networks import spread_network
 from tests.quantization.any_network import INPUT, OUTPUTS, SHAPE, samples, two_heads
 
 STRESSED = Recipe.from_entries(["fold", {"stress": {"sigma": 2.0}}])
@@ -196,3 +202,18 @@ def test_whoever_has_no_images_refuses_auto_by_name():
         load_recipe("[fold, auto, auto]")
     with pytest.raises(ConfigError, match="effort: received 'best', expected one of"):
         load_recipe("[fold, {auto: {effort: best}}]")
+
+
+@pytest.mark.parametrize("last", ["uint8_input", "thermometer", "logits", "bias_correct"])
+def test_behind_any_base_the_reference_is_the_float_network_of_that_base(last):
+    size = InputLayout(32, 64, (0.5,) * 3, (0.25,) * 3)
+    images = (size.pixels(smooth_images(8, (32, 64))) / 255 - 0.5) / 0.25  # pixels are whole, as those of files are
+    network = spread_network(lambda channels, depth_range: SingleHead(channels, depth_range, "log", "sigmoid"), images)
+    interface = Interface.of_codes(size, network.codec.host)
+    context = Context(load_target("per-tensor-minmax"), list(images[:6].split(2)), interface)
+    prepare, base = Preparer(network, context), Recipe.from_entries(["fold", last])
+    score = simulated(prepare, list(images[6:].split(1)), base)
+    plain = dataclasses.replace(prepare(base), graph=prepare(NAIVE).graph) if last == "bias_correct" else prepare(base)
+    assert 1e-3 < score(prepare(base)).relative < 0.2
+    unrounded = score(SimpleNamespace(interface=plain.interface, quantized=plain.graph))
+    assert unrounded.relative == 0

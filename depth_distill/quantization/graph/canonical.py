@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.node_kinds import argument
 
 _OUT_OF_PLACE: dict[Any, Callable[..., Any]] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
@@ -123,10 +124,10 @@ def _write_relu(node: fx.Node, graph_module: fx.GraphModule) -> None:
         if type(module) is nn.Threshold and module.threshold == 0 and module.value == 0:
             graph_module.set_submodule(str(node.target), nn.ReLU())
     elif node.op in ("call_function", "call_method"):
-        lowest, highest = (_argument(node, place, name) for place, name in ((1, "min"), (2, "max")))
+        lowest, highest = (argument(node, place, name) for place, name in ((1, "min"), (2, "max")))
         is_clamp = node.target in _CLAMPS and highest is None
-        is_threshold = node.target in _THRESHOLDS and _argument(node, 2, "value") == 0
-        lowest = _argument(node, 1, "threshold") if is_threshold else lowest
+        is_threshold = node.target in _THRESHOLDS and argument(node, 2, "value") == 0
+        lowest = argument(node, 1, "threshold") if is_threshold else lowest
         if (is_clamp or is_threshold) and type(lowest) in (int, float) and lowest == 0:
             source = node.all_input_nodes[0]
             with node.graph.inserting_before(node):
@@ -150,7 +151,7 @@ def _write_layers(graph_module: fx.GraphModule) -> None:
             graph_module.set_submodule(path, module)
             made.append((owner, module, path))
         with graph.inserting_before(node):
-            call = graph.call_module(path, (_argument(node, 0, "input"),))
+            call = graph.call_module(path, (argument(node, 0, "input"),))
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
         graph.erase_node(node)
@@ -184,14 +185,12 @@ def _layer(node: fx.Node, graph_module: fx.GraphModule) -> tuple[nn.Module, str]
         return None
     cls, parameters = _LAYERS[node.target]
     origins: list[str] = []
-    weight = _constant(_argument(node, 1, "weight"), graph_module, origins)
-    bias_of = _argument(node, 2, "bias")
+    weight = _constant(argument(node, 1, "weight"), graph_module, origins)
+    bias_of = argument(node, 2, "bias")
     bias = _constant(bias_of, graph_module, origins)
     if weight is None or (bias_of is not None and bias is None) or weight.ndim != (2 if cls is nn.Linear else 4):
         return None
-    values = {
-        name: _argument(node, place, name, default) for place, (name, default) in enumerate(parameters.items(), 3)
-    }
+    values = {name: argument(node, place, name, default) for place, (name, default) in enumerate(parameters.items(), 3)}
     if any(isinstance(each, fx.Node) for each in values.values()):
         return None
     outputs, inputs = weight.shape[:2]
@@ -246,7 +245,3 @@ def _place(graph_module: fx.GraphModule, owner: str, name: str) -> str:
         count += 1
         place = f"{owner}.{name}_{count}" if owner else f"{name}_{count}"
     return place
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.node_kinds import argument, operation_name
 
 PINNED = 0
 """The group of all channels whose scale is 1."""
@@ -33,7 +34,6 @@ _QUOTIENTS = {"truediv", "itruediv", "div"}
 _CONCATS = {"cat", "concat"}
 _SPLITS = {"chunk", "split"}
 _SHAPES = {"shape", "size", "dim", "ndim", "numel", "device", "dtype"}
-_UNKNOWN = "<unknown>"  # a class or function of anybody else may have any name
 _SPATIAL = {2, 3, -1, -2}
 
 
@@ -134,7 +134,7 @@ class _ChannelGrouping:
         operands = [argument for argument in node.args if isinstance(argument, fx.Node)]
         if operation in ("conv2d", "convtranspose2d") and node.op == "call_module":
             return self._convolution(node, known[0])
-        if operation in _CONCATS and _argument(node, 1, "dim", 0) in (1, -3):
+        if operation in _CONCATS and argument(node, 1, "dim", 0) in (1, -3):
             return self._concat(node, [self.channels[source] for source in node.args[0]])  # type: ignore[union-attr, index]
         if operation in _SUMS | _PRODUCTS | _QUOTIENTS and len(operands) == 2:
             first, second = _broadcast(*(self.channels[operand] for operand in operands))
@@ -160,12 +160,12 @@ class _ChannelGrouping:
 
     def _keeps_groups(self, operation: str, node: fx.Node) -> bool:
         if operation == "mean":
-            dims = _argument(node, 1, "dim", None)
+            dims = argument(node, 1, "dim", None)
             dims = dims if isinstance(dims, Sequence) else [dims]
-            return _SPATIAL.issuperset(dims) and _argument(node, 2, "keepdim", False) is True
+            return _SPATIAL.issuperset(dims) and argument(node, 2, "keepdim", False) is True
         if operation == "pad":
-            pad = _argument(node, 1, "pad", None)
-            return isinstance(pad, Sequence) and len(pad) <= 4 and not _argument(node, 3, "value", None)
+            pad = argument(node, 1, "pad", None)
+            return isinstance(pad, Sequence) and len(pad) <= 4 and not argument(node, 3, "value", None)
         if operation in _PRODUCTS:
             return any(isinstance(argument, int | float) for argument in node.args)
         if operation in _QUOTIENTS:
@@ -231,14 +231,7 @@ class _ChannelGrouping:
             module = self.graph_module.get_submodule(str(node.target))
             if isinstance(module, _BatchNorm):
                 raise ConfigError(f"{node.target} is a {type(module).__name__}: fold batch norm before rescaling")
-            name = type(module).__name__ if _is_known(type(module)) else _UNKNOWN
-        elif node.target is getattr:
-            name = str(node.args[1])
-        elif isinstance(node.target, str):
-            name = node.target
-        else:
-            name = getattr(node.target, "__name__", str(node.target)) if _is_known(node.target) else _UNKNOWN
-        return name.lower().replace("_", "")
+        return operation_name(self.graph_module, node)
 
     def _describe(self, node: fx.Node) -> str:
         if node.op == "output":
@@ -275,18 +268,6 @@ class _ChannelGrouping:
                 self._unite(channels, [PINNED] * len(channels), reason)
 
 
-def _is_known(callee: Any) -> bool:
-    """Whether a class or function is torch's or ours, so that its name says what it computes."""
-    room = str(getattr(callee, "__module__", None) or "torch")
-    if room.split(".")[0] in ("torch", "operator", "_operator", "math", "depth_distill"):
-        return True
-    return any(getattr(each, callee.__name__, None) is callee for each in (torch, nn.functional))
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
 def _are_taken_one_by_one(node: fx.Node) -> bool:
     """Whether every reader takes one of the tensors of a list."""
     return all(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
@@ -294,9 +275,9 @@ def _are_taken_one_by_one(node: fx.Node) -> bool:
 
 def _split(channels: list[int], operation: str, node: fx.Node) -> list[list[int]] | None:
     """The channels of each part; None if it is not channels that are split, or sizes are computed."""
-    size = _argument(node, 1, "chunks" if operation == "chunk" else "split_size_or_sections", None)
+    size = argument(node, 1, "chunks" if operation == "chunk" else "split_size_or_sections", None)
     size = node.kwargs.get("split_size", size)  # as the method calls it
-    if _argument(node, 2, "dim", 0) not in (1, -3):
+    if argument(node, 2, "dim", 0) not in (1, -3):
         return None
     if isinstance(size, Sequence) and all(isinstance(each, int) for each in size):
         ends = list(itertools.accumulate(size))

@@ -90,6 +90,7 @@ _ACTIVATION_METHODS: dict[str, ActivationName] = {
     "sigmoid_": "sigmoid", "tanh": "tanh", "tanh_": "tanh",
 }  # fmt: skip
 _SHAPE_METHODS = {"size", "dim", "numel"}
+_UNKNOWN = "<unknown>"
 
 
 def classify(graph_module: fx.GraphModule) -> dict[fx.Node, Operation]:
@@ -102,6 +103,31 @@ def classify(graph_module: fx.GraphModule) -> dict[fx.Node, Operation]:
     for node in graph_module.graph.nodes:
         operations[node] = _classify(node, graph_module, operations)
     return operations
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a function or method, which a trace has by position or by name, as the caller wrote it."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def operation_name(graph_module: fx.GraphModule, node: fx.Node) -> str:
+    """Name of a node's class, function or method in lower case without underscores: ``hardsigmoid``, ``mul``.
+
+    A class or function of anybody else may have any name; of these it is ``<unknown>``.
+    """
+    if node.op == "call_module":
+        callee: Any = type(graph_module.get_submodule(str(node.target)))
+    elif node.target is getattr:
+        callee = str(node.args[1])
+    elif isinstance(node.target, str):
+        callee = node.target if node.op == "call_method" else node.op
+    else:
+        callee = node.target
+    if isinstance(callee, str):
+        name = callee
+    else:
+        name = getattr(callee, "__name__", str(callee)) if _is_known(callee) else _UNKNOWN
+    return name.lower().replace("_", "")
 
 
 def scoped_name(node: fx.Node) -> str:
@@ -124,7 +150,7 @@ def _classify(node: fx.Node, graph_module: fx.GraphModule, operations: dict[fx.N
     if node.op != "call_module" and (
         node.target is getattr
         or node.target in _SHAPE_METHODS
-        or all(operations[argument].kind == "not_a_tensor" for argument in node.all_input_nodes)
+        or all(operations[each].kind == "not_a_tensor" for each in node.all_input_nodes)
     ):
         return Operation("not_a_tensor")
     if node.op == "call_module":
@@ -132,8 +158,8 @@ def _classify(node: fx.Node, graph_module: fx.GraphModule, operations: dict[fx.N
     if node.target in _LAYER_FUNCTIONS:
         raise ConfigError(f"{scoped_name(node)}: a functional convolution or linear layer; use its nn.Module instead")
     if node.target in (F.interpolate, F.upsample):
-        return Operation("move" if _is_nearest(_argument(node, 3, "mode", "nearest")) else "compute")
-    if node.target is F.pad and _argument(node, 3, "value", None):
+        return Operation("move" if _is_nearest(argument(node, 3, "mode", "nearest")) else "compute")
+    if node.target is F.pad and argument(node, 3, "value"):
         return Operation("compute")
     tables: tuple[tuple[set[Any], Kind], ...] = (
         (_ADDS | _ADD_METHODS, "add"),
@@ -164,9 +190,12 @@ def _classify_module(node: fx.Node, module: nn.Module) -> Operation:
     return Operation("activation", activation) if activation else Operation("compute")
 
 
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    """An argument of a call, which a trace has by position or by name, as the caller wrote it."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+def _is_known(callee: Any) -> bool:
+    """Whether a class or function is torch's or ours, so that its name says what it computes."""
+    room = str(getattr(callee, "__module__", None) or "torch")
+    if room.split(".")[0] in ("torch", "operator", "_operator", "math", "depth_distill"):
+        return True
+    return any(getattr(each, callee.__name__, None) is callee for each in (torch, nn.functional))
 
 
 def _is_nearest(mode: Any) -> bool:

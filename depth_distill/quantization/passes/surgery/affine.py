@@ -1,12 +1,13 @@
 """Put a constant affine per channel into a neighbouring layer, or into a depthwise 1 x 1 convolution of its own."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
+from depth_distill.quantization.graph.node_kinds import argument, operation_name
 from depth_distill.quantization.passes.fold import Layer, fold_affine
-from depth_distill.quantization.passes.surgery.edits import argument, called_once, operation
+from depth_distill.quantization.passes.surgery.edits import called_once
 
 _IDENTITIES = ("identity", "dropout", "dropout2d", "contiguous", "clone", "detach", "float")
 _HOMOGENEOUS = ("relu", "leakyrelu", "prelu", "maxpool2d", "avgpool2d", "upsamplingnearest2d")
@@ -17,12 +18,16 @@ def permuted(node: fx.Node, channel: int, dims: int) -> int | None:
 
     None of a node that does anything else.
     """
+    if node.op not in ("call_function", "call_method"):
+        return None
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if name == "permute":
-        order = node.args[1] if isinstance(node.args[1], list | tuple) else node.args[1:]
-        return int(order[channel]) % dims  # type: ignore[arg-type]
+        given = argument(node, 1, "dims")
+        order: Any = given if isinstance(given, list | tuple) else node.args[1:]
+        return int(order[channel]) % dims
     if name in ("transpose", "swapaxes"):
-        first, second = (int(argument(node, place, f"dim{place - 1}")) % dims for place in (1, 2))
+        word = "dim" if name == "transpose" else "axis"
+        first, second = (int(argument(node, place, f"{word}{place - 1}")) % dims for place in (1, 2))
         return second if channel == first else first if channel == second else channel
     return None
 
@@ -57,7 +62,7 @@ def fold_before(
             if shift is None and not had_bias:
                 layer.bias = None
             return str(node.target)
-        name = operation(graph_module, node)
+        name = operation_name(graph_module, node)
         before = permuted(node, channel % dims, dims)
         if before is None and name not in (*_IDENTITIES, *(_HOMOGENEOUS if homogeneous else ())):
             return None
@@ -102,7 +107,7 @@ def _layers_behind(
             layers[str(user.target)] = layer
             continue
         places = [permuted(user, place, dims) for place in range(dims)]
-        if places[0] is None and operation(graph_module, user) not in passing:
+        if places[0] is None and operation_name(graph_module, user) not in passing:
             return None
         moved = channel if places[0] is None else places.index(channel)
         behind = _layers_behind(graph_module, user, moved, dims, factor, shift)

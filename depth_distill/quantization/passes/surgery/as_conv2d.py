@@ -9,10 +9,10 @@ import torch
 from timm.layers import Linear as TimmLinear
 from torch import fx, nn
 
-from depth_distill.quantization.graph.node_kinds import classify
+from depth_distill.quantization.graph.node_kinds import argument, classify, operation_name
 from depth_distill.quantization.passes.base import Context, PassResult
 from depth_distill.quantization.passes.surgery.affine import permuted
-from depth_distill.quantization.passes.surgery.edits import argument, finish, module_of, operation
+from depth_distill.quantization.passes.surgery.edits import finish, module_of
 from depth_distill.quantization.passes.surgery.layouts import Held, broadcast, shape_in
 from depth_distill.quantization.passes.surgery.measure import Shape, shapes
 from depth_distill.quantization.passes.surgery.surgery import Changes, Surgery
@@ -82,7 +82,7 @@ def as_conv2d(graph_module: fx.GraphModule, context: Context) -> tuple[fx.GraphM
 def _count_moves(graph_module: fx.GraphModule) -> int:
     """How many reshapes and permutations of activations there are; constants are reshaped at compile time."""
     kinds = classify(graph_module).items()
-    return sum(kind.kind != "not_a_tensor" and operation(graph_module, node) in _MOVES for node, kind in kinds)
+    return sum(kind.kind != "not_a_tensor" and operation_name(graph_module, node) in _MOVES for node, kind in kinds)
 
 
 def _only_adds_dimensions(index: Any) -> bool:
@@ -162,7 +162,7 @@ class _Rewriter:
         source = self.images.get(node.all_input_nodes[0]) if node.all_input_nodes else None
         if source is None:
             return None
-        name, shape = operation(self.graph_module, node), self.shape_of[node.name]
+        name, shape = operation_name(self.graph_module, node), self.shape_of[node.name]
         if name in _RESHAPES or (name == "getitem" and _only_adds_dimensions(node.args[1])):
             return source.reshaped(shape)
         rank = 1 + len(shape_in(source.layout, source.size))
@@ -180,7 +180,7 @@ class _Rewriter:
         dims = dims if isinstance(dims, Sequence) else [0 if dims is None else dims]
         if source.layout == "flat" or {each % rank for each in dims} != source.spatial:
             return None
-        name = operation(self.graph_module, node)
+        name = operation_name(self.graph_module, node)
         pooled = self._new(node, "call_method", name, (source.node, [2, 3]), {"keepdim": True})
         size = (source.size[0], 1, 1)
         return Held(pooled, source.layout if argument(node, 2, "keepdim", False) else "flat", size)

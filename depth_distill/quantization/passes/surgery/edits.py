@@ -15,23 +15,6 @@ def module_of(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def operation(graph_module: fx.GraphModule, node: fx.Node) -> str:
-    """Name of a node's class, function or method in lower case without underscores: ``hardsigmoid``, ``mul``."""
-    module = module_of(graph_module, node)
-    if module is not None:
-        name = type(module).__name__
-    elif isinstance(node.target, str):
-        name = node.target if node.op == "call_method" else node.op
-    else:
-        name = getattr(node.target, "__name__", str(node.target))
-    return name.lower().replace("_", "")
-
-
-def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a function or method, wherever the call has it."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
 def place_of(node: fx.Node) -> str:
     """Name of a node for people: its module, or the module around it and the node's own name, which is unique."""
     name = scoped_name(node)

@@ -8,17 +8,16 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, fx, nn
 
+from depth_distill.quantization.graph.node_kinds import argument, operation_name
 from depth_distill.quantization.passes.base import Context, PassResult
 from depth_distill.quantization.passes.fold import depthwise_affine
 from depth_distill.quantization.passes.surgery.affine import fold_before, fold_behind, permuted
 from depth_distill.quantization.passes.surgery.edits import (
-    argument,
     erase,
     finish,
     free_name,
     insert_module,
     module_of,
-    operation,
     owner_of,
     parameter_like,
     place_of,
@@ -97,7 +96,7 @@ class _Affine:
 
 def _channel(graph_module: fx.GraphModule, node: fx.Node, shape_of: Mapping[fx.Node, Shape]) -> int | str | None:
     """The dimension of a norm's channels; why it cannot be replaced; or None of a node that is no norm."""
-    name = operation(graph_module, node)
+    name = operation_name(graph_module, node)
     if node.op not in ("call_module", "call_function") or name not in (*_OVER_CHANNELS, *_OVER_SPACE):
         return None
     if name in _OVER_SPACE:
@@ -187,7 +186,7 @@ def _cancel_permutations(graph_module: fx.GraphModule, shape_of: Mapping[fx.Node
         if second[0] is None:
             continue
         before = node.all_input_nodes[0]
-        while operation(graph_module, before) in ("identity", "contiguous"):
+        while operation_name(graph_module, before) in ("identity", "contiguous"):
             before = before.all_input_nodes[0]
         first = [permuted(before, place, rank) for place in range(rank)]
         if first[0] is not None and [first[cast(int, place)] for place in second] == list(range(rank)):

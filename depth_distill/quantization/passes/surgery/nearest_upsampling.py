@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from depth_distill.quantization.graph.node_kinds import argument
 from depth_distill.quantization.passes.base import Context, PassResult
 from depth_distill.quantization.passes.surgery.edits import (
-    argument,
     erase,
     finish,
     free_name,

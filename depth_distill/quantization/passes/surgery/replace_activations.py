@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from depth_distill.quantization.graph.node_kinds import classify
+from depth_distill.quantization.graph.node_kinds import classify, operation_name
 from depth_distill.quantization.graph.trace import calls_by_module
 from depth_distill.quantization.passes.base import Context, PassResult
-from depth_distill.quantization.passes.surgery.edits import erase, finish, free_name, operation, place_of
+from depth_distill.quantization.passes.surgery.edits import erase, finish, free_name, place_of
 from depth_distill.quantization.passes.surgery.surgery import Changes, Surgery
 
 Replacement = Literal["relu", "leaky_relu"]
@@ -60,7 +60,7 @@ def replace_activations(
     left: dict[str, str] = {}
     calls = calls_by_module(changed)
     for node in list(changed.graph.nodes):
-        kind = _product_kind(changed, node) or operation(changed, node)
+        kind = _product_kind(changed, node) or operation_name(changed, node)
         if kind not in kinds or not node.op.startswith("call"):
             continue
         if kind == "softplus" and any(
@@ -106,12 +106,12 @@ def _product_kind(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
     if operands is None:
         return None
     tensor, gate = operands
-    name = operation(graph_module, gate)
+    name = operation_name(graph_module, gate)
     if name in ("sigmoid", "hardsigmoid") and gate.all_input_nodes == [tensor]:
         return "silu" if name == "sigmoid" else "hardswish"
     inner = gate.all_input_nodes[0] if len(gate.all_input_nodes) == 1 else None
     if name == "tanh" and inner is not None and inner.all_input_nodes == [tensor]:
-        return "mish" if operation(graph_module, inner) == "softplus" else None
+        return "mish" if operation_name(graph_module, inner) == "softplus" else None
     return None
 
 

@@ -9,16 +9,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, fx
 
+from depth_distill.quantization.graph.node_kinds import argument, operation_name
 from depth_distill.quantization.passes.base import Context, PassResult
 from depth_distill.quantization.passes.fold import depthwise_affine
 from depth_distill.quantization.passes.surgery.affine import fold_before, fold_behind
 from depth_distill.quantization.passes.surgery.edits import (
-    argument,
     erase,
     finish,
     free_name,
     insert_module,
-    operation,
     owner_of,
     parameter_like,
     place_of,
@@ -132,9 +131,9 @@ def _gates(graph_module: fx.GraphModule, shape_of: Mapping[fx.Node, Shape]) -> t
 
 
 def _sigmoid_behind(graph_module: fx.GraphModule, operand: fx.Node) -> fx.Node | None:
-    while operation(graph_module, operand) in _RESHAPES:
+    while operation_name(graph_module, operand) in _RESHAPES:
         operand = operand.all_input_nodes[0]
-    return operand if operation(graph_module, operand) in _SIGMOIDS else None
+    return operand if operation_name(graph_module, operand) in _SIGMOIDS else None
 
 
 def _is_pooled(graph_module: fx.GraphModule, node: fx.Node, shape_of: Mapping[fx.Node, Shape]) -> bool:
@@ -143,13 +142,13 @@ def _is_pooled(graph_module: fx.GraphModule, node: fx.Node, shape_of: Mapping[fx
         return False
     if _pools_globally(graph_module, node, shape_of):
         return True
-    name = operation(graph_module, node)
+    name = operation_name(graph_module, node)
     sources = node.all_input_nodes[:1] if name in _RESHAPES else node.all_input_nodes
     return all(_is_pooled(graph_module, each, shape_of) for each in sources if each in shape_of)
 
 
 def _pools_globally(graph_module: fx.GraphModule, node: fx.Node, shape_of: Mapping[fx.Node, Shape]) -> bool:
-    name = operation(graph_module, node)
+    name = operation_name(graph_module, node)
     if name in ("adaptiveavgpool2d", "adaptivemaxpool2d"):
         return shape_of[node][-2:] == (1, 1)
     if name in ("avgpool2d", "maxpool2d"):

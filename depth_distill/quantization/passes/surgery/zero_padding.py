@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import fx, nn
 
+from depth_distill.quantization.graph.node_kinds import argument
 from depth_distill.quantization.graph.trace import calls_by_module
 from depth_distill.quantization.passes.base import Context, PassResult
-from depth_distill.quantization.passes.surgery.edits import argument, erase, finish, module_of, pair, place_of
+from depth_distill.quantization.passes.surgery.edits import erase, finish, module_of, pair, place_of
 from depth_distill.quantization.passes.surgery.surgery import Changes, Surgery
 
 _MODES: dict[type[nn.Module], str] = {
