@@ -22,8 +22,8 @@ from depth_distill.loading.meaning_scores import (
 )
 from depth_distill.loading.original import OriginalNetwork, deviation, original_outputs
 from depth_distill.loading.trained import LoadedRun
+from depth_distill.quantization.conditions import TOLERANCE
 from depth_distill.quantization.graph.channel_groups import ChannelGroups, channel_groups
-from depth_distill.quantization.preparation import TOLERANCE
 from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.target.target import load_target
 

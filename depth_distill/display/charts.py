@@ -87,7 +87,7 @@ def before_after_bars(
     ax.set_title(title, fontsize=10)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
-    ax.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside lower right", ncols=2)  # inside it would lie on bars
     return figure
 
 

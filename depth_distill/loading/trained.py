@@ -16,9 +16,10 @@ from depth_distill.loading.parsing import instantiate
 from depth_distill.loading.run_config import NETWORK, Bands, StudentOptions, parse_run, run_parser
 from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.models.checkpoints import load_weights, recorded_recipe
+from depth_distill.quantization.conditions import ensure_codes
 from depth_distill.quantization.interface import InputLayout, Interface, RawOutputs
 from depth_distill.quantization.passes.base import Context, Pass, PassReport
-from depth_distill.quantization.preparation import Execute, Preparer, ensure_codes, structure_only
+from depth_distill.quantization.preparation import Execute, Preparer, structure_only
 from depth_distill.quantization.recipe import Recipe, load_recipe
 from depth_distill.quantization.recipe_search import Trial, chosen_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers

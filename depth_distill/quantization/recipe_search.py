@@ -1,7 +1,7 @@
 """The recipe ``auto``: passes are tried one by one, and kept only if the target's own PTQ then deviates less."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,8 +89,10 @@ class RecipeSearch:
     @property
     def after(self) -> Deviation:
         """Deviation of the chosen recipe."""
-        kept = [each.deviation for each in self.trials if each.kept and each.deviation is not None]
-        return kept[-1]
+        best = _best(self.trials)
+        assert best is not None
+        assert best.deviation is not None
+        return best.deviation
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -112,13 +114,14 @@ def search_recipe(
     base: Recipe = NAIVE,
     effort: Effort = "fast",
     values_only: bool = False,
+    rivals: Sequence[Recipe] = (),
     on_trial: Callable[[Trial], object] = lambda trial: None,
 ) -> RecipeSearch:
     """Try passes behind ``base``, greedily, and return the recipe that deviates least.
 
     First what makes channels alike (``equalize``; where there are ReLU6, also with these replaced by ReLU), then what
     fits weights and biases to the grid (``bias_correct``; with the effort ``full`` also ``adaround``), each behind the
-    best that was found before. ``base`` itself is the first candidate, so that the result is never worse, as measured.
+    best that was found before. ``base`` itself is a candidate, so that the result is never worse, as measured.
 
     Args:
         preparer: runs recipes on the network, with calibration images for the passes.
@@ -126,6 +129,7 @@ def search_recipe(
         base: passes that every candidate begins with.
         effort: how much is tried.
         values_only: whether only passes are tried that leave the structure of the network as it is.
+        rivals: recipes that are candidates too, and are tried first.
         on_trial: called with every candidate when it has been tried.
 
     Raises:
@@ -136,13 +140,15 @@ def search_recipe(
     def behind(recipe: Recipe, *passes: Pass) -> Recipe:
         return recipe.then(*(each for each in passes if not recipe.has(each.name)))
 
-    trials.attempt(base)
+    for each in (*rivals, base):
+        trials.attempt(each)
     rounded = base.has("adaround") or base.has("bias_correct")
     if not rounded and not base.has("equalize"):
         trials.attempt(behind(base, Equalize()))
         if not values_only and _has_relu6(preparer, base):
             trials.attempt(behind(base, ReplaceReLU6(), Equalize()))
-    start = base if trials.best is None else trials.best.recipe
+    best = _best(each for each in trials.tried if set(base.passes) <= set(each.recipe.passes))
+    start = base if best is None else best.recipe
     if not base.has("adaround"):
         trials.attempt(behind(start, BiasCorrect()))
         if effort == "full" and not base.has("bias_correct"):
@@ -260,21 +266,19 @@ class _Trials:
     def __init__(self, preparer: Preparer, score: Score, on_trial: Callable[[Trial], object]) -> None:
         self.preparer, self.score, self.on_trial = preparer, score, on_trial
         self.tried: list[Trial] = []
-        self.best: Trial | None = None
 
     def attempt(self, recipe: Recipe) -> None:
         if any(each.recipe == recipe for each in self.tried):
             return
-        trial = self._try(recipe)
-        self.best = trial if trial.kept else self.best
-        self.tried.append(trial)
-        self.on_trial(trial)
+        self.tried.append(self._try(recipe))
+        self.on_trial(self.tried[-1])
 
     def finish(self, name: str | None = None) -> RecipeSearch:
-        if self.best is None:
+        best = _best(self.tried)
+        if best is None:
             self.score(self.preparer(self.tried[0].recipe))  # raises, with the whole reason
             raise UserError(self.tried[0].note)
-        recipe = self.best.recipe
+        recipe = best.recipe
         return RecipeSearch(recipe if name is None else Recipe(recipe.passes, name), tuple(self.tried))
 
     def _try(self, recipe: Recipe) -> Trial:
@@ -283,9 +287,23 @@ class _Trials:
             deviation = self.score(self.preparer(recipe))
         except UserError as error:
             return Trial(recipe, None, False, time.perf_counter() - started, str(error).splitlines()[0])
-        before = None if self.best is None else self.best.deviation
-        kept = before is None or deviation.relative < (1 - GAIN) * before.relative
+        best = _best(self.tried)
+        kept = gains(deviation, None if best is None else best.deviation)
         return Trial(recipe, deviation, kept, time.perf_counter() - started)
+
+
+def gains(after: Deviation, before: Deviation | None) -> bool:
+    """Whether a deviation is lower than another by more than noise; any is where there is no other."""
+    return before is None or after.relative < (1 - GAIN) * before.relative
+
+
+def _best(trials: Iterable[Trial]) -> Trial | None:
+    """The last that gained on all before it; None if none could run."""
+    best: Trial | None = None
+    for each in trials:
+        if each.deviation is not None and gains(each.deviation, None if best is None else best.deviation):
+            best = each
+    return best
 
 
 def _has_relu6(preparer: Preparer, base: Recipe) -> bool:

@@ -14,7 +14,7 @@ from depth_distill.cli import command_parser, main
 from depth_distill.commands.options import CommandParser
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.runtime import OnnxFile
-from depth_distill.export.harden import hardening
+from depth_distill.export.harden.judge import Judge
 from depth_distill.quantization.analysis.deviation import Deviation
 
 OPSET = 11
@@ -130,7 +130,7 @@ def test_the_page_has_its_picture_inside_and_the_calibration_images_beside(harde
 def test_where_nothing_helps_the_untouched_file_comes_back(harden, tmp_path, capsys, monkeypatch):
     source = save(tmp_path / "theirs.onnx", sigma=2.5)
     # A tool chain that finds every change worse.
-    monkeypatch.setattr(hardening._Judge, "_by_vendor", lambda self, recipe: Deviation({"mask": len(recipe.passes)}, 3))
+    monkeypatch.setattr(Judge, "_by_vendor", lambda self, recipe: Deviation({"mask": len(recipe.passes)}, 3))
     assert harden(source) == 0
     assert (tmp_path / "robust.onnx").read_bytes() == source.read_bytes()
     printed = capsys.readouterr().out
@@ -169,6 +169,8 @@ def test_arrays_are_fed_as_they_are(tmp_path, capsys):
     assert printed.splitlines()[0] == "inputs   4 arrays of shape 5 x 16 x 24, fed as they are"
     assert "warning  only 4 images: ranges and verdict are uncertain" in printed
     assert "3 to calibrate on, 1 others to judge on" in printed
+    assert main([*words, "--normalize", "unit"]) == 2
+    assert "has .npy arrays, which are fed as they are: leave out --normalize" in capsys.readouterr().err
     np.save(tmp_path / "arrays" / "0.npy", np.zeros((5, 16, 25)))
     assert main(words) == 2
     expected = "0.npy: received float64 of shape 5 x 16 x 25, expected numbers of shape 5 x 16 x 24"

@@ -217,3 +217,14 @@ def test_behind_any_base_the_reference_is_the_float_network_of_that_base(last):
     assert 1e-3 < score(prepare(base)).relative < 0.2
     unrounded = score(SimpleNamespace(interface=plain.interface, quantized=plain.graph))
     assert unrounded.relative == 0
+
+
+def test_a_rival_wins_unless_a_candidate_gains_on_it_and_candidates_keep_the_base():
+    base = Recipe((*NAIVE.passes, *load_recipe("[equalize]").passes))
+    score = by_passes(naive=0.1, equalize=0.4, equalize_bias_correct=0.2)
+    found = search_recipe(preparer(), score, base, rivals=[NAIVE])
+    assert [names(each.recipe)[1:] for each in found.trials] == [[], ["equalize"], ["equalize", "bias_correct"]]
+    assert names(found.chosen) == ["fold"]
+    assert found.after.relative == 0.1
+    score = by_passes(naive=0.1, equalize=0.4, equalize_bias_correct=0.05)
+    assert names(search_recipe(preparer(), score, base, rivals=[NAIVE]).chosen) == ["fold", "equalize", "bias_correct"]

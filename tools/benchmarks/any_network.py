@@ -49,7 +49,8 @@ from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.exit_codes import exit_code
 from depth_distill.export.backends.runtime import OnnxFile
-from depth_distill.export.harden.hardening import HardenOptions, harden
+from depth_distill.export.harden.hardening import harden
+from depth_distill.export.harden.outcome import HardenOptions
 from depth_distill.loading.onnx_importer import ImportedOnnx, import_onnx
 from depth_distill.quantization.graph.channel_groups import channel_groups
 from depth_distill.quantization.graph.trace import trace

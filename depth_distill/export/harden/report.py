@@ -16,13 +16,14 @@ from depth_distill.atomic import atomic_path, write_json
 from depth_distill.display.charts import before_after_bars
 from depth_distill.display.pictures import save_figure
 from depth_distill.export.bundle.report import Report, Section, as_html
-from depth_distill.export.harden.hardening import Hardening, LayerRow, as_json
+from depth_distill.export.harden.outcome import Hardening, LayerRow, as_json
 from depth_distill.quantization.analysis.deviation import Deviation
 from depth_distill.quantization.recipe_search import TRIAL_HEADER
 
 GOOD_DB, POOR_DB = 30.0, 20.0
 _WORST = 5  # layers that the terminal and the summary name
 _MOST_BARS = 60  # layers in the picture; of larger networks those with the lowest SQNR
+_LONGEST = 50  # name of a layer in the picture; of longer ones the end
 _PICTURE = "layers.png"
 _UNAVOIDABLE = "an output of the network"
 _READER = re.compile(r"read by \S+ \((\w+)\)")  # without its name, so that reasons of a kind count together
@@ -177,8 +178,12 @@ def _figure(found: Hardening) -> Figure:
         low = sorted(rows, key=_after)[:_MOST_BARS]
         rows = [each for each in rows if each in low]
         title += f" ({_MOST_BARS} lowest of {len(found.layers)})"
-    bars = [(each.title[-50:], each.before_db, math.nan if each.after_db is None else each.after_db) for each in rows]
+    bars = [(_short(each.title), each.before_db, math.nan if each.after_db is None else each.after_db) for each in rows]
     return before_after_bars(bars, "SQNR [dB]", title)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}"
 
 
 def _write_calibration(folder: Path, inputs: Tensor, files: Sequence[Path]) -> None:

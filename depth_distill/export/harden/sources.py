@@ -98,7 +98,7 @@ def _of_run(file: Path, run: LoadedRun) -> Source:
         takes_uint8=False,
         pixels=PixelFormat(mean, std),
         batch=8,
-        untouched=lambda path: write(fold(trace(run.network)), path),
+        untouched=lambda path: write(fold(trace(run.network, image_size=(inputs.height, inputs.width))), path),
         write=write,
     )
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from depth_distill.export.harden.hardening import Hardening, HardenOptions, LayerRow, Verdict
+from depth_distill.export.harden.outcome import Hardening, HardenOptions, LayerRow, Verdict
 from depth_distill.export.harden.report import advice, page
 from depth_distill.quantization.analysis.deviation import Deviation
 from depth_distill.quantization.recipe import NAIVE
@@ -32,11 +32,11 @@ def layer(name, after, pinned=""):
 
 def test_the_verdict_is_one_sentence():
     assert outcome(0.0851, 0.0224).sentence == (
-        "INT8 deviation: 21.4 dB -> 33.0 dB SQNR (8.5 % -> 2.2 % relative error); robust.onnx takes the place of "
+        "INT8 deviation: 21.4 dB -> 33.0 dB SQNR (8.51 % -> 2.24 % relative error); robust.onnx takes the place of "
         "model.onnx"
     )
     assert outcome(0.1, 0.1, hardened=False).sentence == (
-        "nothing helped: the untouched network was returned as robust.onnx (INT8 deviation: 20.0 dB SQNR, 10.0 % "
+        "nothing helped: the untouched network was returned as robust.onnx (INT8 deviation: 20.0 dB SQNR, 10 % "
         "relative error)"
     )
 
