@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from depth_distill.errors import ConfigError
-from depth_distill.models.foreign_checkpoint import difference, read_tensors
+from depth_distill.models.foreign_checkpoint import difference, read_content, read_tensors
 
 _PREFIX = "network."  # attribute of a task that holds its network
 
@@ -35,15 +34,11 @@ def recorded_recipe(checkpoint: Path) -> list[Any] | None:
     Raises:
         ConfigError: a file that cannot be read.
     """
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{checkpoint} does not exist") from error
-    except Exception as error:  # torch raises whatever its zip reader and unpickler do
-        raise ConfigError(f"{checkpoint} cannot be read as a checkpoint ({error}): is it truncated?") from error
+    content = read_content(checkpoint)
     states = content.get("callbacks", {}) if isinstance(content, dict) else {}
-    recipe = states.get("FakeQuant", {}).get("recipe") if isinstance(states, dict) else None
-    return None if recipe is None else list(recipe["passes"])
+    own = states.get("FakeQuant") if isinstance(states, dict) else None
+    recipe = own.get("recipe") if isinstance(own, dict) else None
+    return list(recipe["passes"]) if isinstance(recipe, dict) and isinstance(recipe.get("passes"), list) else None
 
 
 def load_weights(network: nn.Module, checkpoint: Path, described_by: str = "the config") -> None:
@@ -82,8 +77,7 @@ def load_encoder_decoder(network: nn.Module, checkpoint: Path) -> None:
     state = network_state(checkpoint, network)
     for part in ("encoder", "decoder"):
         weights = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-        try:
-            network.get_submodule(part).load_state_dict(weights)
-        except RuntimeError as error:
-            wrong = difference(weights, network.get_submodule(part))
-            raise ConfigError(f"{checkpoint} has another {part} than this network: {wrong}") from error
+        wrong = difference(weights, network.get_submodule(part))
+        if wrong is not None:
+            raise ConfigError(f"{checkpoint} has another {part} than this network: {wrong}")
+        network.get_submodule(part).load_state_dict(weights, strict=False)  # counters of batch norm may be missing

@@ -58,7 +58,7 @@ def read_tensors(path: Path, key: str | None = None) -> ForeignState:
     Raises:
         ConfigError: the file does not exist, cannot be read or has no tensors, or none under ``key``.
     """
-    content = _content(path)
+    content = read_content(path)
     found = dict(dictionaries_of_tensors(content))
     if not found:
         raise ConfigError(f"{path} cannot be read as a checkpoint (it holds no tensors by name): is it truncated?")
@@ -161,8 +161,10 @@ def _loads(tensors: Mapping[str, Tensor], network: nn.Module) -> bool:
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors without the names of wrappers in their keys, and notes about it."""
+    """The tensors without the names of wrappers in their keys, and notes about it; as they are if two became one."""
     names = {name: ".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in tensors}
+    if len(set(names.values())) < len(names):
+        return dict(tensors), ()
     notes = [
         f"the wrapper {wrapper!r} was taken off {count} keys"
         for wrapper in _WRAPPERS
@@ -210,7 +212,12 @@ def _likely_prefixes(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[
     return dict(sorted(found.items(), key=lambda item: (-item[1][1], -item[1][0])))
 
 
-def _content(path: Path) -> Any:
+def read_content(path: Path) -> Any:
+    """Everything in a checkpoint, without running code of it; objects of unknown classes stay descriptions.
+
+    Raises:
+        ConfigError: the file does not exist or cannot be read.
+    """
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))

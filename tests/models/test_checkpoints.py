@@ -1,6 +1,7 @@
 """Weights from checkpoints: all of a network, or encoder and decoder for a network with a new head."""
 
 import pickle
+from argparse import Namespace
 from collections import OrderedDict
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.models import DepthNet, IntegerFractionalHead, load_encoder_decoder
-from depth_distill.models.checkpoints import load_weights
+from depth_distill.models.checkpoints import load_weights, recorded_recipe
 from depth_distill.models.encoder import build_encoder
 
 SMALL = {"encoder": "mobilenetv3_small_050", "decoder_channels": (16, 16, 8, 8, 8)}
@@ -34,6 +35,28 @@ def test_encoder_and_decoder_are_loaded_and_the_head_is_fresh(checkpoint):
         found = network.get_submodule(part).state_dict()
         for name, value in expected.get_submodule(part).state_dict().items():
             assert torch.equal(found[name], value), f"{part}.{name}"
+
+
+def test_a_file_without_counters_of_batch_norm_is_of_the_same_encoder(checkpoint, tmp_path):
+    trained, _ = checkpoint
+    state = {name: value for name, value in trained.state_dict().items() if not name.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "old.pth")
+    network = DepthNet(**SMALL)
+    load_encoder_decoder(network, tmp_path / "old.pth")
+    assert torch.equal(network.encoder.state_dict()["conv_stem.weight"], state["encoder.conv_stem.weight"])
+
+
+def test_only_what_fake_quant_wrote_is_a_recorded_recipe(tmp_path):
+    passes = [{"fold": {}}]
+    for callbacks, expected in (
+        ({"FakeQuant": {"recipe": {"passes": passes, "name": "naive"}}}, passes),
+        ({"FakeQuant": {"recipe": "naive"}}, None),
+        ({"FakeQuant": {"recipe": {}}, "other": OrderedDict()}, None),
+        ([1], None),
+    ):
+        unknown = Namespace(epochs=3)  # as scripts of other people store their options
+        torch.save({"callbacks": callbacks, "options": unknown, "state_dict": {}}, tmp_path / "x.ckpt")
+        assert recorded_recipe(tmp_path / "x.ckpt") == expected
 
 
 def test_another_encoder_is_refused(checkpoint):

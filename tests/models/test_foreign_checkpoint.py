@@ -332,6 +332,14 @@ def test_wrappers_are_taken_off_and_said(tmp_path, prefix):
     assert all(f"{name!r} was taken off 7 keys" in " ".join(notes) for name in prefix.strip(".").split("."))
 
 
+def test_two_keys_never_become_one(tmp_path):
+    plain, wrapped = network(1).state_dict(), prefixed(network(2).state_dict(), "module.")
+    name = next(iter(plain))
+    del plain[name]  # the rest of one network, and all of another
+    with pytest.raises(ConfigError, match="every key fits behind prefix 'module.'"):
+        fitted(tmp_path, plain | wrapped, network())
+
+
 @pytest.mark.parametrize("prefix", ["model.", "model.depth_net.", "module.net.", "student.", "ema.module."])
 def test_any_other_prefix_is_proposed_and_taken_when_said(tmp_path, prefix):
     state = prefixed(network(1).state_dict(), prefix) | {"loss.weight": torch.zeros(3)}
