@@ -7,6 +7,7 @@ from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.description import codec_of, describe_codec, formula
 from depth_distill.codecs.single import Encoding, HostSingle
+from depth_distill.codecs.table import HostTable
 from depth_distill.codecs.thermometer import HostThermometer, Spacing
 from depth_distill.codecs.two_part import (
     Decoder,
@@ -25,6 +26,7 @@ __all__ = [
     "HostCodec",
     "HostIntegerFractional",
     "HostSingle",
+    "HostTable",
     "HostThermometer",
     "HostUnknown",
     "Integer",

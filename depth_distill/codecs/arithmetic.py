@@ -63,6 +63,18 @@ def number(xp: Any, value: float) -> Any:
     return xp.number(value) if isinstance(xp, StandIn) else value
 
 
+class Constants(NamedTuple):
+    """Numbers that written code holds in an array of this name.
+
+    Attributes:
+        name: name of the array.
+        values: float32 numbers.
+    """
+
+    name: str
+    values: tuple[float, ...]
+
+
 _LN2 = math.log(2)
 # Taylor series of 2^f: at |f| <= 1/2 the first missing term is 5e-9, a tenth of the last bit's half.
 POWER_SERIES = tuple(_LN2**n / math.factorial(n) for n in range(8))
@@ -183,6 +195,29 @@ def saturating_sigmoid(xp: Any, logits: Array) -> Array:
     From 16.64 on it is 1; below -32 it stays at 1.3e-14, which decodes to the same depth as 0. NaN stays NaN.
     """
     return _reciprocal_of_one_more(xp, power_of_two(xp, xp.clip(logits, -32.0, 32.0), -1 / _LN2, reach=32))
+
+
+@operation
+def interpolated(xp: Any, values: Array, table: Constants) -> Array:
+    """The function through the points of ``table``, evenly spaced over [0, 1], linear between; NaN stays."""
+    steps = len(table.values) - 1
+    place = named(xp, "place", values * float(steps))
+    below = named(xp, "below", xp.clip(xp.round(place - 0.5), 0.0, float(steps - 1)))
+    low = named(xp, "low", element(xp, below, table))
+    return low + (place - below) * (element(xp, below + 1.0, table) - low)
+
+
+@operation
+def element(xp: Any, places: Array, table: Constants) -> Array:
+    """The elements of a table at whole places, which are floats; at NaN the first."""
+    places = xp.where(places == places, places, xp.zeros_like(places))
+    return as_array(xp, table, places)[xp.asarray(places, dtype=xp.int32)]
+
+
+def as_array(xp: Any, table: Constants, like: Array) -> Array:
+    """The numbers of a table as an array, on the device of another."""
+    more = {"device": like.device} if hasattr(like, "requires_grad") else {}  # NumPy 1 has no devices
+    return xp.asarray(table.values, dtype=xp.float32, **more)
 
 
 def _reciprocal_of_one_more(xp: Any, power: Array) -> Array:

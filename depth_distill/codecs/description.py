@@ -8,6 +8,7 @@ from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.expression import Expression, Notation, Symbolic, assignments, depth_expression
 from depth_distill.codecs.single import HostSingle
+from depth_distill.codecs.table import HostTable
 from depth_distill.codecs.thermometer import HostThermometer
 from depth_distill.codecs.two_part import HostIntegerFractional
 from depth_distill.codecs.unknown import HostUnknown
@@ -18,6 +19,7 @@ _KINDS: dict[str, tuple[type[HostCodec], tuple[str, ...]]] = {
     "thermometer": (HostThermometer, ("encoding", "num_codes", "spacing")),
     "integer_fractional": (HostIntegerFractional, ("decoder", "integer", "fraction")),
 }
+_TABLE = "table"  # before another codec
 _UNKNOWN = "unknown"  # without a depth range, and so without any other key
 
 
@@ -29,6 +31,8 @@ def describe_codec(codec: HostCodec) -> dict[str, Any]:
     """
     if isinstance(codec, HostUnknown):
         return {"kind": _UNKNOWN}
+    if isinstance(codec, HostTable):
+        return {"kind": _TABLE, "codec": describe_codec(codec.inner), "tables": [list(each) for each in codec.tables]}
     for kind, (cls, keys) in _KINDS.items():
         if type(codec) is cls:
             values = {key: getattr(codec, key) for key in keys}
@@ -51,10 +55,15 @@ def codec_of(description: Mapping[str, Any]) -> HostCodec:
     kind = values.pop("kind", None)
     if kind == _UNKNOWN and not values:
         return HostUnknown()
-    if not isinstance(kind, str) or kind not in (*_KINDS, _UNKNOWN):
-        raise ConfigError(f"codec.kind must be one of {', '.join((*_KINDS, _UNKNOWN))}, got {kind!r}")
+    if not isinstance(kind, str) or kind not in (*_KINDS, _TABLE, _UNKNOWN):
+        raise ConfigError(f"codec.kind must be one of {', '.join((*_KINDS, _TABLE, _UNKNOWN))}, got {kind!r}")
     if kind == _UNKNOWN:
         raise ConfigError(f"a codec of kind {_UNKNOWN} has no other key; received {', '.join(values)}")
+    if kind == _TABLE:
+        inner, tables = values.pop("codec", None), values.pop("tables", None)
+        if values or not isinstance(inner, Mapping) or not isinstance(tables, list):
+            raise ConfigError(f"a codec of kind {_TABLE} needs codec and tables; received {', '.join(description)}")
+        return HostTable(codec_of(inner), tables)
     cls, keys = _KINDS[kind]
     if values.keys() != {"min_depth_m", "max_depth_m", *keys}:
         expected = ", ".join(("min_depth_m", "max_depth_m", *keys))
@@ -69,7 +78,7 @@ def formula(codec: HostCodec) -> str:
 
     Codes are clipped to [0, 1] before, and depth to its range after. ``round`` rounds halves to even.
     """
-    depth_m = depth_expression(codec, _Readable({"power", "sigmoid"}))
+    depth_m = depth_expression(codec, _Readable({"power", "sigmoid", "interpolated"}))
     last = {each.name: each for each in assignments(depth_m)}
     earlier = {each for each in assignments(depth_m) if each is not last[each.name]}  # continued: parts of one long sum
     steps = [each for each in last.values() if each.name not in codec.code_names]
@@ -86,7 +95,12 @@ class _Readable(Symbolic):
 
 _FORMULA = Notation(
     lambda number: number.formula,
-    {"where": ("{1} if {0} else {2}", 0), "power": ("{}^{}", 4), "sigmoid": ("1 / (1 + exp(-{}))", 3)},
+    {
+        "where": ("{1} if {0} else {2}", 0),
+        "power": ("{}^{}", 4),
+        "sigmoid": ("1 / (1 + exp(-{}))", 3),
+        "interpolated": ("{1}({0})", 8),
+    },
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from depth_distill.codecs.arithmetic import StandIn
+from depth_distill.codecs.arithmetic import Constants, StandIn
 from depth_distill.codecs.base import HostCodec
 
 _FOLD = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
@@ -63,6 +63,14 @@ class Variable(Expression):
     name: str
     parts: tuple[Expression, ...] = ()
     note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Array(Expression):
+    """An array of constants, by name."""
+
+    name: str
+    values: tuple[float, ...]
 
 
 class Symbolic(StandIn):
@@ -124,6 +132,8 @@ class Notation:
             return self.number(expression), _ATOM
         if isinstance(expression, Variable):
             return self._write(expression.parts[0], inline) if expression in inline else (expression.name, _ATOM)
+        if isinstance(expression, Array):
+            return self.functions(expression.name), _ATOM
         assert isinstance(expression, Operation)
         written = [self._write(each, inline) for each in expression.parts]
         known = {**_OPERATORS, **self.operators}.get(expression.name)
@@ -201,6 +211,8 @@ def _call(name: str) -> Callable[..., Expression]:
 
 
 def _lifted(value: Any) -> Expression:
+    if isinstance(value, Constants):
+        return Array(value.name, value.values)
     return value if isinstance(value, Expression) else Number(float(value), f"{value:.7g}")
 
 

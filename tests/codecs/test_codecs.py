@@ -12,6 +12,7 @@ from depth_distill.codecs import (
     DepthRange,
     HostIntegerFractional,
     HostSingle,
+    HostTable,
     HostThermometer,
 )
 from depth_distill.errors import ConfigError
@@ -30,6 +31,9 @@ TWO_PART = [
     *HostIntegerFractional(RANGE, "round", "floor", "triangle").decoders,
     HostIntegerFractional(RANGE),
     HostIntegerFractional(RANGE, fraction="triangle"),
+]
+TABLES = [
+    HostTable(each, [np.linspace(0.1, 0.9, 256).tolist()] * each.channels) for each in (SINGLE[1], THERMOMETERS[3])
 ]
 EVERY = [*SINGLE, *THERMOMETERS, *TWO_PART]
 
@@ -54,7 +58,7 @@ def test_a_device_needs_no_torch():
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("codec", EVERY, ids=str)
+@pytest.mark.parametrize("codec", [*EVERY, *TABLES], ids=str)
 def test_numpy_and_torch_agree_to_the_bit(codec):
     generator = np.random.default_rng(0)
     codes = codec.encode(DENSE_M)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from depth_distill.codecs import HostCodec
-from depth_distill.codecs.arithmetic import StandIn
+from depth_distill.codecs.arithmetic import Constants, StandIn
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.quantization.interface import OutputLayout
@@ -76,4 +76,14 @@ class _InOnnx(StandIn):
         return getattr(torch, name)
 
 
-_IN_ONNX = _InOnnx({"power": lambda base, values: torch.exp(values * math.log(base)), "sigmoid": torch.sigmoid})
+def _element(places: Tensor, table: Constants) -> Tensor:
+    return torch.tensor(table.values)[torch.where(places == places, places, torch.zeros_like(places)).long()]
+
+
+_IN_ONNX = _InOnnx(
+    {
+        "power": lambda base, values: torch.exp(values * math.log(base)),
+        "sigmoid": torch.sigmoid,
+        "element": _element,
+    }
+)

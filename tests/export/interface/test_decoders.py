@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostThermometer
+from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostTable, HostThermometer
 from depth_distill.codecs.arithmetic import named, power, sigmoid
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders import write_decoders
 from depth_distill.quantization.interface import OutputLayout, output_layout
 
 RANGE = DepthRange(0.5, 15.0)
+
+
+def rising(entries, seed=0):
+    return np.sort(np.random.default_rng(seed).random(entries)).tolist()
+
+
 CODECS = [
     *(
         HostSingle(each, encoding)
@@ -33,6 +39,9 @@ CODECS = [
     *HostIntegerFractional(RANGE, "round", "floor", "triangle").decoders,
     HostIntegerFractional(RANGE),
     HostIntegerFractional(DepthRange(0.3, 80.7), fraction="triangle"),
+    HostTable(HostSingle(RANGE, "inverse"), [rising(256)]),
+    HostTable(HostThermometer(RANGE, "log", 4, "logit"), [rising(256, seed) for seed in range(4)]),
+    HostTable(HostIntegerFractional(RANGE), [rising(256), rising(17)]),
 ]
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-ffp-contract=off", "-shared", "-fPIC")

@@ -9,7 +9,7 @@ import numpy as np
 
 from depth_distill.codecs import HostCodec
 from depth_distill.codecs.arithmetic import float32
-from depth_distill.codecs.expression import Notation, Operation, Variable, depth_expression
+from depth_distill.codecs.expression import Array, Notation, Operation, Variable, depth_expression
 from depth_distill.export.interface.decoders.language import STEPS, Language, formula_lines, sigmoid_of_logits
 from depth_distill.quantization.interface import OutputLayout
 
@@ -53,6 +53,11 @@ def _hexadecimal(value: float) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}p{exponent}f /* {np.float32(value)!s} */"
 
 
+def _literal(value: float) -> str:
+    """A hexadecimal float literal without its decimal."""
+    return _hexadecimal(value).partition(" ")[0]
+
+
 class _C99(Language):
     notation = Notation(
         lambda number: _hexadecimal(number.value), {"where": ("{} ? {} : {}", 0)}, lambda name: f"dd_{name}"
@@ -68,6 +73,11 @@ static inline float dd_round(float x) {
 """,
             "abs": """\
 static inline float dd_abs(float x) { return x < 0.0f ? -x : x; }
+
+""",
+            "element": """\
+/* NaN is nowhere: the arithmetic around keeps it. */
+static inline float dd_element(float place, const float *table) { return table[place == place ? (int)place : 0]; }
 
 """,
             "whole_power_of_two": """\
@@ -89,6 +99,10 @@ static inline float dd_whole_power_of_two(float whole) {
         note = f" /* {variable.note} */" if variable.note else ""
         line = re.sub(r"/\*.*?\*/", lambda each: each[0].replace(" ", "\0"), f"{kind}{variable.name} = {value};{note}")
         return "\n".join(textwrap.wrap(line, 112, subsequent_indent="    ")).replace("\0", " ")
+
+    def array(self, array: Array) -> str:
+        values = textwrap.indent(textwrap.fill(", ".join(map(_literal, array.values)), 112), "    ")
+        return f"static const float dd_{array.name}[{len(array.values)}] = {{\n{values}\n}};\n\n"
 
     def definition(self, name: str, parameters: Sequence[str], note: str, lines: Sequence[str], result: str) -> str:
         comment = note.replace("``", "").replace("\n\n", "\n").replace("\n", "\n * ")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from depth_distill.codecs import HostCodec, arithmetic, formula
 from depth_distill.codecs.expression import (
+    Array,
     Expression,
     Notation,
     Operation,
@@ -21,7 +22,7 @@ _FUNCTIONS = {
     each.__name__: each for each in (arithmetic.split_power_of_two, arithmetic.sigmoid, arithmetic.saturating_sigmoid)
 }
 
-STEPS = Symbolic({*_FUNCTIONS, arithmetic.whole_power_of_two.__name__})
+STEPS = Symbolic({*_FUNCTIONS, arithmetic.whole_power_of_two.__name__, arithmetic.element.__name__})
 """Traces codecs: these operations become functions in the text, the others are written inline."""
 
 
@@ -55,6 +56,10 @@ class Language(ABC):
     def definition(self, name: str, parameters: Sequence[str], note: str, lines: Sequence[str], result: str) -> str:
         """Text of a function."""
 
+    @abstractmethod
+    def array(self, array: Array) -> str:
+        """Text of an array of constants."""
+
     def lines(self, expression: Expression) -> list[str]:
         """The assignments that an expression needs."""
         variables = assignments(expression)
@@ -67,10 +72,13 @@ class Language(ABC):
         ]
 
     def functions(self, *expressions: Expression) -> str:
-        """The functions that expressions call, directly or not; each is preceded by those that it calls."""
+        """The arrays that expressions read, and the functions that they call, each preceded by those that it calls."""
         texts: dict[str, str] = {}
 
         def visit(expression: Expression) -> None:
+            for each in walk(expression):
+                if isinstance(each, Array):
+                    texts[each.name] = self.array(each)
             for name in [each.name for each in walk(expression) if isinstance(each, Operation)]:
                 if name in texts:
                     continue

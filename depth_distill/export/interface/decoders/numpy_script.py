@@ -7,7 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from depth_distill.codecs import HostCodec
-from depth_distill.codecs.expression import Notation, Variable, depth_expression
+from depth_distill.codecs.expression import Array, Notation, Variable, depth_expression
 from depth_distill.export.interface.decoders.language import STEPS, Language, formula_lines, sigmoid_of_logits
 from depth_distill.quantization.interface import OutputLayout
 
@@ -49,15 +49,25 @@ def _whole_power_of_two(whole: np.ndarray) -> np.ndarray:
     return ((exponent + 127) << 23).view(np.float32)
 
 """
+_ELEMENT = """
+def _element(places: np.ndarray, table: np.ndarray) -> np.ndarray:
+    # NaN is nowhere: the arithmetic around keeps it.
+    return table[np.where(np.isnan(places), 0, places).astype(np.int32)]
+
+"""
 _NAMES = {"clip": "np.clip", "round": "np.round", "where": "np.where", "abs": "abs"}
 
 
 class _Python(Language):
     notation = Notation(lambda number: _decimal(number.value), {}, lambda name: _NAMES.get(name, f"_{name}"))
-    primitives = MappingProxyType({"whole_power_of_two": _WHOLE_POWER_OF_TWO})
+    primitives = MappingProxyType({"whole_power_of_two": _WHOLE_POWER_OF_TWO, "element": _ELEMENT})
 
     def assignment(self, variable: Variable, value: str, first: bool, last: bool) -> str:
         return f"{variable.name} = {value}" + (f"  # {variable.note}" if variable.note else "")
+
+    def array(self, array: Array) -> str:
+        values = textwrap.indent(textwrap.fill(", ".join(map(_decimal, array.values)), 112), "    ")
+        return f"\n_{array.name} = np.array([\n{values}\n], np.float32)\n"
 
     def definition(self, name: str, parameters: Sequence[str], note: str, lines: Sequence[str], result: str) -> str:
         values, *numbers = parameters
