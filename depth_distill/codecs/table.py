@@ -16,13 +16,14 @@ _MOST_ENTRIES = 4096
 class HostTable(HostCodec):
     """Each code goes through a table of its own before the codec of the network decodes it.
 
-    A table is a function of the device's code that never decreases, given at evenly spaced codes from 0 to 1 and linear
-    between: with 256 entries, one for each code of 8 bits. It undoes what a tool chain did to the output of a network,
-    such as a sigmoid that was computed as a hard sigmoid (:mod:`depth_distill.codecs.table_fit` measures it).
+    A table is a function of the device's code that never turns, given at evenly spaced codes from 0 to 1 and linear
+    between: with 256 entries, one for each code of 8 bits. It falls where 1 is near in a network, as it is far in every
+    codec. A table undoes what a tool chain did to the output of a network, such as a sigmoid that was computed as a
+    hard sigmoid (:mod:`depth_distill.codecs.table_fit` measures it).
 
     Args:
         inner: codec of the float network.
-        tables: one per code, each with 2 or more numbers in [0, 1], ascending or equal.
+        tables: one per code, each with 2 or more numbers in [0, 1] that never turn.
 
     Raises:
         ConfigError: there are more or fewer tables than codes, or one is not as described.
@@ -55,17 +56,15 @@ class HostTable(HostCodec):
         return np.unique(self.decode(np.rint(codes * steps) / steps))
 
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
-        """The device's codes that mean a depth, the lowest where several do."""
+        """The device's codes that mean a depth, one of them where several do."""
         codes = self.inner.encode_with(xp, depth_m)
         found = []
         for k, table in enumerate(self._constants):
             values = codes[..., k : k + 1, :, :]
-            after = xp.searchsorted(as_array(xp, table, values), values)
-            after = xp.clip(xp.asarray(after, dtype=xp.float32), 1.0, len(table.values) - 1)
-            low, high = element(xp, after - 1.0, table), element(xp, after, table)
-            rise = xp.where(high > low, high - low, xp.full_like(low, 1.0))
-            share = xp.where(high > low, xp.clip((values - low) / rise, 0.0, 1.0), xp.full_like(low, 0.0))
-            found.append((after - 1.0 + share) / xp.full_like(low, float(len(table.values) - 1)))
+            if table.values[-1] >= table.values[0]:
+                found.append(_inverse(xp, values, table))
+            else:
+                found.append(1.0 - _inverse(xp, values, Constants(table.name, table.values[::-1])))
         return xp.concatenate(found, -3)
 
     def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
@@ -97,6 +96,17 @@ class HostTable(HostCodec):
         return list(enumerate(self.inner.code_names))
 
 
+def _inverse(xp: Any, values: Array, table: Constants) -> Array:
+    """The lowest place in [0, 1] at which a rising table has each value; its ends for values beyond it."""
+    last = float(len(table.values) - 1)
+    after = xp.searchsorted(as_array(xp, table, values), values)
+    after = xp.clip(xp.asarray(after, dtype=xp.float32), 1.0, last)
+    low, high = element(xp, after - 1.0, table), element(xp, after, table)
+    rise = xp.where(high > low, high - low, xp.full_like(low, 1.0))
+    share = xp.where(high > low, xp.clip((values - low) / rise, 0.0, 1.0), xp.full_like(low, 0.0))
+    return (after - 1.0 + share) / xp.full_like(low, last)
+
+
 def _plain(k: int, name: str) -> str:
     return name if name.isidentifier() else f"code_{k}"
 
@@ -107,9 +117,10 @@ def _check(place: int, table: Sequence[float]) -> None:
         raise ConfigError(f"decode table {place}: expected a list of 2 to {_MOST_ENTRIES} numbers")
     if not bool(np.isfinite(values).all()) or values.min() < 0 or values.max() > 1:
         raise ConfigError(f"decode table {place}: expected numbers in [0, 1]")
-    falls = np.flatnonzero(np.diff(values) < 0)
-    if len(falls):
-        at = int(falls[0])
+    wrong = np.flatnonzero(np.diff(values) * (1 if values[-1] >= values[0] else -1) < 0)
+    if len(wrong):
+        at = int(wrong[0])
         raise ConfigError(
-            f"decode table {place} falls from {values[at]:g} to {values[at + 1]:g} behind entry {at}: it may not"
+            f"decode table {place} turns: {values[at]:g} is followed by {values[at + 1]:g} behind entry {at}; larger "
+            "codes must mean depth that goes one way"
         )

@@ -77,7 +77,11 @@ class TableFit:
 
 
 def fit_table(
-    codec: HostCodec, device: NDArray[np.float32], expected: NDArray[np.float32], valid: NDArray[np.bool_] | None = None
+    codec: HostCodec,
+    device: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    valid: NDArray[np.bool_] | None = None,
+    near_is_one: bool = False,
 ) -> TableFit:
     """The decode table that takes a device's codes to the expected ones.
 
@@ -89,6 +93,7 @@ def fit_table(
         device: codes ``(N, C, H, W)`` that the device returned, in [0, 1].
         expected: codes of the float network for the same images, or of ground truth.
         valid: pixels ``(N, 1, H, W)`` that count; all unless given.
+        near_is_one: whether 1 is the near end in ``device`` and ``expected``, as 0 is of the codec: the table falls.
 
     Raises:
         DataError: shapes differ, there are fewer than two images, or codes are not finite.
@@ -105,6 +110,8 @@ def fit_table(
         if broken:
             raise DataError(f"the {name} codes of image {broken[0]} have NaN or infinity ({len(broken)} such images)")
     device, expected = (np.clip(each, 0, 1).astype(np.float32) for each in (device, expected))
+    if near_is_one:
+        device, expected = 1 - device, 1 - expected
     mask = np.ones((len(device), 1, *device.shape[2:]), bool) if valid is None else valid
     evidence = _Evidence.of(device, expected, mask)
 
@@ -119,7 +126,7 @@ def fit_table(
         after_m[list(fold)] = HostTable(codec, tables(others)).decode(device[list(fold)])
     every = range(len(device))
     return TableFit(
-        HostTable(codec, tables(every)),
+        HostTable(codec, [each[::-1] if near_is_one else each for each in tables(every)]),
         _deviation(codec.decode(device), true_m, mask),
         _deviation(after_m, true_m, mask),
         len(device),

@@ -13,21 +13,16 @@ three colours need arrays. For a checkpoint, any key of its config can be overri
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from depth_distill.commands.options import (
     CommandParser,
     add_json,
+    add_pixels,
     add_recipe,
     add_target,
-    finite_number,
-    positive_number,
+    pixels_of,
     whole_number,
 )
-from depth_distill.errors import ConfigError
-
-if TYPE_CHECKING:
-    from depth_distill.data.network_inputs import PixelFormat
 
 EXAMPLE = """
 depth-distill harden model.onnx --images photos --target per-tensor-minmax --out model.hardened.onnx
@@ -54,15 +49,7 @@ def add_arguments(parser: CommandParser) -> None:
         choices=("fast", "full"),
         help="how much the recipe auto tries: full also reconstructs rounding, which takes minutes (default: fast)",
     )
-    inputs = parser.add_argument_group("how pictures become the input")
-    inputs.add_argument(
-        "--normalize",
-        choices=("imagenet", "unit", "raw"),
-        help="imagenet: pixel / 255, ImageNet's mean and std; unit: pixel / 255; raw: 0 to 255 (default: imagenet)",
-    )
-    inputs.add_argument("--mean", type=finite_number, nargs=3, metavar="X", help="mean of red, green, blue, in [0, 1]")
-    inputs.add_argument("--std", type=positive_number, nargs=3, metavar="X", help="std of red, green, blue, in [0, 1]")
-    inputs.add_argument("--colour-order", choices=("RGB", "BGR"), help="order of the colours (default: RGB)")
+    inputs = add_pixels(parser)
     inputs.add_argument(
         "--size",
         type=whole_number,
@@ -107,7 +94,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             effort=options.effort,
             calibration_images=options.calibrate_on,
             held_out=options.holdout,
-            pixels=_pixels(options),
+            pixels=pixels_of(options),
             size=None if options.size is None else tuple(options.size),
             overrides=overrides,
         ),
@@ -127,18 +114,3 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(f"next     {line}", soft_wrap=True, highlight=False)
     console.print(f"written  {out}, {page}, {out.with_suffix('.json')}, {folder}", soft_wrap=True, highlight=False)
     console.print(found.sentence, soft_wrap=True, highlight=False, style="bold")
-
-
-def _pixels(options: argparse.Namespace) -> "PixelFormat | None":
-    """What the options say about pixels; None if nothing."""
-    from depth_distill.data.network_inputs import PixelFormat
-
-    if (options.mean is None) != (options.std is None):
-        raise ConfigError("--mean and --std belong together: give both, or neither")
-    if options.mean is not None:
-        if options.normalize is not None:
-            raise ConfigError("--normalize and --mean exclude each other: give one of them")
-        return PixelFormat(tuple(options.mean), tuple(options.std), colour_order=options.colour_order or "RGB")
-    if options.normalize is None and options.colour_order is None:
-        return None
-    return PixelFormat.named(options.normalize or "imagenet", options.colour_order or "RGB")

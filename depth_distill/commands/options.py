@@ -5,12 +5,15 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import load_target
 from depth_distill.shipped_configs import find_config, shipped_names, with_config_files
 from depth_distill.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from depth_distill.data.network_inputs import PixelFormat
 
 # Keys of a config that an override may name as a whole; every other one has a dot.
 _WHOLE_KEYS = ("--seed_everything", "--data", "--model", "--trainer")
@@ -230,6 +233,35 @@ def add_calibration_images(parser: argparse._ActionsContainer) -> None:
 def add_out(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """``--out``, which is always a folder."""
     parser.add_argument("--out", type=Path, required=required, metavar="DIR", help="folder that results go to")
+
+
+def add_pixels(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """``--normalize``, ``--mean``, ``--std`` and ``--colour-order``, for a file that does not say it; the group."""
+    inputs = parser.add_argument_group("how pictures become the input")
+    inputs.add_argument(
+        "--normalize",
+        choices=("imagenet", "unit", "raw"),
+        help="imagenet: pixel / 255, ImageNet's mean and std; unit: pixel / 255; raw: 0 to 255 (default: imagenet)",
+    )
+    inputs.add_argument("--mean", type=finite_number, nargs=3, metavar="X", help="mean of red, green, blue, in [0, 1]")
+    inputs.add_argument("--std", type=positive_number, nargs=3, metavar="X", help="std of red, green, blue, in [0, 1]")
+    inputs.add_argument("--colour-order", choices=("RGB", "BGR"), help="order of the colours (default: RGB)")
+    return inputs
+
+
+def pixels_of(options: argparse.Namespace) -> "PixelFormat | None":
+    """What the options say about pixels; None if nothing."""
+    from depth_distill.data.network_inputs import PixelFormat
+
+    if (options.mean is None) != (options.std is None):
+        raise ConfigError("--mean and --std belong together: give both, or neither")
+    if options.mean is not None:
+        if options.normalize is not None:
+            raise ConfigError("--normalize and --mean exclude each other: give one of them")
+        return PixelFormat(tuple(options.mean), tuple(options.std), colour_order=options.colour_order or "RGB")
+    if options.normalize is None and options.colour_order is None:
+        return None
+    return PixelFormat.named(options.normalize or "imagenet", options.colour_order or "RGB")
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:

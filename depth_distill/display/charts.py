@@ -1,10 +1,13 @@
 """Charts of analyses: bars and curves of numbers that are also in the tables."""
 
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 _BLUE, _ORANGE, _GREEN, _RED = "#2f6f9f", "#d08c2f", "#3a923a", "#b03a3a"
 
@@ -110,4 +113,34 @@ def drift_bars(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
     ax.set_title(title, fontsize=10)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
+    return figure
+
+
+def code_curves(
+    curves: Sequence[tuple[str, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]], title: str
+) -> Figure:
+    """A panel per code: what is expected over what a device says, and the table that takes one to the other.
+
+    Args:
+        curves: name; codes of the device, ``(N,)``; 10th, 50th and 90th percentile of what is expected there,
+            ``(3, N)``; and the table at evenly spaced codes from 0 to 1.
+        title: title of the figure.
+    """
+    columns = min(4, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(1 + 4.2 * columns, 1 + 3.8 * rows), layout="constrained")
+    figure.suptitle("\n".join(textwrap.wrap(title, 60 * columns)), fontsize=9)
+    for place, (name, codes, spread, table) in enumerate(curves):
+        ax: Axes = figure.add_subplot(rows, columns, place + 1)
+        ax.plot(
+            (0, 1), (0, 1) if table[-1] >= table[0] else (1, 0), color="black", linewidth=0.6, label="nothing wrong"
+        )
+        ax.fill_between(codes, spread[0], spread[2], color=_ORANGE, alpha=0.3, label="middle 80 % of pixels")
+        ax.plot(codes, spread[1], color=_ORANGE, marker=".", linestyle="", label="median of pixels")
+        ax.plot([k / (len(table) - 1) for k in range(len(table))], table, color=_BLUE, label="table")
+        ax.set_xlabel(f"{name} of the device")
+        ax.set_ylabel("expected code")
+        ax.grid(alpha=0.3)
+        if place == 0:
+            ax.legend(fontsize=8)
     return figure

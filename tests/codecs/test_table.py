@@ -53,6 +53,9 @@ def test_encode_gives_the_device_codes_that_mean_a_depth(inner):
     table = HostTable(inner, [with_a_plateau] * inner.channels)
     depth_m = np.linspace(0.51, 14.9, 2000, dtype=np.float32).reshape(1, 1, -1)
     assert np.allclose(table.decode(table.encode(depth_m)), depth_m, rtol=3e-4)
+    falling = HostTable(inner, [with_a_plateau[::-1]] * inner.channels)
+    assert np.allclose(falling.decode(falling.encode(depth_m)), depth_m, rtol=3e-4)
+    assert np.allclose(falling.decode(1 - table.encode(depth_m)), depth_m, rtol=3e-4)
     same = table.encode_with(torch, torch.from_numpy(depth_m)).numpy()
     assert np.array_equal(same, table.encode(depth_m))
 
@@ -88,7 +91,8 @@ def test_the_formula_names_the_table():
         ([["a", "b"]], "decode table 0: expected a list of 2 to 4096 numbers"),
         ([[0, float("nan"), 1]], r"decode table 0: expected numbers in \[0, 1\]"),
         ([[0, 2]], r"decode table 0: expected numbers in \[0, 1\]"),
-        ([[0, 0.4, 0.3, 1]], "decode table 0 falls from 0.4 to 0.3 behind entry 1"),
+        ([[0, 0.4, 0.3, 1]], "decode table 0 turns: 0.4 is followed by 0.3 behind entry 1"),
+        ([[1, 0.3, 0.4, 0]], "decode table 0 turns: 0.3 is followed by 0.4 behind entry 1"),
     ],
 )
 def test_a_table_that_is_none_is_refused(tables, message):

@@ -58,6 +58,15 @@ def test_codes_that_were_never_seen_go_on_as_their_neighbours():
     assert 70 < fit.seen[0] < 80
 
 
+def test_where_one_is_near_the_table_falls():
+    before_sigmoid, expected = float_codes()
+    device = rounded(np.clip(before_sigmoid / 6 + 0.5, 0, 1))
+    usual, other = fit_table(CODEC, device, expected), fit_table(CODEC, 1 - device, 1 - expected, near_is_one=True)
+    assert other.after.mean_mm == pytest.approx(usual.after.mean_mm, rel=1e-3)
+    assert other.codec.tables[0] == pytest.approx(usual.codec.tables[0][::-1], abs=1e-4)
+    assert other.codec.decode(1 - device) == pytest.approx(usual.codec.decode(device), rel=1e-3)
+
+
 def test_each_code_has_a_table_of_its_own():
     codec = HostThermometer(DepthRange(0.5, 15.0), "log", 2)
     expected = np.random.default_rng(0).random((6, 2, 40, 40)).astype(np.float32)

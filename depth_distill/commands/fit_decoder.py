@@ -1,0 +1,130 @@
+"""From what a device returned, a decode table that corrects it on the host: no training, nothing changed on the NPU.
+
+A tool chain may compute something else than the network: a hard sigmoid in place of the last sigmoid, a table of a few
+bits, an output scale that is a power of two. What it does to the output is then a curve from the device's code to the
+float network's, and a table of 256 entries undoes it. The curve is measured on images; ground truth is not needed. It
+is judged on images that it was not fitted on, and nothing is written for the host where it does not help there.
+
+NETWORK is the float network: an ONNX file, a checkpoint of a run, or a config. For an ONNX file outside of a bundle,
+``--depth-range`` and ``--encoding`` say what its output means. The folder of device outputs has a file per image, of
+the same name or numbered from 0000: ``.npy``, ``.npz``, or ``.raw`` without header. Float numbers are codes in [0, 1];
+integers are spread over [0, 1] unless ``--scale`` and ``--zero-point`` say otherwise.
+
+Written are ``decode.py`` and ``decode.h``, which decode the device's outputs with the table, ``decode_table.json`` for
+``depth-distill evaluate --decode-table``, and the picture of the curve. The exit code is 1 if the table does not help.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from depth_distill.commands.npu_compare import DUMP_DTYPES, DUMP_LAYOUTS
+from depth_distill.commands.options import (
+    CommandParser,
+    add_json,
+    add_out,
+    add_pixels,
+    finite_number,
+    pixels_of,
+    positive_number,
+)
+from depth_distill.errors import ConfigError
+
+if TYPE_CHECKING:
+    from depth_distill.export.device.decoder_fit import Meaning
+
+EXAMPLE = """
+depth-distill fit-decoder bundle/model.float.onnx --images photos --device-outputs npu --out decoder
+depth-distill fit-decoder model.onnx --images photos --device-outputs npu --out decoder --depth-range 0.5 15 \\
+  --encoding inverse --near 1
+"""
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """The options."""
+    parser.add_argument("network", type=Path, metavar="NETWORK", help="an .onnx file, a .ckpt of a run, or a config")
+    parser.add_argument(
+        "--images", dest="image_folder", type=Path, required=True, metavar="DIR", help="pictures or .npy inputs"
+    )
+    parser.add_argument(
+        "--device-outputs", type=Path, required=True, metavar="DIR", help="what the device returned for them"
+    )
+    add_out(parser)
+    parser.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="DIR",
+        help="fit to depth maps (.png in mm, .npy in m; named after the images) in place of the float network",
+    )
+    device = parser.add_argument_group("how the device's files become codes")
+    device.add_argument("--device-unit", choices=("codes", "metres"), default="codes", help="what the numbers are")
+    device.add_argument("--scale", type=positive_number, metavar="X", help="of integers: code = (integer - Z) * X")
+    device.add_argument("--zero-point", type=int, default=0, metavar="Z", help="of integers, with --scale")
+    device.add_argument("--dump-dtype", choices=DUMP_DTYPES, default="float32", help="type of .raw and .bin files")
+    device.add_argument("--dump-layout", choices=DUMP_LAYOUTS, default="nchw", help="layout of the files")
+    meaning = parser.add_argument_group("what the output of an ONNX file outside of a bundle means")
+    meaning.add_argument("--depth-range", type=finite_number, nargs=2, metavar=("MIN", "MAX"), help="its ends, in m")
+    meaning.add_argument(
+        "--encoding", choices=("linear", "inverse", "log"), help="how depth is spread over [0, 1] (disparity: inverse)"
+    )
+    meaning.add_argument("--near", type=int, choices=(0, 1), default=0, help="the code of the nearest depth")
+    meaning.add_argument("--output", dest="output_name", metavar="NAME", help="which output, where there are several")
+    add_pixels(parser)
+    add_json(parser)
+
+
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Fit, judge and write; 1 if the table does not help."""
+    from rich.progress import Progress
+
+    from depth_distill.atomic import write_json
+    from depth_distill.display.tables import wide_console
+    from depth_distill.export.device.decoder_fit import FitOptions, fit_decoder
+    from depth_distill.export.device.outputs import Reading
+    from depth_distill.export.device.report import as_json, verdict, write_fit
+
+    if options.zero_point and options.scale is None:
+        raise ConfigError("--zero-point goes with --scale: give both, or neither")
+    asked = FitOptions(
+        network=options.network,
+        images=options.image_folder,
+        device=options.device_outputs,
+        reading=Reading(
+            options.dump_dtype, options.dump_layout, options.scale, options.zero_point, options.device_unit
+        ),
+        meaning=_meaning(options),
+        ground_truth=options.ground_truth,
+        pixels=pixels_of(options),
+        overrides=overrides,
+    )
+    console = wide_console()
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("images", total=None)
+        fitted = fit_decoder(asked, lambda done, of: progress.update(task, completed=done, total=of))
+    files = write_fit(fitted, asked, options.out)
+    if options.json is not None:
+        write_json(options.json, {**as_json(fitted, asked), "verdict": verdict(fitted)})
+    seen = ", ".join(map(str, fitted.fit.seen))
+    console.print(
+        f"fitted   {len(fitted.device)} images, {seen} of 256 codes seen, to {as_json(fitted, asked)['fitted_to']}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(f"written  {', '.join(map(str, files))}", soft_wrap=True, highlight=False, markup=False)
+    console.print(verdict(fitted), soft_wrap=True, highlight=False, style="bold", markup=False)
+    return int(not fitted.fit.helps)
+
+
+def _meaning(options: argparse.Namespace) -> "Meaning | None":
+    """What the options say about the output of a file; None if nothing."""
+    from depth_distill.codecs import DepthRange
+    from depth_distill.export.device.decoder_fit import Meaning
+
+    if (options.depth_range is None) != (options.encoding is None):
+        raise ConfigError("--depth-range and --encoding belong together: give both, or neither")
+    if options.depth_range is None:
+        if options.near or options.output_name:
+            raise ConfigError("--near and --output go with --depth-range and --encoding")
+        return None
+    return Meaning(DepthRange(*options.depth_range), options.encoding, bool(options.near), options.output_name)

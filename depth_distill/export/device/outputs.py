@@ -1,0 +1,200 @@
+"""The outputs of a device for a folder of images, one file per image, as float32 codes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from depth_distill.errors import ConfigError, DataError
+from depth_distill.export.compare.dumps import DumpDtype, DumpLayout
+
+Unit = Literal["codes", "metres"]
+
+_HEADERLESS = (".raw", ".bin")
+_SUFFIXES = (".npy", ".npz", *_HEADERLESS)
+# Scale and zero point that make [0, 1] of all codes of a type.
+_WHOLE_RANGE = {"uint8": (1 / 255, 0), "int8": (1 / 255, -128), "uint16": (1 / 65535, 0), "int16": (1 / 65535, -32768)}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files become numbers.
+
+    Attributes:
+        dtype: type of files without a header.
+        layout: layout of tensors.
+        scale: of integers; that which spreads all of them over [0, 1] unless given.
+        zero_point: of integers.
+        unit: what the numbers are.
+    """
+
+    dtype: DumpDtype = "float32"
+    layout: DumpLayout = "nchw"
+    scale: float | None = None
+    zero_point: int = 0
+    unit: Unit = "codes"
+
+    def real(self, path: Path, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Floats of floats or integers.
+
+        Raises:
+            DataError: the numbers are of a type that has no usual scale, or are not finite.
+        """
+        if values.dtype.kind in "iu":
+            scale, zero_point = self.scale, self.zero_point
+            if scale is None:
+                if values.dtype.name not in _WHOLE_RANGE:
+                    raise DataError(f"{path} holds {values.dtype}: say its --scale and --zero-point")
+                scale, zero_point = _WHOLE_RANGE[values.dtype.name]
+            values = (values.astype(np.int64) - zero_point) * scale
+        elif values.dtype.kind != "f":
+            raise DataError(f"{path} holds {values.dtype}, expected floats or integers")
+        real = values.astype(np.float32)
+        if not bool(np.isfinite(real).all()):
+            raise DataError(f"{path} has NaN or infinity: run this image on the device again, or leave it out")
+        return real
+
+
+class DeviceOutputs:
+    """A folder with what a device returned for some images.
+
+    The file of an image has its name, or its number in the order of names: ``0003.npy``, ``.npz``, ``.raw`` or
+    ``.bin``. A network with several outputs has an ``.npz`` with an array of each name, or a folder per image with a
+    file of each name.
+
+    Args:
+        folder: the folder.
+        images: files of the images, in order.
+        outputs: number of channels of each output of the network, by name.
+        size: height and width of the outputs.
+        reading: how files become numbers.
+
+    Raises:
+        DataError: the folder does not exist, lacks an image, has two files of one, or one of none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        images: Sequence[Path],
+        outputs: Mapping[str, int],
+        size: tuple[int, int],
+        reading: Reading,
+    ) -> None:
+        self.outputs, self.size, self.reading = dict(outputs), size, reading
+        if not folder.is_dir():
+            raise DataError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}: expected a folder")
+        entries = {
+            path: path.name if path.is_dir() else path.stem
+            for path in sorted(folder.iterdir())
+            if not path.name.startswith(".") and (path.is_dir() or path.suffix in _SUFFIXES)
+        }
+        self.places: list[Path] = []
+        numbers = [f"{index:04d}" for index in range(len(images))]
+        stems = [each.stem for each in images]
+        if len(set(stems)) < len(stems):
+            twice = next(each for each in stems if stems.count(each) > 1)
+            raise DataError(f"two images are called {twice!r}: which of them is meant in {folder} is not known")
+        by_name = any(name in stems for name in entries.values())
+        for stem, number in zip(stems, numbers, strict=True):
+            name = stem if by_name else number
+            found = [path for path, key in entries.items() if key == name]
+            if len(found) != 1:
+                have = " and ".join(path.name for path in found) or "nothing"
+                raise DataError(
+                    f"{folder} has {have} for the image {stem}: expected one file, {name}.npy, .npz or .raw, or a "
+                    f"folder {name} with one per output"
+                )
+            self.places.append(found[0])
+        strange = [path for path in entries if path not in self.places]
+        if strange:
+            raise DataError(
+                f"{strange[0]} belongs to no image ({len(strange)} such): files are named after the images, or "
+                "numbered from 0000"
+            )
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, index: int) -> dict[str, NDArray[np.float32]]:
+        """Every output of one image by name, ``(C, H, W)``.
+
+        Raises:
+            DataError: a file is missing or damaged, or has another size or no codes.
+        """
+        place = self.places[index]
+        if place.is_dir():
+            return {name: self._file(self._within(place, name), name) for name in self.outputs}
+        if place.suffix == ".npz":
+            return self._archive(place)
+        if len(self.outputs) > 1:
+            raise DataError(
+                f"{place} is one tensor, and the network has the outputs {', '.join(self.outputs)}: expected an .npz "
+                f"with these names, or a folder {place.stem} with a file of each"
+            )
+        return {name: self._file(place, name) for name in self.outputs}
+
+    def _within(self, folder: Path, name: str) -> Path:
+        found = [path for suffix in _SUFFIXES if suffix != ".npz" and (path := folder / f"{name}{suffix}").is_file()]
+        if not found and len(self.outputs) == 1:
+            found = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES and path.suffix != ".npz"]
+        if len(found) != 1:
+            raise DataError(f"{folder} has {len(found)} files of the output {name!r}: expected one, {name}.npy or .raw")
+        return found[0]
+
+    def _archive(self, path: Path) -> dict[str, NDArray[np.float32]]:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                names = list(arrays.files)
+                if len(self.outputs) == 1 and len(names) == 1:
+                    return {name: self._arranged(path, arrays[names[0]], name) for name in self.outputs}
+                missing = [name for name in self.outputs if name not in names]
+                if missing:
+                    raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(names) or 'none'}")
+                return {name: self._arranged(path, arrays[name], name) for name in self.outputs}
+        except (OSError, ValueError, EOFError, KeyError) as error:
+            raise DataError(f"{path} cannot be read as an .npz file ({error}): write it again") from error
+
+    def _file(self, path: Path, name: str) -> NDArray[np.float32]:
+        if path.suffix in _HEADERLESS:
+            dtype = np.dtype(self.reading.dtype).newbyteorder("<")
+            count, size = self.outputs[name] * self.size[0] * self.size[1], path.stat().st_size
+            if size != count * dtype.itemsize:
+                raise DataError(
+                    f"{path} has {size} bytes, expected {count * dtype.itemsize} ({count} values of {dtype.name}); "
+                    "say the type with --dump-dtype"
+                )
+            return self._arranged(path, np.fromfile(path, dtype), name)
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} cannot be read as a NumPy array ({error}): write it again") from error
+        return self._arranged(path, values, name)
+
+    def _arranged(self, path: Path, values: NDArray[Any], name: str) -> NDArray[np.float32]:
+        channels, (height, width) = self.outputs[name], self.size
+        stored = (channels, height, width) if self.reading.layout == "nchw" else (height, width, channels)
+        plain = tuple(side for side in values.shape if side != 1)
+        if values.size != channels * height * width or (
+            values.ndim > 1 and plain != tuple(side for side in stored if side != 1)
+        ):
+            cure = "say --dump-layout" if channels > 1 else "the network returns another size, or it is transposed"
+            raise DataError(f"{path} has the shape {values.shape}, expected {stored} ({self.reading.layout}): {cure}")
+        real = self.reading.real(path, values).reshape(stored)
+        return real if self.reading.layout == "nchw" else np.moveaxis(real, -1, 0)
+
+
+def require_unit(unit: Unit, channels: int) -> None:
+    """Refuse metres of a device for a network with several codes.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    if unit == "metres" and channels > 1:
+        raise ConfigError(
+            f"a table is fitted on codes, and metres do not say which of {channels} codes was off: give the device's "
+            "codes"
+        )
