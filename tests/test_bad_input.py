@@ -5,14 +5,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from depth_distill.cli import main
-from tests.data.files import write_depth, write_image
+from tests.data.files import write_depth, write_image, write_png_header
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "teacher" / "resnet18.yaml"
 SIZE = (128, 96)
 TRAIN, VAL = 6, 2
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n"
 NETWORK = "--model.init_args.network.init_args."
 SMALL = [f"{NETWORK}encoder", "mobilenetv3_small_050", "--data.image_size", "[32,64]", "--data.batch_size", "2"]
 SMALL += ["--data.num_workers", "0", "--trainer.accelerator", "cpu", "--run_dir", "run"]
@@ -56,8 +58,13 @@ BAD_SAMPLES = {
     "an image is cut short": lambda root: cut(root / "rgb/0003.jpg"),
     "a depth map is cut short": lambda root: cut(root / "depth/0003.png"),
     "an image is something else": lambda root: (root / "rgb/0003.jpg").write_text("hello"),
+    "an image of another format": lambda root: Image.new("F", SIZE).save(root / "rgb/0003.jpg", format="TIFF"),
+    "a file that Git LFS has not fetched": lambda root: (root / "rgb/0003.jpg").write_text(LFS_POINTER),
+    "an image that is too large": lambda root: write_png_header(root / "rgb/0003.jpg", (16320, 12240)),
+    "an image that its EXIF tag turns": lambda root: write_image(root / "rgb/0003.jpg", size=SIZE, orientation=3),
     "depth of another size than its image": lambda root: write_depth(root / "depth/0003.png", size=(64, 48)),
     "depth of 8 bits": lambda root: write_image(root / "depth/0003.png", size=SIZE),
+    "depth of 3 channels": lambda root: write_png_header(root / "depth/0003.png", SIZE, bits=16),
     "depth that is zero everywhere": lambda root: write_depth(root / "depth/0003.png", 0, SIZE),
 }
 # What is done to a split: the same message from fit and from validate-data.
@@ -65,6 +72,8 @@ BAD_SPLITS = {
     "an empty split": lambda root: (root / "val.csv").write_text("image,depth\n"),
     "no manifest of that name": lambda root: (root / "val.csv").rename(root / "valid.csv"),
     "a misspelt column": lambda root: replace(root / "val.csv", "image,depth", "image,detph"),
+    "a manifest with semicolons": lambda root: replace(root / "train.csv", ",", ";"),
+    "a path with backslashes": lambda root: replace(root / "train.csv", "rgb/0003.jpg", r"rgb\0003.jpg"),
     "an absolute path in a manifest": lambda root: replace(root / "train.csv", "rgb/0003.jpg", "/photos/0003.jpg"),
     "a path that leaves the data root": lambda root: replace(root / "train.csv", "rgb/0003.jpg", "../photos/0003.jpg"),
 }

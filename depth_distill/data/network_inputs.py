@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from depth_distill.data.array_files import read_array
 from depth_distill.data.image_folder import ImageFolder
-from depth_distill.data.reading import IMAGE_EXTENSIONS, read_array
+from depth_distill.data.reading import IMAGE_EXTENSIONS
 from depth_distill.data.transforms import JointResize, Normalize
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD

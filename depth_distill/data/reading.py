@@ -1,12 +1,8 @@
 """Read images, depth maps and masks into tensors, and check the paths that manifests name."""
 
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,41 +10,41 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from depth_distill.data.array_files import read_array
+from depth_distill.data.image_files import channels, is_16_bit, open_image, orientation
 from depth_distill.errors import DataError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png")
 DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
 
-# What Pillow and NumPy raise on a damaged file. OSError covers missing, unreadable, truncated and unidentified files.
-_DECODING_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-    Image.DecompressionBombError,
-)
+_MORE_BITS = "export the depth again with 16 bits, and check that this is not a colour picture of it"
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, goes_with_depth: bool = False) -> Tensor:
     """An image, ``(3, H, W)`` uint8 RGB.
 
     Grey, palette and RGBA images are converted; alpha is dropped. The EXIF orientation is applied, so that phone
     photos are upright.
 
+    Args:
+        path: a JPEG or PNG file.
+        goes_with_depth: whether a depth map belongs to it, pixel by pixel. An image with an EXIF orientation is then
+            refused: nothing says whether the depth map is that of the rows in the file, or of the upright picture.
+
     Raises:
-        DataError: the file is missing, damaged, or has 16 bits (a depth map in place of an image).
+        DataError: the file is missing, damaged, of another format, has 16 bits (a depth map in place of an image), or
+            an orientation where it must not have one.
     """
-    with _readable_errors(path, "a JPEG or PNG image"), Image.open(path) as file:
-        if _is_16_bit(file):
+    with open_image(path, "a JPEG or PNG image") as file:
+        if is_16_bit(file):
             raise DataError(
                 f"{path}: expected an image with 8 bits per channel, got a 16-bit one (mode {file.mode}), as depth "
                 "maps have; check that image and depth are not swapped"
             )
-        array = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+        if goes_with_depth:
+            _require_unturned(path, file)
+            return _rgb(file)
+        return _rgb(ImageOps.exif_transpose(file))
 
 
 def read_depth(path: Path, depth_scale: float) -> Tensor:
@@ -60,7 +56,7 @@ def read_depth(path: Path, depth_scale: float) -> Tensor:
             for NumPy files.
 
     Raises:
-        DataError: the file is missing or damaged, of another type, not 16-bit, or not a single map.
+        DataError: the file is missing or damaged, of another type, of 8 bits, or not a single map.
     """
     suffix = path.suffix.lower()
     if suffix not in DEPTH_EXTENSIONS:
@@ -70,17 +66,17 @@ def read_depth(path: Path, depth_scale: float) -> Tensor:
         )
     if suffix == ".png":
         return depth_tensor(_read_png_16(path), depth_scale)
-    array = _read_numpy(path)
-    if array.ndim == 4 and array.shape[0] == 1:  # the output of a network, saved as it is
-        array = array[0]
-    if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
-        array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array.ndim != 2 or array.dtype.kind not in "iuf":
-        raise DataError(
-            f"{path}: expected numbers of shape (H, W), got {array.dtype} of shape {array.shape}; save one depth map "
-            "per file"
-        )
-    return depth_tensor(array, depth_scale)
+
+    def require_map(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+        if dtype.kind not in "iuf" or _map_shape(shape) is None:
+            raise DataError(
+                f"{path}: expected numbers of shape (H, W), got {dtype} of shape {shape}; save one depth map per file"
+            )
+        if dtype.itemsize == 1:
+            raise DataError(f"{path}: expected a depth map of 16 bits or more, got {dtype}; {_MORE_BITS}")
+
+    array = read_array(path, require_map)
+    return depth_tensor(array.reshape(_map_shape(array.shape) or array.shape), depth_scale)
 
 
 def depth_tensor(array: NDArray[np.generic], depth_scale: float = 1.0) -> Tensor:
@@ -94,21 +90,13 @@ def read_mask(path: Path) -> Tensor:
     """A mask, ``(1, H, W)`` bool: True (any value except black) where the depth may be used.
 
     Raises:
-        DataError: the file is missing or damaged.
+        DataError: the file is missing or damaged, or has an EXIF orientation.
     """
-    with _readable_errors(path, "a mask image (black = do not use)"), Image.open(path) as file:
-        grey = file if file.mode in ("1", "L") or _is_16_bit(file) else file.convert("L")
+    with open_image(path, "a mask image (black = do not use)") as file:
+        _require_unturned(path, file)
+        grey = file if file.mode in ("1", "L") or is_16_bit(file) else file.convert("L")
         array = np.array(grey) != 0
     return torch.from_numpy(array).unsqueeze(0)
-
-
-def read_array(path: Path) -> NDArray[np.generic]:
-    """The array of an ``.npy`` file; nothing in it is executed.
-
-    Raises:
-        DataError: the file is missing, damaged, or holds Python objects.
-    """
-    return _read_numpy(path)
 
 
 def resolve_inside(root: Path, relative: str, where: str) -> Path:
@@ -124,10 +112,14 @@ def resolve_inside(root: Path, relative: str, where: str) -> Path:
         where: manifest and line, for the error message.
 
     Raises:
-        DataError: the path is empty, absolute, or outside ``root``.
+        DataError: the path is empty, absolute, outside ``root``, or written as on Windows.
     """
     if not relative:
         raise DataError(f"{where}: a path is missing; fill it in or remove the line")
+    if "\0" in relative:
+        raise DataError(f"{where}: {relative!r} has a NUL byte; the file may be damaged: write it again")
+    if "\\" in relative and os.sep != "\\" and not (root / relative).exists():
+        raise DataError(f"{where}: '{relative}' has backslashes; write '{relative.replace(chr(92), '/')}'")
     if Path(relative).is_absolute():
         cure = os.path.relpath(relative, root)
         hint = f"write '{cure}'" if not cure.startswith("..") else "move the data there, or link it into that folder"
@@ -139,51 +131,32 @@ def resolve_inside(root: Path, relative: str, where: str) -> Path:
 
 
 def _read_png_16(path: Path) -> NDArray[np.generic]:
-    with _readable_errors(path, "a 16-bit PNG depth map"), Image.open(path) as file:
-        if not _is_16_bit(file):
-            raise DataError(
-                f"{path}: expected a single-channel 16-bit PNG depth map, got mode {file.mode} (8 bits per channel); "
-                "8 bits are too few for metric depth: export the depth again with 16 bits, and check that this is not "
-                "a colour picture of it"
-            )
+    with open_image(path, "a 16-bit PNG depth map") as file:
+        if not is_16_bit(file):
+            found = channels(path, file)
+            cure = "save the channel that holds the depth" if found.endswith("16 bits") else _MORE_BITS
+            raise DataError(f"{path}: expected a depth map of 1 channel of 16 bits, got {found}; {cure}")
+        _require_unturned(path, file)
         return np.array(file)
 
 
-def _read_numpy(path: Path) -> NDArray[np.generic]:
-    with _readable_errors(path, "a NumPy array"):
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        with content as arrays:
-            keys = list(arrays)
-            if "depth" not in keys and len(keys) != 1:
-                raise DataError(
-                    f"{path}: expected one array, or one called 'depth', got {', '.join(keys) or 'none'}; save the "
-                    "depth map under the key 'depth'"
-                )
-            return arrays["depth" if "depth" in keys else keys[0]]
+def _rgb(file: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
-def _is_16_bit(file: Image.Image) -> bool:
-    return file.mode == "I" or file.mode.startswith("I;16")  # "I": how some writers and older Pillows store 16 bits
-
-
-@contextmanager
-def _readable_errors(path: Path, expected: str) -> Iterator[None]:
-    """Turn whatever a decoder raises on ``path`` into a ``DataError`` with a readable message."""
-    try:
-        yield
-    except DataError:
-        raise
-    except FileNotFoundError as error:
+def _require_unturned(path: Path, file: Image.Image) -> None:
+    if (turned := orientation(file)) != 1:
         raise DataError(
-            f"{path}: no such file; expected {expected}; check the data root, or remove the sample from the split"
-        ) from error
-    except PermissionError as error:
-        raise DataError(f"{path}: no permission to read it; expected {expected}; run chmod or chown on it") from error
-    except _DECODING_ERRORS as error:
-        reason = str(error).replace(f" '{path}'", "")
-        raise DataError(
-            f"{path}: cannot be read as {expected} ({reason}); the file may be truncated: copy or download it again, "
-            "or remove the sample from the split"
-        ) from error
+            f"{path}: EXIF orientation {turned} turns the picture, and nothing says whether its depth map is turned, "
+            "too; if the depth is that of the rows in the file, remove the tag (exiftool -Orientation= FILE), or else "
+            "turn the pixels (mogrify -auto-orient FILE)"
+        )
+
+
+def _map_shape(shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """(H, W), also of a map with a batch or a channel of one, as networks write it; None if it is no single map."""
+    if len(shape) == 4 and shape[0] == 1:
+        shape = shape[1:]
+    if len(shape) == 3 and 1 in (shape[0], shape[-1]):
+        shape = shape[1:] if shape[0] == 1 else shape[:-1]
+    return shape if len(shape) == 2 else None

@@ -74,6 +74,11 @@ class RgbdFolder(FileDataset):
 
 
 def _checked_header(header: list[str], where: str) -> list[str]:
+    for separator in ";\t|":
+        if separator in header[0]:
+            raise DataError(
+                f"{where}: {header[0]!r} is separated by {separator!r}, expected commas; save it with commas"
+            )
     for column in header:
         if column not in COLUMNS:
             raise DataError(f"{where}: unknown column '{column}' in the header; {did_you_mean(column, COLUMNS)}")

@@ -90,7 +90,7 @@ class FileDataset(DepthDataset):
     @override
     def load(self, index: int) -> DepthSample:
         files = self.sample_files[index]
-        image = read_image(files.image)
+        image = read_image(files.image, goes_with_depth=files.depth is not None)
         if files.depth is None:
             no_depth = torch.zeros(1, *image.shape[-2:])
             return DepthSample(image, no_depth, no_depth > 0)

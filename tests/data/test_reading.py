@@ -1,5 +1,10 @@
 """Reading files: known values, and the error messages on bad files."""
 
+import os
+import re
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,7 @@ from PIL import Image
 
 from depth_distill.data.reading import read_depth, read_image, read_mask, resolve_inside
 from depth_distill.errors import DataError
-from tests.data.files import write_depth, write_image
+from tests.data.files import write_depth, write_image, write_png_header
 
 
 def test_image_is_rgb_uint8(tmp_path):
@@ -44,6 +49,63 @@ def test_exif_orientation_is_applied(tmp_path):
     image = read_image(tmp_path / "a.png")
     assert image.shape == (3, 4, 2)
     assert image[0, 0, 1] == 255
+
+
+@pytest.mark.parametrize("turned", range(2, 9))
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_exif_orientation_is_refused_where_a_depth_map_goes_with_it(tmp_path, turned, suffix):
+    path = write_image(tmp_path / f"a{suffix}", orientation=turned)
+    assert read_image(path).shape in ((3, 4, 6), (3, 6, 4))
+    with pytest.raises(DataError, match=rf"a\{suffix}: EXIF orientation {turned} turns the picture, .*exiftool"):
+        read_image(path, goes_with_depth=True)
+    with pytest.raises(DataError, match=f"EXIF orientation {turned}"):
+        read_mask(path)
+
+
+def test_depth_map_with_an_exif_orientation_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.ones((4, 6), np.uint16)).save(tmp_path / "d.png", exif=exif)
+    with pytest.raises(DataError, match=r"d\.png: EXIF orientation 3"):
+        read_depth(tmp_path / "d.png", 1000)
+
+
+def test_no_other_format_is_opened(tmp_path):
+    """Pillow would give PostScript to Ghostscript, and decodes a TIFF of numbers in [0, 1] to black."""
+    written = {"TIFF": "F", "GIF": "P", "WEBP": "RGB", "BMP": "RGB", "EPS": "RGB", "PDF": "RGB", "PPM": "RGB"}
+    for kind, mode in written.items():
+        Image.new(mode, (6, 4)).save(tmp_path / "a.png", format=kind)
+        named = {"EPS": "PostScript", "WEBP": "WebP", "PPM": "cannot identify"}.get(kind, kind)
+        for read in (read_image, read_mask, lambda path: read_depth(path, 1000)):
+            with pytest.raises(DataError, match=rf"a\.png: cannot be read as .*{named}"):
+                read(tmp_path / "a.png")
+
+
+def test_images_are_opened_in_one_place():
+    root = Path(__file__).parents[2]
+    openers = [path for room in ("depth_distill", "tools") for path in (root / room).rglob("*.py")]
+    openers = [path.name for path in openers if re.search(r"Image\.open|imread", path.read_text())]
+    assert openers == ["image_files.py"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: cannot be read as .* \(it is a pipe or a device\); correct its path"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_photograph_with_a_second_picture_in_it_is_read(tmp_path):
+    """Phones write a preview or a second exposure behind the JPEG, which Pillow calls MPO."""
+    first, second = Image.new("RGB", (6, 4), (30, 30, 30)), Image.new("RGB", (6, 4))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "a.jpg").unique().tolist() == [30]
+
+
+def test_an_image_that_is_too_large_is_not_decoded(tmp_path):
+    with pytest.raises(DataError, match=r"a\.png: the image has 144 megapixels, and at most 134 are read"):
+        read_image(write_png_header(tmp_path / "a.png", (12000, 12000)))
+    with pytest.raises(DataError, match=r"a\.png: the image has 4225 megapixels"):
+        read_image(write_png_header(tmp_path / "a.png", (65000, 65000)))
 
 
 def test_depth_map_in_the_place_of_an_image_is_refused(tmp_path):
@@ -97,14 +159,56 @@ def test_numpy_array_that_is_not_a_map(tmp_path, array):
 
 def test_pickled_array_is_not_unpickled(tmp_path):
     np.save(tmp_path / "d.npy", np.array([{"a": 1}]), allow_pickle=True)
-    with pytest.raises(DataError, match=r"d\.npy: cannot be read as a NumPy array .*allow_pickle"):
+    with pytest.raises(DataError, match=r"d\.npy: holds Python objects, which are not unpickled"):
         read_depth(tmp_path / "d.npy", 1.0)
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
-def test_8_bit_depth_is_refused(tmp_path, mode):
-    Image.new(mode, (5, 3), 9).save(tmp_path / "d.png")
-    with pytest.raises(DataError, match=rf"d\.png: expected a single-channel 16-bit PNG.*got mode {mode} .*export"):
+def npy_header(text, version=1):
+    return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2 if version == 1 else 4, "little") + text.encode()
+
+
+MAP = "{'descr': '<f8', 'fortran_order': False, 'shape': (%s), }\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            MAP % "1000000, 1000000",
+            r"d\.npy: the array is float64 of shape \(1000000, 1000000\), 8e\+03 GB, and at most",
+        ),
+        (MAP % "64, 64", r"its header says float64 of shape \(64, 64\), and 80 bytes follow\); the file may be trunc"),
+        (MAP % "-1, 5", r"its header says float64 of shape \(-1, 5\)"),
+        ("{'descr': (", r"d\.npy: cannot be read as a NumPy array \("),
+        ("(" * 3000, r"d\.npy: cannot be read as a NumPy array \("),
+        ("{'descr': [('a','<f4'),('b','O')], 'fortran_order': False, 'shape': (2, 5), }\n", "holds Python objects"),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_npy_header_is_checked_before_memory_is_taken(tmp_path, header, message, version):
+    (tmp_path / "d.npy").write_bytes(npy_header(header, version) + bytes(80))
+    with pytest.raises(DataError, match=message):
+        read_depth(tmp_path / "d.npy", 1.0)
+
+
+def test_npz_that_unpacks_to_gigabytes_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth.npy", npy_header(MAP % "40000, 40000") + bytes(1 << 20))
+    with pytest.raises(DataError, match=r"d\.npz: the array .*\(40000, 40000\), 12\.8 GB, and at most"):
+        read_depth(tmp_path / "d.npz", 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1"])
+def test_numpy_depth_of_8_bits_is_refused(tmp_path, dtype):
+    np.save(tmp_path / "d.npy", np.full((4, 6), 100, dtype))
+    with pytest.raises(DataError, match=r"d\.npy: expected a depth map of 16 bits or more, got u?int8; export"):
+        read_depth(tmp_path / "d.npy", 1000)
+
+
+@pytest.mark.parametrize(("mode", "found"), [("L", "1 of 8"), ("RGB", "3 of 8"), ("RGBA", "4 of 8"), ("1", "1 of 1")])
+def test_8_bit_depth_is_refused(tmp_path, mode, found):
+    Image.new(mode, (5, 3)).save(tmp_path / "d.png")
+    with pytest.raises(DataError, match=rf"d\.png: expected a depth map of 1 channel.*got {found} bits; export"):
         read_depth(tmp_path / "d.png", 1000)
 
 
@@ -190,6 +294,18 @@ def test_absolute_path_is_refused_with_the_relative_one(tmp_path):
         resolve_inside(tmp_path, str(tmp_path / "rgb" / "1.jpg"), "line 2")
     with pytest.raises(DataError, match=r"is an absolute path.*; move the data there"):
         resolve_inside(tmp_path / "data", str(tmp_path / "other.jpg"), "line 2")
+
+
+def test_nul_byte_in_a_path_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"line 2: 'rgb/\\x001\.jpg' has a NUL byte"):
+        resolve_inside(tmp_path, "rgb/\0001.jpg".replace("\0001", "\x001"), "line 2")
+
+
+def test_backslashes_are_refused_unless_the_file_has_that_name(tmp_path):
+    with pytest.raises(DataError, match=r"line 2: 'rgb\\1\.jpg' has backslashes; write 'rgb/1\.jpg'"):
+        resolve_inside(tmp_path, r"rgb\1.jpg", "line 2")
+    path = write_image(tmp_path / r"rgb\1.jpg")
+    assert resolve_inside(tmp_path, r"rgb\1.jpg", "line 2") == path
 
 
 def test_empty_path_is_refused(tmp_path):
