@@ -1,6 +1,8 @@
 """Read every sample of every split of a config, and print counts, sizes, depth ranges and the bad files.
 
-The exit code is 1 if ``fit`` would fail. Every key of the config can be overridden, as in ``fit``.
+The exit code is 1 if ``fit`` would fail, or would learn nothing from a sample. Every key of the config can be
+overridden, as in ``fit``; ``--data.num_workers`` is the number of processes that read. After Ctrl-C, what was found
+until then is printed, and the exit code is 130.
 """
 
 import argparse
@@ -23,27 +25,28 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Read, print and write."""
     from dataclasses import asdict
-    from functools import partial
 
     from rich.console import Console
-    from rich.progress import Progress
 
     from depth_distill.atomic import write_json
     from depth_distill.data import report_table, validate_dataset
+    from depth_distill.display.progress import counting
     from depth_distill.lightning_cli import DataCLI, build_cli
 
     datamodule = build_cli(DataCLI, options.words[1:], run=False).datamodule
     splits = {name: getattr(datamodule, name) for name in ("train", "val", "test", "predict", "calibration")}
     unique = {name: data for i, (name, data) in enumerate(splits.items()) if data not in list(splits.values())[:i]}
     reports = {}
-    with Progress(console=Console()) as progress:
-        for name, dataset in unique.items():
-            if dataset is not None:
-                step = partial(progress.advance, progress.add_task(name, total=len(dataset)))
-                reports[name] = validate_dataset(dataset, datamodule.depth_range, step)
+    for name, dataset in unique.items():
+        if dataset is None or not all(report.complete for report in reports.values()):
+            continue
+        with counting(name, len(dataset), Console()) as count:
+            reports[name] = validate_dataset(dataset, datamodule.depth_range, count, workers=datamodule.num_workers)
     Console().print(report_table(reports))
     if options.json is not None:
         write_json(options.json, {name: _plain(asdict(report)) for name, report in reports.items()})
+    if not all(report.complete for report in reports.values()):
+        raise KeyboardInterrupt
     return int(not all(report.usable for report in reports.values()))
 
 

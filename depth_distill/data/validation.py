@@ -1,6 +1,7 @@
 """Validate data before training: bad files, sizes, depth ranges, and depth in the wrong unit."""
 
 import math
+import signal
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+from torch.utils.data import DataLoader, Dataset
 
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.errors import DataError
@@ -39,6 +41,8 @@ class DatasetReport:
 
     samples: int
     """Number of samples read, good or bad."""
+    total: int
+    """Number of samples to read: more than were read where Ctrl-C ended it."""
     sizes: Mapping[tuple[int, int], int]
     """Number of good samples by (width, height)."""
     min_m: float | None
@@ -57,8 +61,13 @@ class DatasetReport:
 
     @property
     def usable(self) -> bool:
-        """Whether ``fit`` is expected to accept the data."""
+        """Whether ``fit`` is expected to accept the data, and to learn from every sample."""
         return not self.bad and not self.out_of_range
+
+    @property
+    def complete(self) -> bool:
+        """Whether all samples were read."""
+        return self.samples == self.total
 
 
 def validate_dataset(
@@ -66,14 +75,16 @@ def validate_dataset(
     depth_range: DepthRange,
     progress: Callable[[], object] | None = None,
     stride: int = 1,
+    workers: int = 0,
 ) -> DatasetReport:
-    """Read every sample, continuing after bad ones.
+    """Read every sample, continuing after bad ones. Ctrl-C ends it, with a report on what was read so far.
 
     Args:
         dataset: the samples.
         depth_range: depth range of the run.
         progress: called after each sample.
         stride: read only every ``stride``-th sample.
+        workers: number of processes that read.
 
     Raises:
         DataError: the list of samples itself cannot be read.
@@ -81,24 +92,36 @@ def validate_dataset(
     depths = _DepthStatistics(depth_range)
     bad: list[BadSample] = []
     indices = range(0, len(dataset), stride)
-    for index in indices:
-        try:
-            depths.add(dataset, index)
-        except DataError as error:
-            bad.append(BadSample(index, dataset.source(index), str(error)))
-        if progress is not None:
-            progress()
+    loader = DataLoader(
+        _Inspections(dataset, depth_range, indices),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_leave_interrupts_to_the_main_process,
+    )
+    read = 0
+    try:
+        for inspected in loader:
+            depths.add(inspected) if isinstance(inspected, _Depths) else bad.append(inspected)
+            read += 1
+            if progress is not None:
+                progress()
+    except KeyboardInterrupt:
+        pass
     scale = getattr(dataset, "depth_scale", None)
     median_m = depths.median_m
+    if not depths.is_out_of_range:  # or else it is the unit of all of them
+        bad += [_nothing_in_range(dataset, each, depth_range) for each in depths.unusable]
     return DatasetReport(
-        samples=len(indices),
+        samples=read,
+        total=len(indices),
         sizes=dict(depths.sizes),
         min_m=depths.min_m if depths.medians_m else None,
         median_m=median_m,
         max_m=depths.max_m if depths.medians_m else None,
         valid_share=depths.valid / max(depths.pixels, 1),
         in_range_share=depths.in_range_share,
-        bad=tuple(bad),
+        bad=tuple(sorted(bad, key=lambda sample: sample.index)),
         out_of_range=depths.is_out_of_range,
         probable_scale=probable_depth_scale(median_m, scale, depth_range)
         if depths.is_out_of_range and median_m is not None and scale is not None
@@ -119,7 +142,7 @@ def check_scale(dataset: DepthDataset, depth_range: DepthRange, samples: int = 8
     depths = _DepthStatistics(depth_range)
     last = len(dataset) - 1
     for index in sorted({round(last * i / max(samples - 1, 1)) for i in range(samples)}):
-        depths.add(dataset, index)
+        depths.add(_inspect(dataset, index, depth_range))
     median_m = depths.median_m
     if median_m is None or not depths.is_out_of_range:
         return
@@ -192,6 +215,68 @@ def _remarks(name: str, report: DatasetReport) -> Iterator[str]:
         scale = report.probable_scale
         cure = f"depth_scale {scale:g} was probably meant" if scale else "check the files, or change data.depth_range"
         yield f"{name}: most depths are out of range; {cure}"
+    if not report.complete:
+        yield f"{name}: interrupted after {report.samples} of {report.total} samples"
+
+
+@dataclass(frozen=True)
+class _Depths:
+    """What a report needs of a good sample. Without a valid depth, as in image-only data, the depths are NaN."""
+
+    index: int
+    width: int
+    height: int
+    valid: int
+    in_range: int
+    min_m: float = math.nan
+    median_m: float = math.nan
+    max_m: float = math.nan
+
+
+def _inspect(dataset: DepthDataset, index: int, depth_range: DepthRange) -> _Depths:
+    sample = dataset[index]
+    height, width = sample.image.shape[-2:]
+    depths_m = sample.depth_m[sample.valid]
+    if depths_m.numel() == 0:
+        return _Depths(index, width, height, 0, 0)
+    in_range = int(depth_range.contains(depths_m).sum())
+    values = (depths_m.min().item(), depths_m.median().item(), depths_m.max().item())
+    return _Depths(index, width, height, depths_m.numel(), in_range, *values)
+
+
+class _Inspections(Dataset[_Depths | BadSample]):
+    """What is found in each sample, for a loader with several workers."""
+
+    def __init__(self, dataset: DepthDataset, depth_range: DepthRange, indices: Sequence[int]) -> None:
+        self.dataset, self.depth_range, self.indices = dataset, depth_range, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> _Depths | BadSample:
+        index = self.indices[position]
+        try:
+            return _inspect(self.dataset, index, self.depth_range)
+        except DataError as error:
+            return BadSample(index, self.dataset.source(index), str(error))
+
+
+def _unchanged(inspected: _Depths | BadSample) -> _Depths | BadSample:
+    return inspected
+
+
+def _leave_interrupts_to_the_main_process(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _nothing_in_range(dataset: DepthDataset, depths: _Depths, depth_range: DepthRange) -> BadSample:
+    source = dataset.source(depths.index)
+    return BadSample(
+        depths.index,
+        source,
+        f"{source}: no depth is in the range of {depth_range}: they are {depths.min_m:.4g} to {depths.max_m:.4g} m; "
+        "check the depth file and its unit, or change data.depth_range",
+    )
 
 
 class _DepthStatistics:
@@ -203,20 +288,20 @@ class _DepthStatistics:
         self.medians_m: list[float] = []
         self.min_m, self.max_m = math.inf, 0.0
         self.pixels = self.valid = self.in_range = 0
+        self.unusable: list[_Depths] = []
 
-    def add(self, dataset: DepthDataset, index: int) -> None:
-        sample = dataset[index]
-        height, width = sample.image.shape[-2:]
-        self.sizes[width, height] += 1
-        self.pixels += height * width
-        depths_m = sample.depth_m[sample.valid]
-        if depths_m.numel() == 0:
+    def add(self, sample: _Depths) -> None:
+        self.sizes[sample.width, sample.height] += 1
+        self.pixels += sample.height * sample.width
+        if sample.valid == 0:
             return
-        self.valid += depths_m.numel()
-        self.in_range += int(self.depth_range.contains(depths_m).sum())
-        self.medians_m.append(depths_m.median().item())
-        self.min_m = min(self.min_m, depths_m.min().item())
-        self.max_m = max(self.max_m, depths_m.max().item())
+        if sample.in_range == 0:
+            self.unusable.append(sample)
+        self.valid += sample.valid
+        self.in_range += sample.in_range
+        self.medians_m.append(sample.median_m)
+        self.min_m = min(self.min_m, sample.min_m)
+        self.max_m = max(self.max_m, sample.max_m)
 
     @property
     def median_m(self) -> float | None:

@@ -1,6 +1,7 @@
 """Reports on data sets, and detection of depth in the wrong unit."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -42,12 +43,13 @@ def rendered(reports, width=400):
 
 def test_report_of_good_data(tmp_path):
     calls = []
-    report = validate_dataset(folder(tmp_path, [1000, 2000, 20000]), RANGE, lambda: calls.append(1))
-    assert len(calls) == report.samples == 3
+    report = validate_dataset(folder(tmp_path, [1000, 2000, 15000]), RANGE, lambda: calls.append(1))
+    assert len(calls) == report.samples == report.total == 3
+    assert report.complete
     assert report.sizes == {(6, 4): 3}
-    assert (report.min_m, report.median_m, report.max_m) == (1, 2, 20)
+    assert (report.min_m, report.median_m, report.max_m) == (1, 2, 15)
     assert report.valid_share == pytest.approx(23 / 24)
-    assert report.in_range_share == pytest.approx(2 / 3)
+    assert report.in_range_share == 1
     assert report.bad == ()
     assert report.probable_scale is None
     assert report.usable
@@ -67,6 +69,44 @@ def test_all_bad_samples_are_found(tmp_path):
         assert sample.source.endswith(f"{sample.index:02d}.png")
     assert len(calls) == report.samples == 6
     assert report.sizes == {(6, 4): 2}
+
+
+def test_a_sample_with_nothing_in_the_range_is_named(tmp_path):
+    """One that is in metres, or saturated, among others in millimetres: no loss would ever see it."""
+    report = validate_dataset(folder(tmp_path, [1000, 2, 2000, 65535, 3000]), RANGE)
+    assert [sample.index for sample in report.bad] == [1, 3]
+    message = (
+        r"01\.png: no depth is in the range of 0\.5-15 m: they are 0\.002 to 0\.002 m; check the depth file and its"
+    )
+    assert re.search(message, report.bad[0].message)
+    assert not report.usable
+    assert (report.min_m, report.in_range_share) == (pytest.approx(0.002), pytest.approx(3 / 5))
+
+
+def test_workers_find_the_same(tmp_path):
+    data = folder(tmp_path, [1000, 2000, 0, 4000, 70, 6000])
+    (tmp_path / "rgb" / "03.png").write_bytes(b"")
+    calls = []
+    assert validate_dataset(data, RANGE, lambda: calls.append(1), workers=2) == validate_dataset(data, RANGE)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_ctrl_c_keeps_what_was_found(tmp_path, workers):
+    data = folder(tmp_path, [0, 1000, 2000, 3000])
+    steps = iter([None, None])
+
+    def progress():
+        try:
+            next(steps)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    report = validate_dataset(data, RANGE, progress, workers=workers)
+    assert (report.samples, report.total, report.complete) == (3, 4, False)
+    assert [sample.index for sample in report.bad] == [0]
+    assert report.max_m == 2
+    assert "val: interrupted after 3 of 4 samples" in rendered({"val": report})
 
 
 def test_nothing_but_bad_samples(tmp_path):
@@ -189,7 +229,7 @@ def test_table(tmp_path):
 
 def test_table_fits_80_columns():
     report = DatasetReport(
-        76000, {(256, 192): 75000, (640, 480): 1000}, 0.801, 1.829, 83.975, 0.889, 1.0, (), False, None
+        76000, 76000, {(256, 192): 75000, (640, 480): 1000}, 0.801, 1.829, 83.975, 0.889, 1.0, (), False, None
     )
     lines = rendered({"train": report}, width=80).splitlines()[-5:-1]
     assert all(word in lines[0] for word in ("train", "76000", "256 x 192", "1.829", "83.975", "88.9%", "100.0%"))
