@@ -30,13 +30,14 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
 
     from depth_distill.atomic import write_json
     from depth_distill.data import report_table, validate_dataset
+    from depth_distill.data.validation import DatasetReport
     from depth_distill.display.progress import counting
     from depth_distill.lightning_cli import DataCLI, build_cli
 
     datamodule = build_cli(DataCLI, options.words[1:], run=False).datamodule
     splits = {name: getattr(datamodule, name) for name in ("train", "val", "test", "predict", "calibration")}
     unique = {name: data for i, (name, data) in enumerate(splits.items()) if data not in list(splits.values())[:i]}
-    reports = {}
+    reports: dict[str, DatasetReport] = {}
     for name, dataset in unique.items():
         if dataset is None or not all(report.complete for report in reports.values()):
             continue

@@ -28,4 +28,6 @@ class DepthDataModule(DepthSplits, LightningDataModule):
                 seen=lambda: progress.current.ready * self.batch_size,
                 views=self.views,
             )
-        return self._loader(ViewDataset(dataset, self._training_view, self.seed), sampler=sampler, drop_last=True)
+        return self._loader(
+            ViewDataset(dataset, self._training_view, self.seed, self.image_size), sampler=sampler, drop_last=True
+        )

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch.utils.data import Dataset
 
+from depth_distill.data.transforms import JointResize
 from depth_distill.errors import DataError
 from depth_distill.types import DepthSample
 
@@ -47,11 +48,28 @@ class DepthDataset(Dataset[DepthSample], ABC):
             DataError: a file is missing or unreadable, image and depth differ in size, or no pixel has a depth
                 although the data set has ground truth.
         """
+        self.require_index(index)
+        sample = self.load(index)
+        return self.checked(index, sample, (sample.image.shape[-2], sample.image.shape[-1]))
+
+    def at_size(self, index: int, size: tuple[int, int]) -> DepthSample:
+        """Sample ``index``, validated, and resized to ``size`` (height, width).
+
+        Raises:
+            IndexError: the index is outside the data set.
+            DataError: as for the sample itself.
+        """
+        return JointResize(size)(self[index])
+
+    def require_index(self, index: int) -> None:
+        """Raise ``IndexError`` if the index is outside the data set."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample index {index} is out of range for a data set of {len(self)} samples")
-        sample = self.load(index)
-        if sample.depth_m.shape[-2:] != sample.image.shape[-2:]:
-            (height, width), (depth_height, depth_width) = sample.image.shape[-2:], sample.depth_m.shape[-2:]
+
+    def checked(self, index: int, sample: DepthSample, image_size: tuple[int, int]) -> DepthSample:
+        """The sample, if it is one; ``image_size`` is (height, width) of the image as it is stored."""
+        if tuple(sample.depth_m.shape[-2:]) != image_size:
+            (height, width), (depth_height, depth_width) = image_size, sample.depth_m.shape[-2:]
             raise DataError(
                 f"{self.source(index)}: the image is {width} x {height} but its depth is {depth_width} x "
                 f"{depth_height}; both must be registered to the same camera and have the same size"

@@ -11,7 +11,7 @@ from torch import Tensor
 from depth_distill.data.array_files import read_array
 from depth_distill.data.image_folder import ImageFolder
 from depth_distill.data.reading import IMAGE_EXTENSIONS
-from depth_distill.data.transforms import JointResize, Normalize
+from depth_distill.data.transforms import Normalize
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -118,7 +118,7 @@ class NetworkInputs:
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """The file of each input."""
-        return tuple(self._arrays) or tuple(each.image for each in self._pictures.sample_files)
+        return tuple(self._arrays) or tuple(Path(each.image) for each in self._pictures.sample_files)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -130,8 +130,7 @@ class NetworkInputs:
             DataError: the file is damaged, has another shape, or has NaN or infinity.
         """
         if self.takes_pictures:
-            sample = JointResize((self.shape[1], self.shape[2]))(self._pictures.load(index))
-            return self.pixels(sample.image)
+            return self.pixels(self._pictures.at_size(index, (self.shape[1], self.shape[2])).image)
         path = self.files[index]
         array = read_array(path)
         if array.shape not in (self.shape, (1, *self.shape)) or array.dtype.kind not in "iufb":

@@ -19,6 +19,10 @@ DEPTH_EXTENSIONS = (".png", ".npy", ".npz")
 
 _MORE_BITS = "export the depth again with 16 bits, and check that this is not a colour picture of it"
 
+# A JPEG is reduced block by block, which differs from one antialiased resize: by up to 4 of 255 levels where three
+# times the size is left, and by up to 11 where twice the size is.
+_REDUCTION = 3
+
 
 def read_image(path: Path, goes_with_depth: bool = False) -> Tensor:
     """An image, ``(3, H, W)`` uint8 RGB.
@@ -35,6 +39,22 @@ def read_image(path: Path, goes_with_depth: bool = False) -> Tensor:
         DataError: the file is missing, damaged, of another format, has 16 bits (a depth map in place of an image), or
             an orientation where it must not have one.
     """
+    return decode_image(path, goes_with_depth)[0]
+
+
+def decode_image(
+    path: Path, goes_with_depth: bool = False, size: tuple[int, int] | None = None
+) -> tuple[Tensor, tuple[int, int]]:
+    """As :func:`read_image`, with the size (height, width) in the file.
+
+    Args:
+        path: a JPEG or PNG file.
+        goes_with_depth: whether a depth map belongs to it, pixel by pixel.
+        size: (height, width) that the image is going to be resized to. A JPEG may then be decoded at 1/2, 1/4 or 1/8
+            of its size, if that leaves three times ``size``: the result of the resize is the same but for 4 of 255
+            levels, and a photograph of 12 megapixels takes 0.06 s instead of 0.38 s
+            (``tools/benchmarks/benchmark_reading.py``).
+    """
     with open_image(path, "a JPEG or PNG image") as file:
         if is_16_bit(file):
             raise DataError(
@@ -43,8 +63,13 @@ def read_image(path: Path, goes_with_depth: bool = False) -> Tensor:
             )
         if goes_with_depth:
             _require_unturned(path, file)
-            return _rgb(file)
-        return _rgb(ImageOps.exif_transpose(file))
+        on_its_side = orientation(file) >= 5
+        width, height = file.size
+        if size is not None:
+            least = size[::-1] if not on_its_side else size
+            file.draft(None, (_REDUCTION * least[0], _REDUCTION * least[1]))
+        array = np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous(), (width, height) if on_its_side else (height, width)
 
 
 def read_depth(path: Path, depth_scale: float) -> Tensor:
@@ -114,20 +139,25 @@ def resolve_inside(root: Path, relative: str, where: str) -> Path:
     Raises:
         DataError: the path is empty, absolute, outside ``root``, or written as on Windows.
     """
+    return root / normal_inside(root, relative, where)
+
+
+def normal_inside(root: Path, relative: str, where: str) -> str:
+    """As :func:`resolve_inside`, but as text that is relative to ``root``: a tenth of the time, for long manifests."""
     if not relative:
         raise DataError(f"{where}: a path is missing; fill it in or remove the line")
     if "\0" in relative:
         raise DataError(f"{where}: {relative!r} has a NUL byte; the file may be damaged: write it again")
     if "\\" in relative and os.sep != "\\" and not (root / relative).exists():
         raise DataError(f"{where}: '{relative}' has backslashes; write '{relative.replace(chr(92), '/')}'")
-    if Path(relative).is_absolute():
+    if os.path.isabs(relative):  # noqa: PTH117 - see above
         cure = os.path.relpath(relative, root)
         hint = f"write '{cure}'" if not cure.startswith("..") else "move the data there, or link it into that folder"
         raise DataError(f"{where}: '{relative}' is an absolute path, but paths must be relative to {root}; {hint}")
-    normal = Path(os.path.normpath(relative))
-    if normal.parts[:1] == ("..",):
+    normal = os.path.normpath(relative)
+    if normal == os.pardir or normal.startswith(os.pardir + os.sep):
         raise DataError(f"{where}: '{relative}' leaves the data root {root}; set the root further up")
-    return root / normal
+    return normal
 
 
 def _read_png_16(path: Path) -> NDArray[np.generic]:
@@ -138,10 +168,6 @@ def _read_png_16(path: Path) -> NDArray[np.generic]:
             raise DataError(f"{path}: expected a depth map of 1 channel of 16 bits, got {found}; {cure}")
         _require_unturned(path, file)
         return np.array(file)
-
-
-def _rgb(file: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1).contiguous()
 
 
 def _require_unturned(path: Path, file: Image.Image) -> None:

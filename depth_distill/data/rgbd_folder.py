@@ -2,13 +2,15 @@
 
 import csv
 import io
+import os
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
 from typing_extensions import override
 
-from depth_distill.data.reading import resolve_inside
-from depth_distill.data.sample_files import FileDataset, SampleFiles, read_index_file, sample_name
+from depth_distill.data.reading import normal_inside, resolve_inside
+from depth_distill.data.sample_files import FileDataset, SampleFiles, read_index_file
 from depth_distill.errors import DataError
 from depth_distill.suggestions import did_you_mean
 
@@ -63,14 +65,25 @@ class RgbdFolder(FileDataset):
                 f"{where}: {len(row)} cells under a header of {len(header)} ({','.join(header)}); quote paths that "
                 "contain a comma"
             )
-        # An empty image cell is an error, raised by resolve_inside; an empty depth or mask cell means "none".
-        cells = {column: cell for column, cell in zip(header, row, strict=True) if cell or column == "image"}
-        base = Path(self.manifest).parent
+        # An empty image cell is an error, raised by normal_inside; an empty depth or mask cell means "none".
         files = {
-            column: resolve_inside(self.root, str(base / cell) if cell else "", where) for column, cell in cells.items()
+            column: normal_inside(self.root, self._base + cell if cell[:1] not in ("", "/") else cell, where)
+            for column, cell in zip(header, row, strict=True)
+            if cell or column == "image"
         }
-        image = files["image"]
-        return SampleFiles(sample_name(image, self.root), image, files.get("depth"), files.get("mask"), where)
+        image, root = files.pop("image"), self._root_prefix
+        others = {column: root + file for column, file in files.items()}
+        name = os.path.splitext(image)[0]  # noqa: PTH122
+        return SampleFiles(name, root + image, **others, where=where)
+
+    @cached_property
+    def _base(self) -> str:
+        """Folder of the manifest, relative to the root; paths are text here: a manifest may have many rows."""
+        return str(Path(self.manifest).parent / "x")[:-1]
+
+    @cached_property
+    def _root_prefix(self) -> str:
+        return str(self.root / "x")[:-1]
 
 
 def _checked_header(header: list[str], where: str) -> list[str]:

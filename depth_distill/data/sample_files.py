@@ -11,7 +11,8 @@ import torch
 from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
-from depth_distill.data.reading import IMAGE_EXTENSIONS, read_depth, read_image, read_mask
+from depth_distill.data.reading import IMAGE_EXTENSIONS, decode_image, read_depth, read_mask
+from depth_distill.data.transforms import JointResize
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.suggestions import did_you_mean
 from depth_distill.types import DepthSample
@@ -19,14 +20,14 @@ from depth_distill.types import DepthSample
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """The files of one sample."""
+    """The files of one sample. Paths are text where there are many: ``Path`` takes ten times as long to make."""
 
     name: str
     """Unique in the data set: the image's path relative to the data root, without its suffix."""
-    image: Path
-    depth: Path | None = None
+    image: Path | str
+    depth: Path | str | None = None
     """None for image-only data."""
-    mask: Path | None = None
+    mask: Path | str | None = None
     """An image that is black where the depth must not be used."""
     where: str = ""
     """Manifest and line that name the sample; empty if it was found by listing a folder."""
@@ -89,15 +90,24 @@ class FileDataset(DepthDataset):
 
     @override
     def load(self, index: int) -> DepthSample:
+        return self._read(index)[0]
+
+    @override
+    def at_size(self, index: int, size: tuple[int, int]) -> DepthSample:
+        self.require_index(index)
+        return JointResize(size)(self.checked(index, *self._read(index, size)))
+
+    def _read(self, index: int, size: tuple[int, int] | None = None) -> tuple[DepthSample, tuple[int, int]]:
+        """A sample whose image may be decoded smaller, if it is to be resized; and (height, width) in the file."""
         files = self.sample_files[index]
-        image = read_image(files.image, goes_with_depth=files.depth is not None)
+        image, image_size = decode_image(Path(files.image), files.depth is not None, size)
         if files.depth is None:
-            no_depth = torch.zeros(1, *image.shape[-2:])
-            return DepthSample(image, no_depth, no_depth > 0)
-        depth_m = read_depth(files.depth, self.depth_scale)
+            no_depth = torch.zeros(1, *image_size)
+            return DepthSample(image, no_depth, no_depth > 0), image_size
+        depth_m = read_depth(Path(files.depth), self.depth_scale)
         valid = depth_m > 0
         if files.mask is not None:
-            mask = read_mask(files.mask)
+            mask = read_mask(Path(files.mask))
             if mask.shape != valid.shape:
                 (height, width), (depth_height, depth_width) = mask.shape[-2:], valid.shape[-2:]
                 raise DataError(
@@ -105,7 +115,7 @@ class FileDataset(DepthDataset):
                     f"{depth_height}; save both in the same size"
                 )
             valid &= mask
-        return DepthSample(image, depth_m, valid)
+        return DepthSample(image, depth_m, valid), image_size
 
     @property
     @override
@@ -169,7 +179,7 @@ def _require_unique(samples: Sequence[SampleFiles]) -> None:
     for sample in samples:
         other = first.setdefault(sample.name, sample)
         if other is not sample:
-            here, there = (f"{s.where}: {s.image.name}" if s.where else str(s.image) for s in (sample, other))
+            here, there = (f"{s.where}: {Path(s.image).name}" if s.where else str(s.image) for s in (sample, other))
             raise DataError(
                 f"{here} has the same name as {there} ('{sample.name}'); predictions are named after their image, so "
                 "list each image once, under names that differ in more than their suffix"

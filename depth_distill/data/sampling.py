@@ -80,12 +80,20 @@ class ViewDataset(Dataset[DepthBatch]):
         view: maps a ``DepthSample`` and its index to the fields of a ``DepthBatch``; draws from torch's generator,
             which is seeded from (seed, epoch, index) during the call.
         seed: seed of the views.
+        size: (height, width) that samples are resized to before; None leaves them as they are.
     """
 
-    def __init__(self, dataset: DepthDataset, view: Callable[[DepthSample, int], DepthBatch], seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: DepthDataset,
+        view: Callable[[DepthSample, int], DepthBatch],
+        seed: int = 0,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         self.dataset = dataset
         self.view = view
         self.seed = seed
+        self.size = size
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -94,7 +102,7 @@ class ViewDataset(Dataset[DepthBatch]):
     def __getitem__(self, key: SampleKey | int) -> DepthBatch:
         """The view of a sample; a plain index means epoch 0."""
         index, epoch = key if isinstance(key, tuple) else (key, 0)
-        sample = self.dataset[index]
+        sample = self.dataset[index] if self.size is None else self.dataset.at_size(index, self.size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(view_seed(self.seed, epoch, index))
             return self.view(sample, index)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Subset
 
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.sampling import EpochLoader, EpochSampler, ViewDataset
-from depth_distill.data.transforms import Augment, JointResize, Normalize
+from depth_distill.data.transforms import Augment, Normalize
 from depth_distill.data.validation import check_scale
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRange, DepthSample
@@ -77,7 +77,6 @@ class DepthSplits:
         self.calibration_size = calibration_size
         self.image_size = image_size
         self.depth_range = depth_range
-        self.resize = JointResize(image_size)
         self.augment = Augment(augment)
         self.normalize = Normalize(image_mean, image_std)
         self.batch_size = batch_size
@@ -133,7 +132,7 @@ class DepthSplits:
 
     def evaluation_view(self, split: str) -> ViewDataset:
         """The samples of a split, resized and normalized but not augmented."""
-        return ViewDataset(self._dataset(split), self._evaluation_view, self.seed)
+        return ViewDataset(self._dataset(split), self._to_batch, self.seed, self.image_size)
 
     def _dataset(self, split: str) -> DepthDataset:
         dataset = getattr(self, split)
@@ -158,10 +157,7 @@ class DepthSplits:
         )
 
     def _training_view(self, sample: DepthSample, index: int) -> DepthBatch:
-        return self._to_batch(self.augment(self.resize(sample)), index)
-
-    def _evaluation_view(self, sample: DepthSample, index: int) -> DepthBatch:
-        return self._to_batch(self.resize(sample), index)
+        return self._to_batch(self.augment(sample), index)
 
     def _to_batch(self, sample: DepthSample, index: int) -> DepthBatch:
         return DepthBatch(

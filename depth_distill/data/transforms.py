@@ -22,7 +22,8 @@ class JointResize(nn.Module):
     """Resize a sample to ``(height, width)``.
 
     The image is resized bilinearly with antialiasing. Depth and valid use nearest-neighbour sampling, so a valid pixel
-    is never averaged with an invalid one, nor a foreground depth with a background depth.
+    is never averaged with an invalid one, nor a foreground depth with a background depth. Image and depth may differ in
+    size, as where an image is decoded smaller than it is.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -31,7 +32,7 @@ class JointResize(nn.Module):
 
     def forward(self, sample: DepthSample) -> DepthSample:
         """The resized sample; unchanged if it already has that size."""
-        if list(sample.image.shape[-2:]) == self.size:
+        if list(sample.image.shape[-2:]) == list(sample.depth_m.shape[-2:]) == self.size:
             return sample
         return DepthSample(
             image=F.resize(sample.image, self.size, antialias=True),

@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -261,7 +262,7 @@ class _Inspections(Dataset[_Depths | BadSample]):
             return BadSample(index, self.dataset.source(index), str(error))
 
 
-def _unchanged(inspected: _Depths | BadSample) -> _Depths | BadSample:
+def _unchanged(inspected: Any) -> Any:
     return inspected
 
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from depth_distill.data.reading import read_depth, read_image, read_mask, resolve_inside
+from depth_distill.data.reading import decode_image, read_depth, read_image, read_mask, resolve_inside
+from depth_distill.data.transforms import JointResize
 from depth_distill.errors import DataError
+from depth_distill.types import DepthSample
 from tests.data.files import write_depth, write_image, write_png_header
+from tools.benchmarks.benchmark_reading import write_photograph
 
 
 def test_image_is_rgb_uint8(tmp_path):
@@ -106,6 +109,31 @@ def test_an_image_that_is_too_large_is_not_decoded(tmp_path):
         read_image(write_png_header(tmp_path / "a.png", (12000, 12000)))
     with pytest.raises(DataError, match=r"a\.png: the image has 4225 megapixels"):
         read_image(write_png_header(tmp_path / "a.png", (65000, 65000)))
+
+
+@pytest.mark.parametrize("size", [(24, 32), (48, 64), (60, 130), (100, 130)])
+def test_a_photograph_decoded_smaller_is_the_same_but_for_four_levels(tmp_path, size):
+    write_photograph(tmp_path / "a.jpg", (800, 600))
+    resize = JointResize(size)
+    reduced, stored_size = decode_image(tmp_path / "a.jpg", size=size)
+    assert stored_size == (600, 800)
+    assert reduced.shape[-1] < 800
+    assert all(now >= 3 * wanted for now, wanted in zip(reduced.shape[1:], size, strict=True))
+    whole, small = (resize(DepthSample(x, x, x)).image.int() for x in (read_image(tmp_path / "a.jpg"), reduced))
+    assert (whole - small).abs().max() <= 4
+    assert (whole - small).abs().float().mean() < 1
+
+
+@pytest.mark.parametrize("size", [(101, 134), (600, 800), (2000, 2000), (600, 8)])
+def test_an_image_is_not_decoded_below_three_times_its_size(tmp_path, size):
+    write_image(tmp_path / "a.jpg", size=(800, 600))
+    assert decode_image(tmp_path / "a.jpg", size=size)[0].shape == (3, 600, 800)
+
+
+def test_a_photograph_on_its_side_is_decoded_smaller(tmp_path):
+    write_image(tmp_path / "a.jpg", size=(800, 600), orientation=6)
+    image, stored_size = decode_image(tmp_path / "a.jpg", size=(130, 98))
+    assert (image.shape, stored_size) == ((3, 400, 300), (800, 600))
 
 
 def test_depth_map_in_the_place_of_an_image_is_refused(tmp_path):

@@ -1,15 +1,19 @@
 """CSV manifests."""
 
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from depth_distill.data.rgbd_folder import RgbdFolder
+from depth_distill.data.transforms import JointResize
 from depth_distill.errors import DataError
 from tests.data.files import write_depth, write_image
+from tools.benchmarks.benchmark_reading import write_photograph
 
 
 @pytest.fixture
@@ -66,6 +70,37 @@ def test_mask_is_applied_and_may_be_left_empty(root):
     assert data[0].valid.sum() == 12
     assert not data[0].valid[..., :3].any()
     assert data[1].valid.sum() == 23
+
+
+def test_a_sample_at_another_size_is_that_of_the_whole_one(root):
+    write_photograph(root / "rgb" / "0.jpg", (400, 300))
+    noise = np.random.default_rng(0).integers(0, 9000, (300, 400), dtype=np.uint16)
+    Image.fromarray(noise).save(root / "depth" / "0.png")
+    data = folder(root, "image,depth\nrgb/0.jpg,depth/0.png\n")
+    small, whole = data.at_size(0, (24, 32)), JointResize((24, 32))(data[0])
+    assert torch.equal(small.depth_m, whole.depth_m)
+    assert torch.equal(small.valid, whole.valid)
+    assert 0 < (small.image.int() - whole.image.int()).abs().max() <= 4
+
+
+def test_depth_of_the_size_that_an_image_is_decoded_at_is_refused(root):
+    write_image(root / "rgb" / "0.jpg", size=(400, 300))
+    write_depth(root / "depth" / "0.png", size=(100, 75))
+    data = folder(root, "image,depth\nrgb/0.jpg,depth/0.png\n")
+    for read in (lambda: data[0], lambda: data.at_size(0, (24, 32))):
+        with pytest.raises(DataError, match=r"0\.jpg: the image is 400 x 300 but its depth is 100 x 75"):
+            read()
+    with pytest.raises(IndexError):
+        data.at_size(1, (24, 32))
+
+
+def test_a_long_manifest_is_opened_without_a_path_per_row(root, monkeypatch):
+    """200,000 rows took 9 s of a core as ``Path`` objects, and 2 s as text."""
+    rows = "".join(f"rgb/{i}.png,depth/{i}.png\n" for i in range(500))
+    made = []
+    monkeypatch.setattr(Path, "__truediv__", lambda *parts: made.append(parts) or Path(*map(str, parts)))
+    assert len(folder(root, f"image,depth\n{rows}")) == 500
+    assert len(made) < 20
 
 
 def test_mask_of_another_size(root):
