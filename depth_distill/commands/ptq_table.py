@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.atomic import atomic_path, write_json
     from depth_distill.commands.ptq_rows import PtqRows
     from depth_distill.display.pictures import save_figure
-    from depth_distill.export.bundle.bundle import sha256
+    from depth_distill.export.bundle.manifest import sha256
     from depth_distill.loading.trained import load_run
     from depth_distill.quantization.recipe import NAIVE, load_recipe
 

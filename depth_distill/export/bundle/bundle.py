@@ -1,22 +1,26 @@
 """A bundle: the folder that an export writes, with a manifest that describes every file."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depth_distill.atomic import write_json
-from depth_distill.codecs import HostCodec, codec_of
+from depth_distill.codecs import HostCodec
 from depth_distill.errors import ConfigError
+from depth_distill.export.bundle.manifest import (
+    MANIFEST,
+    check_hash,
+    check_manifest,
+    codec_in,
+    input_in,
+    outputs_in,
+    read_manifest,
+)
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
-MANIFEST = "manifest.json"
 STEPS_RECORD = "steps.json"
 """Record of the steps of an unfinished export, in its work folder."""
-SCHEMA_VERSION = 2  # 2: a thermometer has num_codes and spacing, and the scripts lie in runners/
 
 
 @dataclass(frozen=True)
@@ -49,20 +53,17 @@ class Bundle:
     @property
     def codec(self) -> HostCodec:
         """The codec, which decodes codes to metres."""
-        return codec_of(self.manifest["codec"])
+        return codec_in(self.manifest)
 
     @property
     def layout(self) -> OutputLayout:
         """Layout of the outputs."""
-        outputs = self.manifest["outputs"]
-        return OutputLayout(tuple(outputs["names"]), tuple(outputs["channels"]), outputs["logits"])
+        return outputs_in(self.manifest)
 
     @property
     def input(self) -> InputLayout:
         """Layout of the input."""
-        image = self.manifest["input"]
-        height, width = image["shape"][2:]
-        return InputLayout(height, width, image["mean"], image["std"], image["dtype"] == "uint8")
+        return input_in(self.manifest)
 
     @property
     def calibration(self) -> Path:
@@ -74,52 +75,36 @@ def load_bundle(folder: Path) -> Bundle:
     """Read a bundle and check that none of its files was changed.
 
     Raises:
-        ConfigError: the manifest does not exist, cannot be read or has another schema, or a file is missing or was
-            changed.
+        ConfigError: the manifest does not exist, cannot be read, has another schema or a damaged entry, or a file is
+            missing or was changed.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise ConfigError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with depth-distill export")
-    manifest = _read(path)
-    _check_schema(path, manifest)
-    for name, entry in manifest["files"].items():
-        if not (folder / name).is_file():
-            raise ConfigError(f"{folder / name} is missing, though {MANIFEST} lists it: export again")
-        if sha256(folder / name) != entry["sha256"]:
-            raise ConfigError(f"{folder / name} was changed since {MANIFEST} was written: export again")
+    manifest = read_manifest(path)
+    check_manifest(path, manifest)
+    for name in manifest["files"]:
+        check_hash(folder, manifest, name)
     return Bundle(folder, manifest)
 
 
 def bundle_of(file: Path) -> Bundle | None:
-    """The bundle that contains a network file, its files unchecked; None if the file is in no bundle.
+    """The bundle that contains a network file, of whose files only this one is checked; None if it is in no bundle.
 
     Raises:
-        ConfigError: there is a manifest, but it cannot be read or has another schema.
+        ConfigError: there is a manifest, but it cannot be read, has another schema or a damaged entry, or was written
+            for another content of the file.
     """
     path = file.absolute().parent / MANIFEST
     if not path.is_file():
         return None
-    manifest = _read(path)
+    manifest = read_manifest(path)
     artifacts = manifest.get("artifacts")
     if not isinstance(artifacts, dict) or file.name not in artifacts.values():
         return None  # a manifest of something else
-    _check_schema(path, manifest)
+    check_manifest(path, manifest)
+    check_hash(file.parent, manifest, file.name)
     return Bundle(path.parent, manifest)
-
-
-def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write ``manifest.json`` with the hash and size of every file in the folder.
-
-    Args:
-        folder: folder of the bundle, complete except for the manifest.
-        values: other entries of the manifest.
-    """
-    files = {
-        str(path.relative_to(folder)): {"sha256": sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / MANIFEST
-    }
-    write_json(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, **values, "files": files})
 
 
 def work_folder(out: Path) -> Path:
@@ -152,7 +137,7 @@ def _require_bundle(folder: Path, cure: str) -> None:
         return
     if not (folder / MANIFEST).is_file():
         raise ConfigError(f"{folder} exists and is not a bundle (it has no {MANIFEST}): {cure}")
-    manifest = _read(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST)
     listed = manifest.get("files")
     if (
         not isinstance(manifest.get("schema_version"), int)
@@ -195,29 +180,6 @@ def recover(out: Path) -> None:
     old = _backup_of(out)
     if old.exists() and not out.exists():
         old.rename(out)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}; move the file elsewhere, or export again") from error
-    return manifest if isinstance(manifest, dict) else {}
-
-
-def _check_schema(path: Path, manifest: Mapping[str, Any]) -> None:
-    version = manifest.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ConfigError(f"{path}: schema_version is {version}, expected {SCHEMA_VERSION}: export again")
 
 
 def _backup_of(out: Path) -> Path:

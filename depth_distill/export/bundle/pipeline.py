@@ -26,11 +26,10 @@ from depth_distill.export.bundle.bundle import (
     put_in_place,
     recover,
     require_replaceable,
-    sha256,
     work_folder,
-    write_manifest,
 )
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
+from depth_distill.export.bundle.manifest import sha256, write_manifest
 from depth_distill.export.bundle.reporting import Results, write_results
 from depth_distill.export.bundle.steps import StepRunner, resumable_passes, source_hash, tensor_hash
 from depth_distill.export.bundle.verification import split_hash, verify

@@ -16,7 +16,7 @@ from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.backends import Backend, BackendRun, find_backend
 from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
-from depth_distill.export.bundle.bundle import sha256
+from depth_distill.export.bundle.manifest import sha256
 from depth_distill.export.bundle.report import RuntimeRow
 from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.compare.drift import layer_drift

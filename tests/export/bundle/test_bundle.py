@@ -13,8 +13,8 @@ from depth_distill.export.bundle.bundle import (
     recover,
     require_replaceable,
     work_folder,
-    write_manifest,
 )
+from depth_distill.export.bundle.manifest import write_manifest
 from depth_distill.quantization.interface import OutputLayout
 
 VALUES = {
@@ -70,9 +70,14 @@ def test_a_file_knows_its_bundle(tmp_path):
     assert bundle_of(tmp_path / "alone.onnx") is None
     assert bundle_of(folder / "another.onnx") is None  # in the folder, but not of the bundle
     manifest = folder / "manifest.json"
+    written = manifest.read_text()
     for of_something_else in ('{"name": "app", "icons": []}', '["a", "b"]', '{"artifacts": ["model.float.onnx"]}'):
         manifest.write_text(of_something_else)
         assert bundle_of(file) is None
+    file.write_text("swapped")
+    manifest.write_text(written)
+    with pytest.raises(ConfigError, match=r"model\.float\.onnx was changed since"):
+        bundle_of(file)
     manifest.write_text('{"artifacts": {"float": "model.float.onnx"}, "schema_version": 99}')
     with pytest.raises(ConfigError, match="schema_version is 99, expected 2"):
         bundle_of(file)
