@@ -20,7 +20,8 @@ from depth_distill.export.bundle.bundle import Bundle, load_bundle
 from depth_distill.export.compare.drift import Drift, DriftStatistics, output_drift
 from depth_distill.export.compare.dumps import DumpFolder
 from depth_distill.export.interface.calibration_set import read_calibration_set
-from depth_distill.export.onnx_io.layers import layers_of, load
+from depth_distill.export.onnx_io.layers import layers_of
+from depth_distill.loading.onnx_importer.files import read_onnx
 from depth_distill.loading.trained import load_run
 
 
@@ -33,7 +34,7 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if overrides:
         raise ConfigError(f"unknown options {' '.join(overrides)}; see --help")
     model = bundle.artifact(options.artifact)
-    layers = [each for each in layers_of(load(model)) if each.activation is None]
+    layers = [each for each in layers_of(read_onnx(model)) if each.activation is None]
     runner = LayerRunner(model, layers)
     images = read_calibration_set(bundle.calibration)[: options.images]
     if options.dump_reference is not None:

@@ -108,7 +108,8 @@ def not_verified_again(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _image_size(file: Path) -> list[int]:
     """Height and width of the one image that an ONNX file takes."""
-    from depth_distill.loading.onnx_importer.reading import declared_inputs, read_model
+    from depth_distill.loading.onnx_importer.files import declared_inputs
+    from depth_distill.loading.onnx_importer.reading import read_model
 
     dims = [each.type.tensor_type.shape.dim for each in declared_inputs(read_model(file))]
     shape = [each.dim_value for each in dims[0]] if len(dims) == 1 else []

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, first_line
 from depth_distill.loading import to_codes
 from depth_distill.loading.meaning import Meaning, steps_of
 from depth_distill.models import DepthCodec
@@ -200,7 +200,7 @@ def run_example(graph: nn.Module, example: Tensor) -> Tensor:
             if rule
             else ("multiples of 2 to 128 nearby do not fit either")
         )
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(f"image_size: the network fails on {size[0]} x {size[1]} ({reason}); {cure}") from error
     return returned
 

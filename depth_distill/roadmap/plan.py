@@ -7,7 +7,7 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, first_line
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
 
 Kind = Literal["float", "ptq", "distill", "mixed"]
@@ -85,7 +85,7 @@ def load_plan(path: Path) -> Plan:
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error
     except (OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{path} is not a roadmap: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} is not a roadmap: {first_line(error)}") from error
     plan.networks = plan.networks or {"plain": None}
     for row in plan.rows:
         try:

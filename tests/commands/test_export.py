@@ -169,7 +169,7 @@ def test_what_depends_on_what_changed_is_done_again(
         (["--calibration-images", "0"], "--calibration-images must be a whole number of 1 or more, received '0'"),
         (["--data.image_std", "[0, 0, 0]"], "data.image_std: received .* expected positive numbers"),
         (["--data.image_mean", "[.nan, 0.4, 0.4]"], "step 'read calibration images': calibration image 0 has NaN"),
-        (["--max-opset", "8"], "opset: received 8, expected 9 or newer"),
+        (["--max-opset", "8"], "opset: received 8, expected 9 to"),
         (["--backends", "openvin"], "did you mean 'openvino'"),
         (["--high-precision-layers", "head.nothing", "--target", "onnxruntime-cpu"], "head.nothing"),
         (["--bake-ranges", "--recipe", "naive"], r"pass 2 \(bake_ranges\): this checkpoint has no activation ranges"),

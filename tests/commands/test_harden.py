@@ -243,3 +243,15 @@ def test_the_source_may_stand_anywhere_and_is_the_only_word():
     plain = CommandParser("x", "")
     with pytest.raises(ConfigError, match="unexpected argument 'word'"):
         plain.parse(["word"])
+
+
+def test_a_file_with_weights_beside_it_comes_back_whole(harden, tmp_path, monkeypatch):
+    model = onnx.load(save(tmp_path / "inside.onnx", sigma=2.5))
+    (tmp_path / "theirs").mkdir()
+    source = tmp_path / "theirs" / "network.onnx"
+    onnx.save(model, source, save_as_external_data=True, size_threshold=0, location="network.onnx.data")
+    monkeypatch.setattr(hardening._Judge, "_by_vendor", lambda self, recipe: Deviation({"mask": len(recipe.passes)}, 3))
+    assert harden(source) == 0
+    batch = torch.randn(1, 3, 16, 24)
+    found, expected = OnnxFile(tmp_path / "robust.onnx")(batch), OnnxFile(tmp_path / "inside.onnx")(batch)
+    assert all(torch.equal(found[name], values) for name, values in expected.items())

@@ -8,7 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from depth_distill.export.backends.runtime import open_session, session_options
+from depth_distill.export.backends.runtime import open_file
+from depth_distill.loading.onnx_importer.session import session_options
 
 
 def latencies(files: Mapping[str, Path], image: NDArray[Any], repeats: int = 50, threads: int = 1) -> dict[str, float]:
@@ -24,7 +25,7 @@ def latencies(files: Mapping[str, Path], image: NDArray[Any], repeats: int = 50,
         ConfigError: ONNX Runtime refuses a file.
     """
     options = session_options(threads=threads)
-    sessions = {name: open_session(path, options, path) for name, path in files.items()}
+    sessions = {name: open_file(path, options) for name, path in files.items()}
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(repeats + 2):
         for name, session in sessions.items():

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from depth_distill.errors import ConfigError
-from depth_distill.export.backends.runtime import open_session, session_options
-from depth_distill.export.onnx_io.layers import OnnxLayer, load
+from depth_distill.export.onnx_io.layers import OnnxLayer
+from depth_distill.loading.onnx_importer.files import read_onnx
+from depth_distill.loading.onnx_importer.session import open_session, run_session
 
 
 class LayerRunner:
@@ -25,12 +25,12 @@ class LayerRunner:
     def __init__(self, path: Path, layers: Iterable[OnnxLayer]) -> None:
         self.path = path
         self.layers = tuple(layers)
-        model = load(path)
+        model = read_onnx(path)
         given = {each.name for each in (*model.graph.output, *model.graph.input)}
         for name in dict.fromkeys(layer.tensor for layer in self.layers):
             if name not in given:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
-        self.session = open_session(model.SerializeToString(), session_options(optimize=False), path)
+        self.session = open_session(model.SerializeToString(), path)
         self.input = self.session.get_inputs()[0]
         self._fetched = [each.name for each in self.session.get_outputs()]
 
@@ -40,12 +40,6 @@ class LayerRunner:
         return {layer.name: tensors[layer.tensor] for layer in self.layers}
 
     def _run(self, value: np.ndarray) -> Mapping[str, np.ndarray]:
-        try:
-            results = self.session.run(self._fetched, {self.input.name: value})
-        except Exception as error:
-            raise ConfigError(
-                f"{self.path} takes {self.input.type} of shape {tuple(self.input.shape)}, "
-                f"received {value.dtype} of shape {value.shape}: {error}"
-            ) from error
+        results = run_session(self.session, {self.input.name: value}, self.path, self._fetched)
         found = {name: np.asarray(each, np.float32) for name, each in zip(self._fetched, results, strict=True)}
         return {self.input.name: np.asarray(value, np.float32)} | found

@@ -8,8 +8,9 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
-from depth_distill.export.backends.runtime import open_session, session_options
+from depth_distill.export.backends.runtime import open_file
 from depth_distill.export.onnx_io.onnx_graph import QDQ_OPERATORS
+from depth_distill.loading.onnx_importer.session import session_options
 
 _CONVS = ("Conv", "FusedConv", "ConvTranspose")
 
@@ -53,7 +54,7 @@ def count_operators(path: Path) -> OperatorCounts:
         # Higher levels than "extended" change memory layouts for this machine's processor.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-        open_session(path, options, path)
+        open_file(path, options)
         graph = onnx.load(options.optimized_model_filepath).graph
     kinds = Counter(node.op_type for node in graph.node)
     border = {each.name for each in (*graph.input, *graph.output)}

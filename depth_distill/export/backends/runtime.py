@@ -10,18 +10,11 @@ from torch import Tensor
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import with_own_zero_points
+from depth_distill.loading.onnx_importer.files import TORCH_TYPES, declared_inputs, read_onnx
+from depth_distill.loading.onnx_importer.session import open_session, run_session, session_options
 from depth_distill.quantization.interface import INPUT_NAME, InputLayout, OutputLayout
 
 _SHARED = "replace the existing tensor"  # of an error where two weights share a zero point
-_DTYPES = {
-    onnx.TensorProto.FLOAT: torch.float32,
-    onnx.TensorProto.FLOAT16: torch.float16,
-    onnx.TensorProto.DOUBLE: torch.float64,
-    onnx.TensorProto.UINT8: torch.uint8,
-    onnx.TensorProto.INT8: torch.int8,
-    onnx.TensorProto.INT32: torch.int32,
-    onnx.TensorProto.INT64: torch.int64,
-}
 
 
 class OnnxNetwork:
@@ -46,9 +39,7 @@ class OnnxNetwork:
         inputs: InputLayout | None = None,
         outputs: OutputLayout | None = None,
     ) -> None:
-        if not path.is_file():
-            raise ConfigError(f"{path} does not exist")
-        self.session = open_session(path, session_options(optimize, threads), path)
+        self.session = open_file(path, session_options(optimize, threads))
         self.path = path
         self.inputs = inputs
         self.outputs = outputs
@@ -64,7 +55,7 @@ class OnnxNetwork:
         feeds = image if self.inputs is None else self.inputs.prepare(image.cpu())
         if feeds.is_floating_point():
             feeds = feeds.float()
-        runs = [self.session.run(None, {INPUT_NAME: each[None].cpu().numpy()}) for each in feeds]
+        runs = [run_session(self.session, {INPUT_NAME: each[None].cpu().numpy()}, self.path) for each in feeds]
         together = [torch.cat([torch.from_numpy(run[position]) for run in runs]) for position in range(len(runs[0]))]
         return together[0] if self.outputs is None else self.outputs.codes(together)
 
@@ -83,13 +74,14 @@ class OnnxFile:
 
     def __init__(self, path: Path, optimize: bool = True, threads: int = 0) -> None:
         self.input_name, self.dtype = only_input(path)
-        self.session = open_session(path, session_options(optimize, threads), path)
+        self.path = path
+        self.session = open_file(path, session_options(optimize, threads))
         self.output_names: tuple[str, ...] = tuple(each.name for each in self.session.get_outputs())
 
     def __call__(self, batch: Tensor) -> dict[str, Tensor]:
         """Every output for inputs ``(B, ...)``, one sample's behind the other's."""
-        feeds = [{self.input_name: each[None].to(self.dtype).cpu().numpy()} for each in batch]
-        runs = [self.session.run(None, feed) for feed in feeds]
+        values = as_input(batch, self.dtype, f"{self.path}: the input {self.input_name!r}")
+        runs = [run_session(self.session, {self.input_name: each[None].numpy()}, self.path) for each in values]
         columns = zip(*runs, strict=True)
         return {
             name: torch.cat([torch.from_numpy(np.atleast_1d(value)) for value in values])
@@ -103,51 +95,47 @@ def only_input(path: Path) -> tuple[str, torch.dtype]:
     Raises:
         ConfigError: the file does not exist, or its input is not one tensor of numbers.
     """
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist")
-    graph = onnx.load(path, load_external_data=False).graph
-    stored = {each.name for each in graph.initializer}  # old files list these as inputs, too
-    inputs = [each for each in graph.input if each.name not in stored]
+    inputs = declared_inputs(read_onnx(path, weights=False))
     if len(inputs) != 1:
         names = ", ".join(each.name for each in inputs) or "none"
         raise ConfigError(f"{path} has {len(inputs)} inputs ({names}), expected one")
     kind = inputs[0].type.tensor_type.elem_type
-    if kind not in _DTYPES:
-        raise ConfigError(f"{path}: the input {inputs[0].name!r} is of type {onnx.TensorProto.DataType.Name(kind)}")
-    return inputs[0].name, _DTYPES[kind]
+    if kind not in TORCH_TYPES:
+        name = onnx.TensorProto.DataType.Name(kind).lower()
+        raise ConfigError(f"{path}: the input {inputs[0].name!r} is of type {name}, expected float, double or integers")
+    return inputs[0].name, TORCH_TYPES[kind]
 
 
-def session_options(optimize: bool = True, threads: int = 0) -> onnxruntime.SessionOptions:
-    """Options of a session that prints errors only.
-
-    Args:
-        optimize: whether ONNX Runtime fuses operators; otherwise it runs them one by one, as written in the file.
-        threads: number of threads of ONNX Runtime; 0 is one per core.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Without it, x64 CPUs without VNNI saturate sums of uint8 x int8 products at 16 bits, which an NPU does not.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return options
-
-
-def open_session(model: Path | bytes, options: onnxruntime.SessionOptions, title: Path) -> onnxruntime.InferenceSession:
-    """A session on the CPU.
-
-    Args:
-        model: ONNX file, or the content of one.
-        options: see :func:`session_options`.
-        title: path of the model for the error message.
+def as_input(values: Tensor, dtype: torch.dtype, title: str) -> Tensor:
+    """Values on the CPU in the type of an input: floats rounded to its width, or whole numbers that it can hold.
 
     Raises:
-        ConfigError: ONNX Runtime refuses the model.
+        ConfigError: an input of integers would lose what is given, such as pixels in [0, 1].
     """
+    converted = values.to("cpu", dtype)
+    if not dtype.is_floating_point and not torch.equal(converted.to(values.dtype), values.cpu()):
+        wanted = str(dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"{title} is {wanted}, received values from {values.min().item():.4g} to {values.max().item():.4g} that "
+            f"{wanted} cannot hold: give whole numbers in its range, such as pixels from 0 to 255"
+        )
+    return converted
+
+
+def open_file(path: Path, options: onnxruntime.SessionOptions | None = None) -> onnxruntime.InferenceSession:
+    """A session of a file on the CPU.
+
+    Args:
+        path: ONNX file.
+        options: see :func:`~depth_distill.loading.onnx_importer.session.session_options`.
+
+    Raises:
+        ConfigError: the file cannot be read, or ONNX Runtime refuses it.
+    """
+    read_onnx(path, weights=False)  # its weights are looked for in its folder only
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        if _SHARED in str(error) and not isinstance(model, bytes):
-            return open_session(with_own_zero_points(onnx.load(model)).SerializeToString(), options, title)
-        raise ConfigError(f"ONNX Runtime cannot load {title}: {error}") from error
+        return open_session(path, path, options)
+    except ConfigError as error:
+        if _SHARED not in str(error.__cause__):
+            raise
+        return open_session(with_own_zero_points(read_onnx(path)).SerializeToString(), path, options)

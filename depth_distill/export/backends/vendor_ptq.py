@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -18,11 +17,11 @@ from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import DataError
-from depth_distill.export.backends.runtime import OnnxNetwork, only_input
+from depth_distill.export.backends.runtime import OnnxNetwork, as_input, only_input
 from depth_distill.export.onnx_io.edits import to_opset
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
-from depth_distill.export.onnx_io.opsets.lowering import version_of
+from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
 from depth_distill.quantization.target.target import NpuTarget
 
 _TYPES = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
@@ -54,11 +53,11 @@ def vendor_ptq(
         ConfigError: the file has several inputs.
         DataError: there are no calibration images.
     """
-    reader = _Reader(batches, *only_input(float_onnx))
+    reader = _Reader(float_onnx, batches, *only_input(float_onnx))
     formats = _formats(target) if target is not None else dict(_FORMATS, per_channel=per_channel)
-    model = onnx.load(float_onnx)
+    model = read_onnx(float_onnx)
     # Older ones have no scale per channel, and it would call Upsample an operator of opset 11.
-    newer = to_opset(model, _OLDEST) if version_of(model) < _OLDEST else float_onnx
+    newer = to_opset(model, _OLDEST) if opset_of(model) < _OLDEST else float_onnx
     with atomic_path(path) as temporary:
         # It advises a pre-processing step that does nothing for a folded network with static shapes.
         root, level = logging.getLogger(), logging.getLogger().level
@@ -130,8 +129,8 @@ def vendor_network(
 class _Reader(CalibrationDataReader):
     """Yields one image at a time, because the file has a static batch of 1."""
 
-    def __init__(self, batches: Iterable[Tensor], name: str, dtype: torch.dtype) -> None:
-        self.count, self.name, self.dtype = 0, name, dtype
+    def __init__(self, title: Path, batches: Iterable[Tensor], name: str, dtype: torch.dtype) -> None:
+        self.count, self.title, self.name, self.dtype = 0, title, name, dtype
         self.images: Iterator[Tensor] = (image for batch in batches for image in batch)
 
     def get_next(self) -> dict[str, Any] | None:
@@ -139,4 +138,5 @@ class _Reader(CalibrationDataReader):
         if image is None:
             return None
         self.count += 1
-        return {self.name: image[None].to(self.dtype).cpu().numpy()}
+        value = as_input(image[None], self.dtype, f"{self.title}: the input {self.name!r}")
+        return {self.name: value.numpy()}

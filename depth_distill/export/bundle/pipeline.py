@@ -35,9 +35,8 @@ from depth_distill.export.bundle.steps import StepRunner, resumable_passes, sour
 from depth_distill.export.bundle.verification import split_hash, verify
 from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.onnx_io.encodings import scales
-from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
-from depth_distill.export.onnx_io.layers import load
-from depth_distill.export.onnx_io.opsets.lowering import version_of
+from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for, require_opset
+from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
 from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Pass, PassReport
@@ -102,9 +101,11 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
 
     Raises:
         StepError: a step failed; the message has its name, and an old bundle is unchanged.
-        ConfigError: ``out`` exists and is not a bundle.
+        ConfigError: ``out`` exists and is not a bundle, or the opset does not exist.
     """
     out = options.out.absolute()
+    if options.opset is not None:
+        require_opset(options.opset)
     require_replaceable(out)
     recover(out)
     work = work_folder(out)
@@ -127,7 +128,7 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     folder = work / BUNDLE
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
     verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps)
-    opsets = {kind: version_of(load(folder / name)) for kind, name in written.items()}
+    opsets = {kind: opset_of(read_onnx(folder / name)) for kind, name in written.items()}
     manifest = {"opset": spec.opset, "opsets": opsets, **_manifest(options, target, prepared, written, folder)}
     passes = [
         (each.name, report.summary) for each, report in zip(prepared.recipe.passes, prepared.reports, strict=True)

@@ -7,15 +7,15 @@ import onnx
 from rich.table import Table
 from rich.text import Text
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, first_line
 from depth_distill.export.check.rules.activations import check_activations
 from depth_distill.export.check.rules.file import check_file
 from depth_distill.export.check.rules.finding import Finding, Findings
 from depth_distill.export.check.rules.formats import check_formats
 from depth_distill.export.check.rules.operators import check_operator
 from depth_distill.export.check.ways_out import recipe_line, way_out
-from depth_distill.export.onnx_io.layers import load
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, is_of_onnx
+from depth_distill.loading.onnx_importer.files import read_onnx
 from depth_distill.quantization.target.target import NpuTarget
 
 
@@ -64,11 +64,11 @@ def check_onnx(model: Path | onnx.ModelProto, target: NpuTarget) -> OpCheck:
         ConfigError: the file does not exist or is not a valid ONNX model.
     """
     if isinstance(model, Path):
-        path, model = model, load(model)
+        path, model = model, read_onnx(model)
         try:
             onnx.checker.check_model(model)
         except onnx.checker.ValidationError as error:
-            raise ConfigError(f"{path} is not a valid ONNX model: {error}") from error
+            raise ConfigError(f"{path} is not a valid ONNX model: {first_line(error)}") from error
     graph = OnnxGraph(model)
     findings = Findings(target, lambda node, rule: way_out(node, rule, graph))
     operators = list(graph.operators())

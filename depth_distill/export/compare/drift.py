@@ -14,7 +14,8 @@ import numpy as np
 
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.layer_runner import LayerRunner
-from depth_distill.export.onnx_io.layers import INPUT, layers_of, load, match_layers
+from depth_distill.export.onnx_io.layers import INPUT, layers_of, match_layers
+from depth_distill.loading.onnx_importer.files import read_onnx
 from depth_distill.suggestions import did_you_mean
 
 _SAME_STEP = 1.01  # 1 % for float rounding, as in parity
@@ -193,7 +194,7 @@ def layer_drift(reference_onnx: Path, other_onnx: Path, inputs: np.ndarray) -> l
         ConfigError: a file cannot be run on these inputs, or the files share no layer.
         DataError: there are no inputs, shapes differ, or a value is not finite.
     """
-    pairs = match_layers(layers_of(load(reference_onnx)), layers_of(load(other_onnx)))
+    pairs = match_layers(layers_of(read_onnx(reference_onnx)), layers_of(read_onnx(other_onnx)))
     # An input that is not quantized is identical by definition.
     pairs = [(one, two) for one, two in pairs if two.op != INPUT or two.step is not None]
     if not pairs:

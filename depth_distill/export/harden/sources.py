@@ -18,6 +18,7 @@ from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.write_back import write_back
 from depth_distill.loading.onnx_importer import ImportedOnnx, OnnxTensor, import_onnx
+from depth_distill.loading.onnx_importer.files import has_external_weights, read_onnx
 from depth_distill.loading.trained import LoadedRun, load_network_only
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.interface import Interface
@@ -150,7 +151,7 @@ def _sample_shape(file: Path, given: OnnxTensor) -> tuple[int, ...]:
 
 def _channels(file: Path, name: str) -> tuple[int, ...]:
     """Number of channels of an input with four dimensions; 3 if it is dynamic, too."""
-    graph = onnx.load(file, load_external_data=False).graph
+    graph = read_onnx(file, weights=False).graph
     shape = next(each for each in graph.input if each.name == name).type.tensor_type.shape.dim
     if len(shape) != 4:
         raise ConfigError(f"{file}: the input {name!r} has {len(shape)} dimensions; --size is for (N, C, H, W)")
@@ -159,8 +160,10 @@ def _channels(file: Path, name: str) -> tuple[int, ...]:
 
 def _copy(imported: ImportedOnnx, path: Path) -> None:
     """The file as it is; one with weights in files beside it becomes whole."""
-    if any(each.external_data for each in imported.model.graph.initializer) or imported.stripped_pairs:
+    if imported.stripped_pairs:
         onnx.save(_written_back(imported, imported.graph), path)
+    elif has_external_weights(imported.file):
+        onnx.save(imported.model, path)
     else:
         shutil.copyfile(imported.file, path)
 

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper, shape_inference, version_converter
 
-from depth_distill.errors import ConfigError
-from depth_distill.export.onnx_io.opsets.lowering import lower, version_of
+from depth_distill.errors import ConfigError, first_line
+from depth_distill.export.onnx_io.opsets.lowering import lower, oldest_ir_version
+from depth_distill.loading.onnx_importer.files import free_name, opset_of
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CONVENTION = {  # of a Resize, with ONNX's defaults
@@ -61,7 +62,7 @@ def name_by_layer(model: onnx.ModelProto, layers: Collection[str], parameters: C
         wanted = _layer_of(node, layers)
         if wanted in taken and wanted in layers:
             wanted = f"{wanted}.{node.op_type.lower()}"
-        node.name = _free(wanted, taken)
+        node.name = free_name(wanted, taken)
         taken.add(node.name)
         for position, output in enumerate(node.output):
             if output and output not in kept:
@@ -69,7 +70,7 @@ def name_by_layer(model: onnx.ModelProto, layers: Collection[str], parameters: C
     constants = {each.name for each in graph.initializer} - set(parameters)
     for node, name, role in _inputs(graph):
         if name in constants and name not in names:
-            names[name] = _free(f"{node.name}.{role}", taken)
+            names[name] = free_name(f"{node.name}.{role}", taken)
             taken.add(names[name])
     _rename(graph, names)
     return model
@@ -156,18 +157,18 @@ def to_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         OpsetError: an older version cannot express an operator.
         ConfigError: an operator cannot be converted to a newer version.
     """
-    found = version_of(model)
+    found = opset_of(model)
     if opset < found:
         return lower(model, opset)
     if opset > found:
         try:
             model = version_converter.convert_version(model, opset)
         except Exception as error:  # the converter's C++ code raises RuntimeError or its own type
-            raise ConfigError(f"opset: this network cannot be written with opset {opset}: {error}") from error
+            raise ConfigError(f"opset {opset} cannot express this network: {first_line(error)}") from error
         # Use the oldest IR version that supports this opset: old runtimes reject newer ones.
-        model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
-        if version_of(model) != opset:
-            raise ConfigError(f"opset: requested {opset}, but the converter wrote {version_of(model)}")
+        model.ir_version = oldest_ir_version(model)
+        if opset_of(model) != opset:
+            raise ConfigError(f"opset: requested {opset}, but the converter wrote {opset_of(model)}")
     return model
 
 
@@ -195,6 +196,7 @@ def with_own_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     model = copy.deepcopy(model)
     stored = {each.name: each for each in model.graph.initializer}
+    names = {*stored, *(name for node in model.graph.node for name in (*node.input, *node.output))}
     taken: set[str] = set()
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[0] not in stored:
@@ -202,7 +204,8 @@ def with_own_zero_points(model: onnx.ModelProto) -> onnx.ModelProto:
         name = node.input[2]
         if name in taken and name in stored:
             own = copy.deepcopy(stored[name])
-            own.name = f"{node.input[0]}.zero_point"
+            own.name = free_name(f"{node.input[0]}.zero_point", names)
+            names.add(own.name)
             model.graph.initializer.append(own)
             node.input[2] = own.name
         taken.add(name)
@@ -228,14 +231,6 @@ def _layer_of(node: onnx.NodeProto, layers: Collection[str]) -> str:
         return module
     operator = re.sub(r"_\d+$", "", operator)  # the exporter's call counter
     return f"{module}.{operator}" if module else operator
-
-
-def _free(wanted: str, taken: Collection[str]) -> str:
-    name, count = wanted, 0
-    while name in taken:
-        count += 1
-        name = f"{wanted}_{count}"
-    return name
 
 
 def _inputs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:

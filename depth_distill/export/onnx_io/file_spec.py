@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import onnx
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ class FileSpec:
             pixels.
 
     Raises:
-        ConfigError: the opset is too old to be written.
+        ConfigError: the opset is too old to be written, or does not exist yet.
     """
 
     height: int
@@ -38,8 +39,7 @@ class FileSpec:
     uint8_input: bool = False
 
     def __post_init__(self) -> None:
-        if self.opset < OLDEST:
-            raise ConfigError(f"opset: received {self.opset}, expected {OLDEST} or newer")
+        require_opset(self.opset)
 
     @classmethod
     def like(
@@ -68,6 +68,17 @@ class FileSpec:
     def example(self) -> Tensor:
         """A float input of the network."""
         return torch.zeros(1, 3, self.height, self.width)
+
+
+def require_opset(opset: int) -> None:
+    """Require an opset that can be written.
+
+    Raises:
+        ConfigError: it is too old, or does not exist yet.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST <= opset <= newest:
+        raise ConfigError(f"opset: received {opset}, expected {OLDEST} to {newest}, the newest of the installed onnx")
 
 
 def opset_for(target: NpuTarget) -> int:

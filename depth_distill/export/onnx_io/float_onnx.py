@@ -22,8 +22,8 @@ from depth_distill.export.onnx_io.edits import (
     without_unused,
 )
 from depth_distill.export.onnx_io.file_spec import FileSpec
-from depth_distill.export.onnx_io.opsets.lowering import version_of
 from depth_distill.export.onnx_io.written import require_same_as_network
+from depth_distill.loading.onnx_importer.files import opset_of
 from depth_distill.quantization.interface import INPUT_NAME
 
 _OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: for 13 it silently writes 18
@@ -91,7 +91,7 @@ def exported(network: nn.Module, spec: FileSpec) -> onnx.ModelProto:
         model = take_uint8(model, INPUT_NAME)
     model = constants_of_four_axes(resize_by_scales(model))
     # Torch's exporter does not convert every operator to a newer opset.
-    return with_shapes(without_unused(to_opset(model, max(spec.opset, version_of(model)))))
+    return with_shapes(without_unused(to_opset(model, max(spec.opset, opset_of(model)))))
 
 
 def _layers(network: nn.Module) -> set[str]:

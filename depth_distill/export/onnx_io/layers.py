@@ -3,13 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.quant_params import QuantParams
 
 INPUT = "Input"
@@ -101,20 +99,6 @@ def match_layers(reference: Sequence[OnnxLayer], other: Sequence[OnnxLayer]) -> 
             same = activation
         pairs.append((same, layer))
     return pairs
-
-
-def load(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
-
-    Raises:
-        ConfigError: the file does not exist or is not an ONNX file.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist")
-    try:
-        return onnx.load(path)
-    except Exception as error:  # protobuf's errors have a private base class
-        raise ConfigError(f"{path} is not a valid ONNX model: {error}") from error
 
 
 def _tensor_read(

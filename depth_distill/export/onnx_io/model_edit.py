@@ -1,13 +1,13 @@
 """New constants in an ONNX model, and nodes taken out of it, without a change of what else it holds."""
 
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from depth_distill.errors import ConfigError
+from depth_distill.loading.onnx_importer.files import free_name, read_in
 
 
 class ModelEdit:
@@ -21,7 +21,7 @@ class ModelEdit:
         self._model = model
         self._nodes = [_copy(node) for node in model.graph.node]
         self._writers = {name: node for node in self._nodes for name in node.output if name}
-        self._reads = Counter(_read_in(model.graph))
+        self._reads = Counter(read_in(model.graph))
         self._stored = {each.name: each for each in model.graph.initializer}
         self._taken = {*self._writers, *self._reads, *self._stored, *(each.name for each in model.graph.input)}
         self._unread = {node.output[0] for node in self._nodes if not self._is_read(node)}  # these stay
@@ -60,10 +60,7 @@ class ModelEdit:
 
     def store(self, value: np.ndarray, wanted: str) -> str:
         """Add an initializer, and return its name."""
-        name, count = wanted, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
+        name = free_name(wanted, self._taken)
         self._taken.add(name)
         graph = self._model.graph
         graph.initializer.append(numpy_helper.from_array(value, name))
@@ -123,7 +120,7 @@ class ModelEdit:
         graph = self._model.graph
         del graph.node[:]
         graph.node.extend(self._nodes)
-        read = set(_read_in(graph))
+        read = set(read_in(graph))
         unused = {each.name for each in graph.initializer} - read
         for owners in (graph.initializer, graph.input):
             for place in reversed([place for place, each in enumerate(owners) if each.name in unused]):
@@ -159,13 +156,3 @@ def _constant_name(node: onnx.NodeProto, role: str) -> str:
     if len(node.input) > 1 and node.input[1].endswith(".weight"):
         return f"{node.input[1].removesuffix('.weight')}.{role}"
     return f"{node.name or node.output[0]}.{role}"
-
-
-def _read_in(graph: onnx.GraphProto) -> Iterator[str]:
-    """Every tensor as often as it is read."""
-    for node in graph.node:
-        yield from (name for name in node.input if name)
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _read_in(attribute.g)
-    yield from (each.name for each in graph.output)

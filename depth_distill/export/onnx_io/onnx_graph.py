@@ -9,6 +9,9 @@ import onnx
 from onnx import helper, inliner, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from depth_distill.loading.onnx_importer.constants import require_bounded
+from depth_distill.loading.onnx_importer.files import opset_of
+
 QDQ_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 _NOT_COMPUTED = (*QDQ_OPERATORS, "Constant", "Identity")
 
@@ -34,7 +37,7 @@ class OnnxGraph:
     @property
     def opset(self) -> int:
         """Version of ONNX's own operator set."""
-        return next((each.version for each in self.model.opset_import if each.domain in ("", "ai.onnx")), 1)
+        return opset_of(self.model)
 
     def operators(self) -> Iterator[onnx.NodeProto]:
         """Nodes that an NPU computes: without Q/DQ, Identity, and nodes that only depend on constants."""
@@ -106,8 +109,9 @@ class OnnxGraph:
         graph = helper.make_graph([node], "constant", inputs, outputs)
         model = helper.make_model(graph, opset_imports=self.model.opset_import)
         try:
+            require_bounded(model, used)
             results = ReferenceEvaluator(model).run(None, used)
-        except Exception:  # an operator of another domain or an unknown one: its output is not treated as constant
+        except Exception:  # of another domain, unknown, or huge: its output is not treated as constant
             return {}
         return dict(zip((name for name in node.output if name), map(np.asarray, results), strict=True))
 

@@ -15,8 +15,8 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import to_opset, with_own_zero_points, with_shapes, without_unused
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import exported
-from depth_distill.export.onnx_io.opsets.lowering import version_of
 from depth_distill.export.onnx_io.written import require_same_codes
+from depth_distill.loading.onnx_importer.files import opset_of
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import requantize_moves
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
@@ -45,7 +45,7 @@ def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
         model = quantize_biases(store_integer_weights(exported(with_constants(quantized), spec)))
         model = read_codes(model) if spec.uint8_input else model
         older = to_opset(model, spec.opset)
-        if version_of(older) != version_of(model):
+        if opset_of(older) != opset_of(model):
             older = with_shapes(older)
             require_same_codes(older, model, spec, path)
         onnx.save(older, temporary)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.loading.onnx_importer.files import opset_of
+from depth_distill.loading.onnx_importer.session import open_session, run_session, session_options
 from depth_distill.quantization.interface import INPUT_NAME
 
 _TOLERANCE = 1e-4  # of the largest value: sums of thousands of float32 products in another order differ by 1e-6 to 1e-5
@@ -51,7 +52,7 @@ def require_same_codes(older: onnx.ModelProto, model: onnx.ModelProto, spec: Fil
     expected = _run(model, image, spec, path)
     sizes = [max(_step(model, name), _TOLERANCE * float(np.abs(each).max(initial=0)))
              for name, each in zip(spec.output_names, expected, strict=True)]  # fmt: skip
-    newer = f"the file with opset {model.opset_import[0].version}"
+    newer = f"the file with opset {opset_of(model)}"
     _require(_run(older, image, spec, path), expected, sizes, _SAME, spec, path, newer)
 
 
@@ -63,19 +64,11 @@ def _random_image(spec: FileSpec) -> Tensor:
 
 
 def _run(model: onnx.ModelProto, image: Tensor, spec: FileSpec, path: Path) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
     # As written: fused operators would compute something else.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options, name = session_options(optimize=False, threads=1), Path(f"{path.name} with opset {opset_of(model)}")
     pixels = image.numpy().astype(np.uint8) if spec.uint8_input else image.numpy()
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return [np.asarray(each) for each in session.run(list(spec.output_names), {INPUT_NAME: pixels})]
-    except Exception as error:  # its exceptions share no base class
-        raise ConfigError(
-            f"{path.name}: ONNX Runtime does not run it with opset {model.opset_import[0].version}: {error}"
-        ) from error
+    session = open_session(model.SerializeToString(), name, options)
+    return run_session(session, {INPUT_NAME: pixels}, name, spec.output_names)
 
 
 def _require(

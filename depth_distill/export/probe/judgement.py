@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
-from depth_distill.export.backends.runtime import open_session, session_options
 from depth_distill.export.probe.graphs import IMAGE
+from depth_distill.loading.onnx_importer.session import open_session, session_options
 
 Verdict = Literal["confirmed", "unsupported", "unconfirmed"]
 Arrays = Mapping[str, np.ndarray]
@@ -124,7 +124,7 @@ def reference(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, np.ndarra
     if any(node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16 for node in model.graph.node):
         results = ReferenceEvaluator(model).run(names, {IMAGE: inputs})
     else:
-        session = open_session(model.SerializeToString(), session_options(False, 1), Path("probe.onnx"))
+        session = open_session(model.SerializeToString(), Path("probe.onnx"), session_options(False, 1))
         results = session.run(names, {IMAGE: inputs})
     return dict(zip(names, results, strict=True))
 

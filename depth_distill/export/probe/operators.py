@@ -10,11 +10,11 @@ import onnx
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.check.rules.activations import ACTIVATION_OPERATORS
-from depth_distill.export.onnx_io.layers import load
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, attributes, operator_of
 from depth_distill.export.onnx_io.quant_params import QuantParams
 from depth_distill.export.probe.graphs import IMAGE, GraphBuilder
 from depth_distill.export.probe.judgement import Probe, Variant
+from depth_distill.loading.onnx_importer.files import read_onnx
 
 # FP16 has 11 bits; 1 % leaves room for sums of a thousand rounded products. A wrong operator is off by far more.
 _FLOAT_TOLERANCE = 0.01
@@ -55,7 +55,7 @@ def operator_probes(path: Path) -> list[OperatorProbe]:
     Raises:
         ConfigError: the file cannot be read, or the shape of an input is not fixed.
     """
-    network = _Network(load(path))
+    network = _Network(read_onnx(path))
     for name in network.inputs:
         if network.static_shape(name) is None:
             raise ConfigError(f"{path}: the shape of {name} is not fixed; export it with a static batch of 1")

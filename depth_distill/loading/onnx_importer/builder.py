@@ -12,8 +12,9 @@ from onnx import numpy_helper
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, first_line
 from depth_distill.loading.onnx_importer.constants import evaluate
+from depth_distill.loading.onnx_importer.files import MOST_VALUES, opset_of
 from depth_distill.loading.onnx_importer.naming import ModulePaths, argument_name, scope_of, wanted_path
 from depth_distill.loading.onnx_importer.nodes import Node, nodes_of
 
@@ -48,7 +49,7 @@ class GraphBuilder:
 
     def __init__(self, file: Path, model: onnx.ModelProto) -> None:
         self.file = file
-        self.opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+        self.opset = opset_of(model)
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.tensors: dict[str, fx.Node] = {}
@@ -278,7 +279,9 @@ class GraphBuilder:
             one = run(0)
         except Exception as error:  # whatever torch raises for shapes and types that do not fit
             assert self._node is not None
-            raise self.refusal(self._node, f"torch cannot compute it: {str(error).splitlines()[0]}") from error
+            raise self.refusal(self._node, f"torch cannot compute it: {first_line(error)}") from error
+        if isinstance(one, Tensor) and one.numel() > MOST_VALUES and self._node is not None:
+            raise self.refusal(self._node, f"it writes a tensor of {list(one.shape)}, more than {MOST_VALUES} values")
         two = None
         if all(self._shaped[source][1] is not None for source in created.all_input_nodes):
             try:

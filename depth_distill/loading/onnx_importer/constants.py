@@ -1,15 +1,21 @@
 """Nodes whose inputs are all known are computed while a file is read."""
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from depth_distill.errors import ConfigError, first_line
+from depth_distill.loading.onnx_importer.files import MOST_VALUES
 from depth_distill.loading.onnx_importer.nodes import Node
+from depth_distill.loading.onnx_importer.session import open_session, run_session
 
 _IR_VERSION = 8  # read by every ONNX Runtime that this package takes
+_SMALL = 1024  # values of a shape, or of settings
 
 
 def evaluate(
@@ -23,7 +29,8 @@ def evaluate(
         opsets: versions of the operator sets of the file.
 
     Raises:
-        ValueError: neither ONNX's reference implementation nor ONNX Runtime computes the node.
+        ValueError: neither ONNX's reference implementation nor ONNX Runtime computes the node, or it would make a
+            tensor of more values than :data:`~depth_distill.loading.onnx_importer.files.MOST_VALUES`.
     """
     assert node.proto is not None
     if node.operator == "Constant":
@@ -42,11 +49,33 @@ def evaluate(
     names = [name for name in node.outputs if name]
     graph = helper.make_graph([proto], "constant", inputs, [onnx.ValueInfoProto(name=name) for name in names])
     model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+    require_bounded(model, used)
     try:
         results = ReferenceEvaluator(model).run(None, used)
     except Exception as error:  # the evaluator raises whatever NumPy does, or its own types
         results = _by_onnxruntime(model, used, error)
     return dict(zip(names, map(np.asarray, results), strict=True))
+
+
+def require_bounded(model: onnx.ModelProto, values: Mapping[str, np.ndarray]) -> None:
+    """Require the outputs of a model of one node to be of a size that can be computed: a file may claim any.
+
+    Raises:
+        ValueError: one has more values than :data:`~depth_distill.loading.onnx_importer.files.MOST_VALUES`.
+    """
+    told = onnx.ModelProto()
+    told.CopyFrom(model)
+    # The shape of an output may be the value of a small input.
+    small = [numpy_helper.from_array(each, name) for name, each in values.items() if each.size <= _SMALL]
+    told.graph.initializer.extend(small)
+    try:
+        outputs = shape_inference.infer_shapes(told, data_prop=True).graph.output
+    except Exception:  # the inference fails where the node does, which has its own error
+        return
+    for each in outputs:
+        sizes = [dim.dim_value for dim in each.type.tensor_type.shape.dim]
+        if math.prod(sizes) > MOST_VALUES:
+            raise ValueError(f"{each.name} would have the shape {sizes}, more than {MOST_VALUES} values")
 
 
 def _constant(node: Node) -> np.ndarray:
@@ -63,11 +92,6 @@ def _constant(node: Node) -> np.ndarray:
 
 def _by_onnxruntime(model: onnx.ModelProto, feeds: dict[str, np.ndarray], error: Exception) -> list[np.ndarray]:
     try:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return list(session.run(None, feeds))
-    except Exception:  # its exceptions share no base class
-        raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        return run_session(open_session(model.SerializeToString(), Path("constant")), feeds, Path("constant"))
+    except ConfigError:
+        raise ValueError(first_line(error)) from error

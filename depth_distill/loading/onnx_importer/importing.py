@@ -87,7 +87,7 @@ def import_onnx(
     nodes = builder.without_constants(nodes_of(working.graph.node))
     nodes = Patterns(nodes, builder.constants, names).put_together()
     for each in inputs:
-        builder.add_input(each.name, each.shape, each.dtype, bool(each.shape) and each.shape[0] == inputs[0].shape[0])
+        builder.add_input(each.name, each.shape, each.dtype, bool(each.shape) and each.shape[:1] == inputs[0].shape[:1])
     builder.convert(nodes)
     for name in names:
         if name not in builder.tensors and name not in builder.constants:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import fx, nn
 
+from depth_distill.loading.onnx_importer.files import free_name
 from depth_distill.loading.onnx_importer.nodes import Node
 
 _TAKEN = {*dir(nn.Module()), *dir(fx.GraphModule(nn.Module(), fx.Graph()))}
@@ -34,11 +35,7 @@ class ModulePaths:
         for end in range(1, len(parts)):  # a module is not a folder
             while ".".join(parts[:end]) in self._paths:
                 parts[end - 1] += "_"
-        wanted = path = ".".join(parts)
-        count = 0
-        while path in self._paths or path in self._folders:
-            count += 1
-            path = f"{wanted}_{count}"
+        path = free_name(".".join(parts), self._paths | self._folders)
         self._paths.add(path)
         self._folders.update(_folders(path))
         return path

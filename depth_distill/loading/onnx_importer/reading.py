@@ -10,23 +10,19 @@ import torch
 from onnx import TensorProto, inliner
 
 from depth_distill.errors import ConfigError
+from depth_distill.loading.onnx_importer.files import (
+    TORCH_TYPES,
+    branches_of,
+    declared_inputs,
+    opset_of,
+    read_in,
+    read_onnx,
+)
 from depth_distill.suggestions import did_you_mean
 
 OPSETS = range(9, 22)
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_TYPES: dict[int, torch.dtype] = {
-    TensorProto.FLOAT: torch.float32,
-    TensorProto.FLOAT16: torch.float16,
-    TensorProto.BFLOAT16: torch.bfloat16,
-    TensorProto.DOUBLE: torch.float64,
-    TensorProto.UINT8: torch.uint8,
-    TensorProto.INT8: torch.int8,
-    TensorProto.INT16: torch.int16,
-    TensorProto.INT32: torch.int32,
-    TensorProto.INT64: torch.int64,
-    TensorProto.BOOL: torch.bool,
-}
 
 
 @dataclass(frozen=True)
@@ -48,19 +44,11 @@ def read_model(file: Path) -> onnx.ModelProto:
     """The model in a file, with weights that lie in files beside it.
 
     Raises:
-        ConfigError: the file does not exist, is no valid ONNX, or its operator set is not one of :data:`OPSETS`.
+        ConfigError: see :func:`~depth_distill.loading.onnx_importer.files.read_onnx`; or the operator set is not one of
+            :data:`OPSETS`.
     """
-    if not file.is_file():
-        raise ConfigError(f"{file} does not exist")
-    try:
-        model = onnx.load(file)
-    except Exception as error:  # protobuf's own type; or weights in a file that is missing, or outside the folder
-        if type(error).__name__ == "DecodeError":
-            raise ConfigError(f"{file} is no ONNX file") from error
-        raise ConfigError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
-    if not model.graph.node or not model.graph.output:
-        raise ConfigError(f"{file} is no ONNX file: it has no graph")
-    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
+    model = read_onnx(file)
+    opset = opset_of(model)
     if opset not in OPSETS:
         raise ConfigError(
             f"{file} uses opset {opset}, expected {OPSETS[0]} to {OPSETS[-1]}: convert it with onnx.version_converter"
@@ -79,12 +67,6 @@ def plain(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
     """
     model = inliner.inline_local_functions(model) if model.functions else copy.deepcopy(model)
     return model, _strip_pairs(model.graph)
-
-
-def declared_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What a model takes; old files list their weights as inputs, too."""
-    stored = {each.name for each in model.graph.initializer}
-    return [each for each in model.graph.input if each.name not in stored]
 
 
 def input_tensors(
@@ -119,7 +101,7 @@ def _input(
     file: Path, info: onnx.ValueInfoProto, given: tuple[int, ...] | None, symbols: Mapping[str, int]
 ) -> OnnxTensor:
     kind = info.type.tensor_type
-    if kind.elem_type not in _TYPES:
+    if kind.elem_type not in TORCH_TYPES:
         received = info.type.WhichOneof("value") if not kind.elem_type else TensorProto.DataType.Name(kind.elem_type)
         raise ConfigError(f"{file}: the input {info.name!r} is of type {received}, expected a tensor of numbers")
     if not kind.HasField("shape") and given is None:
@@ -133,7 +115,7 @@ def _input(
             text = [dim.dim_param or dim.dim_value or "?" for dim in kind.shape.dim]
             raise ConfigError(f"{file}: shapes gives {list(given)} for the input {info.name!r}, which has {text}")
     if given is not None:
-        return OnnxTensor(info.name, given, _TYPES[kind.elem_type])
+        return OnnxTensor(info.name, given, TORCH_TYPES[kind.elem_type])
     sizes = []
     for axis, dim in enumerate(kind.shape.dim):
         size = dim.dim_value or symbols.get(dim.dim_param) or (1 if axis == 0 else None)
@@ -144,7 +126,7 @@ def _input(
                 f"dynamic: give its size with shapes={{{info.name!r}: [...]}}"
             )
         sizes.append(int(size))
-    return OnnxTensor(info.name, tuple(sizes), _TYPES[kind.elem_type])
+    return OnnxTensor(info.name, tuple(sizes), TORCH_TYPES[kind.elem_type])
 
 
 def _strip_pairs(graph: onnx.GraphProto) -> int:
@@ -166,13 +148,12 @@ def _strip_pairs(graph: onnx.GraphProto) -> int:
     ]
     for quantize, dequantize in pairs:
         source[dequantize.output[0]] = quantize.input[0]
-    for node in graph.node:
-        node.input[:] = [_root(source, name) for name in node.input]
+    _read_roots(graph, source)
     for name in outputs & source.keys():  # the name of an output stays
         node = written[name]
         node.CopyFrom(onnx.helper.make_node("Identity", [_root(source, name)], [name], name=node.name))
     _remove(graph, [place for place, node in enumerate(graph.node) if node.output[0] in source.keys() - outputs])
-    read = {name for node in graph.node for name in node.input} | outputs
+    read = set(read_in(graph))
     quantizers = [place for place, node in enumerate(graph.node) if node.op_type == _QUANTIZE]
     _remove(graph, [place for place in quantizers if not read.intersection(graph.node[place].output)])
     return len(pairs)
@@ -181,6 +162,16 @@ def _strip_pairs(graph: onnx.GraphProto) -> int:
 def _remove(graph: onnx.GraphProto, places: Sequence[int]) -> None:
     for place in reversed(places):
         del graph.node[place]
+
+
+def _read_roots(graph: onnx.GraphProto, source: Mapping[str, str]) -> None:
+    """Let every node read the activation in place of its dequantized codes, in branches, too."""
+    for node in graph.node:
+        node.input[:] = [_root(source, name) for name in node.input]
+        for branch in branches_of(node):
+            _read_roots(branch, source)
+            for each in branch.output:
+                each.name = _root(source, each.name)
 
 
 def _root(source: Mapping[str, str], name: str) -> str:

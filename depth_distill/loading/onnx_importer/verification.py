@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from depth_distill.errors import ConfigError
 from depth_distill.loading.onnx_importer.nodes import Node
 from depth_distill.loading.onnx_importer.reading import OnnxTensor
+from depth_distill.loading.onnx_importer.session import open_session, run_session
 
 TOLERANCE = 1e-4
 """Largest difference from ONNX Runtime, relative to the largest value of a tensor."""
@@ -43,9 +44,10 @@ def verify(
     """
     names = [each.name for each in model.graph.output]
     largest = 0.0
+    session = open_session(_content(model), file)
     for seed in _SEEDS:
         feeds = random_inputs(inputs, seed)
-        expected = run_onnx(file, model, feeds)
+        expected = run_session(session, feeds, file)
         found = run_graph(graph, feeds, inputs)
         for name, one, other in zip(names, expected, found, strict=True):
             difference = relative_difference(one, other)
@@ -98,28 +100,6 @@ def run_graph(graph: fx.GraphModule, feeds: Mapping[str, np.ndarray], inputs: Se
     return [each.numpy() for each in ([outputs] if isinstance(outputs, Tensor) else outputs)]
 
 
-def run_onnx(file: Path, model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a model on ONNX Runtime, one operator after the other.
-
-    Raises:
-        ConfigError: ONNX Runtime is not installed, or refuses the model.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError(
-            f"{file}: checking it needs ONNX Runtime: pip install depth-distill[export], or verify=False"
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = onnxruntime.InferenceSession(_content(model), options, providers=["CPUExecutionProvider"])
-        return list(session.run(None, dict(feeds)))
-    except Exception as error:  # its exceptions share no base class
-        raise ConfigError(f"{file}: ONNX Runtime cannot run it: {str(error).splitlines()[0]}") from error
-
-
 def relative_difference(expected: np.ndarray, found: np.ndarray) -> float:
     """Largest difference over the largest magnitude; infinite where shapes differ, or one has a NaN more."""
     if expected.shape != found.shape:
@@ -152,7 +132,9 @@ def _first_difference(
     ]
     opened = copy.deepcopy(model)
     opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in between)
-    expected = dict(zip([*outputs, *between], run_onnx(file, opened, feeds), strict=True))
+    expected = dict(
+        zip([*outputs, *between], run_session(open_session(_content(opened), file), feeds, file), strict=True)
+    )
     recorder = _Recorder(graph)
     with torch.no_grad():
         recorder.run(*(torch.from_numpy(feeds[each.name]) for each in inputs))

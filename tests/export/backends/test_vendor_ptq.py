@@ -1,12 +1,13 @@
 import dataclasses
 
 import onnx
+import onnx.parser
 import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
 
-from depth_distill.errors import DataError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.runtime import OnnxFile, OnnxNetwork
 from depth_distill.export.backends.vendor_ptq import inexpressible, vendor_ptq
 from depth_distill.export.onnx_io.file_spec import FileSpec
@@ -101,3 +102,17 @@ def test_formats_that_it_does_not_have_are_named():
     target = load_target("per-tensor-minmax")
     assert inexpressible(dataclasses.replace(target, calibrator="mse")) == "its calibrator is mse"
     assert inexpressible(dataclasses.replace(target, shared_scales=("concat",))) == "it ties scales of concat"
+
+
+def test_values_that_an_integer_input_cannot_hold_are_refused(tmp_path):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (uint8[1,3,4,4] x) => (float[1,3,4,4] y) { y = Cast<to = 1>(x) }'
+    )
+    onnx.save(model, tmp_path / "pixels.onnx")
+    whole = torch.arange(48.0).view(1, 3, 4, 4)
+    assert torch.equal(OnnxFile(tmp_path / "pixels.onnx")(whole)["y"], whole)
+    for wrong in (whole / 255, whole - 1, whole * 100):
+        with pytest.raises(ConfigError, match=r"the input 'x' is uint8, received values from .* uint8 cannot hold"):
+            OnnxFile(tmp_path / "pixels.onnx")(wrong)
+        with pytest.raises(ConfigError, match="the input 'x' is uint8"):
+            vendor_ptq(tmp_path / "pixels.onnx", [wrong], tmp_path / "q.onnx")

@@ -120,5 +120,5 @@ def test_a_file_that_is_not_a_model(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         check_onnx(tmp_path / "a.onnx", APACHE)
     (tmp_path / "a.onnx").write_bytes(onnx.ModelProto().SerializeToString() + b"\x08")
-    with pytest.raises(ConfigError, match="is not a valid ONNX model"):
+    with pytest.raises(ConfigError, match="is no ONNX file"):
         check_onnx(tmp_path / "a.onnx", APACHE)

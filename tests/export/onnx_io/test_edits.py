@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import pytest
 import torch
@@ -10,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from depth_distill.errors import ConfigError
-from depth_distill.export.onnx_io.edits import resize_by_scales, to_opset, with_shapes
+from depth_distill.export.onnx_io.edits import resize_by_scales, to_opset, with_own_zero_points, with_shapes
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.opsets.rewriting import OpsetError
@@ -203,3 +204,20 @@ def test_axes_of_sizes_do_not_stay_with_scales_of_all_axes():
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([6, 10], np.int64), "sizes"))
     image = np.random.default_rng(0).normal(size=(1, 2, 3, 5)).astype(np.float32)
     np.testing.assert_array_equal(run(resize_by_scales(model), image), run(model, image))
+
+
+def test_an_own_zero_point_takes_no_name_that_is_there():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 13]>
+        g (float[2] image) => (float[2] y)
+        <float s = {0.5}, int8 z = {3}, int8[2] a = {1, 2}, int8[2] b = {3, 4}, float[2] NAME = {7, 7}>
+        { p = DequantizeLinear(a, s, z)  q = DequantizeLinear(b, s, z)  u = Add(p, q)  v = Add(u, image)
+          y = Add(v, NAME) }""")
+    for each in (*model.graph.initializer, *model.graph.node):
+        each.name = "b.zero_point" if each.name == "NAME" else each.name
+    model.graph.node[-1].input[1] = "b.zero_point"
+    own = with_own_zero_points(model)
+    names = [each.name for each in own.graph.initializer]
+    assert len(set(names)) == len(names) == 6
+    assert own.graph.node[1].input[2] == "b.zero_point_1"
+    found, expected = (run(each, np.zeros(2, np.float32))[0] for each in (own, model))
+    np.testing.assert_array_equal(found, expected)

@@ -47,7 +47,7 @@ def test_what_it_refuses(exported, tmp_path):
     network, path = exported
     with pytest.raises(ConfigError, match=r"received the shape \(2, 3, 8, 8\), expected \(1, 3, H, W\)"):
         export_float(network, tmp_path / "a.onnx", FileSpec.like(torch.zeros(2, 3, 8, 8)))
-    with pytest.raises(ConfigError, match="opset: received 8, expected 9 or newer"):
+    with pytest.raises(ConfigError, match="opset: received 8, expected 9 to"):
         export_float(network, tmp_path / "a.onnx", FileSpec.like(torch.zeros(1, 3, 8, 8), opset=8))
     with pytest.raises(ConfigError, match="takes images of 8 x 12 .* received 8 x 8"):
         OnnxNetwork(path)(torch.zeros(1, 3, 8, 8))

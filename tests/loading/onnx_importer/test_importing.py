@@ -4,14 +4,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, parser
 
 from depth_distill.errors import ConfigError
-from depth_distill.loading.onnx_importer import OnnxModule, import_onnx
+from depth_distill.loading.onnx_importer import OnnxModule, import_onnx, verification
 from depth_distill.loading.onnx_importer.builder import _CONVERTERS
 from depth_distill.quantization.graph.channel_groups import channel_groups
 from depth_distill.quantization.passes.equalize import equalize
 from depth_distill.quantization.passes.fold import fold
-from tests.loading.onnx_importer.onnx_text import imported, kinds, model_of, saved
+from tests.loading.onnx_importer.onnx_text import IMAGE, imported, kinds, model_of, saved
 
 NETWORK = """
     [stem] a = Conv <pads=[1,1,1,1]> (x, w) n = BatchNormalization (a, s, s, s, v) r = Relu (n)
@@ -159,3 +160,59 @@ def test_names_of_inputs_that_are_no_names_in_python(tmp_path, name, argument):
     found = import_onnx(saved(tmp_path / "network.onnx", model))
     assert next(iter(found.graph.graph.nodes)).target == argument
     assert found.inputs[0].name == name
+
+
+def test_pairs_that_a_branch_reads_are_stripped_there_too(tmp_path):
+    branch = parser.parse_graph("a () => (float[1,4,8,8] p) { p = Relu (d) }")
+    model = model_of(
+        "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Relu (d)",
+        s=np.float32(0.1), z=np.uint8(7), c=np.array(True),
+    )  # fmt: skip
+    other = onnx.GraphProto()
+    other.CopyFrom(branch)
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other)
+    model.graph.node[2].CopyFrom(choice)
+    found = import_onnx(saved(tmp_path / "network.onnx", model))
+    assert kinds(found) == ["ReLU"]
+    assert found.stripped_pairs == 1
+
+
+def test_a_squeeze_without_axes_takes_the_batch_of_one_out_as_well(tmp_path):
+    found = imported(tmp_path, "a = ReduceMean <axes=[1]> (x) b = Squeeze (a) y = Add (b, t)", t=(8, 1))
+    assert [each.shape for each in found.outputs] == [(8, 8)]
+    assert not found.any_batch
+
+
+def test_a_number_may_come_before_the_image(tmp_path):
+    found = imported(tmp_path, "y = Mul (x, s)", inputs=f"float s, {IMAGE}")
+    assert [each.shape for each in found.inputs] == [(), (1, 4, 8, 8)]
+    assert not found.any_batch
+
+
+def test_a_type_that_numpy_does_not_have_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="the input 'x' is of type BFLOAT16"):
+        imported(tmp_path, "y = Relu (x)", inputs="bfloat16[1,4] x")
+
+
+def test_onnx_runtime_opens_a_file_once(tmp_path, monkeypatch):
+    opened = []
+    real = verification.open_session
+    monkeypatch.setattr(verification, "open_session", lambda *words: opened.append(words) or real(*words))
+    imported(tmp_path, "y = Relu (x)")
+    assert len(opened) == 1
+
+
+BOMBS = {
+    "constant": ("k = ConstantOfShape (n) y = Add (x, k)", {"n": np.array([1 << 20, 1 << 20])}),
+    "expanded": ("k = Expand (o, n) y = Add (x, k)", {"o": np.float32(1), "n": np.array([1 << 20, 1 << 20])}),
+    "tiled": ("k = Tile (o, n) y = Add (x, k)", {"o": np.ones(2, np.float32), "n": np.array([1 << 40])}),
+    "counted": ("k = Range (a, b, c) y = Add (x, k)", {"a": np.float32(0), "b": np.float32(1e12), "c": np.float32(1)}),
+    "upsampled": ("y = Resize (x, , k)", {"k": np.array([1, 1, 1e5, 1e5], np.float32)}),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_few_bytes_do_not_become_terabytes(tmp_path, name):
+    body, constants = BOMBS[name]
+    with pytest.raises(ConfigError, match="more than 1073741824 values"):
+        imported(tmp_path, body, **constants)

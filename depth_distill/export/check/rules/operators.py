@@ -11,6 +11,8 @@ from depth_distill.export.check.rules.finding import Finding, Findings, listed
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, attributes
 
 _OWN_CONVOLUTIONS = "give each part its own convolution (--separate-outputs)"
+_CHANNELS = {2: "(1, C)", 4: "(1, C, 1, 1)"}
+_EITHER = " or ".join(_CHANNELS.values())
 _WINDOWS = ("Conv", "ConvTranspose", "AveragePool", "MaxPool", "LpPool")
 
 Broken = tuple[str, str]
@@ -62,12 +64,14 @@ def _operands(node: onnx.NodeProto, graph: OnnxGraph, limit: str) -> Iterator[Br
         return
     for name in constants:
         shape, (other,) = graph.constants[name].shape, (each for each in node.input if each != name)
-        channels = (graph.static_shape(other) or ())[1:2]
-        is_shape = len(shape) in (2, 4) and shape[0] == 1 and shape[2:] in ((), (1, 1))
+        rank, channels = len(graph.shape(other) or ()), (graph.static_shape(other) or ())[1:2]
+        # Along another number of axes, (1, C) would be one value per column.
+        is_aligned = len(shape) == rank or not rank or all(size == 1 for size in shape)
+        is_shape = is_aligned and len(shape) in (2, 4) and shape[0] == 1 and shape[2:] in ((), (1, 1))
         if not is_shape or (channels and shape[1] not in (1, *channels)):
             counts = listed(dict.fromkeys((1, *channels)), " or ") if channels else "that of the other input"
             yield (
-                f"a constant of the shape {shape}, expected (1, C) or (1, C, 1, 1) with C = {counts}",
+                f"a constant of the shape {shape}, expected {_CHANNELS.get(rank, _EITHER)} with C = {counts}",
                 "use one value per channel",
             )
 
@@ -216,7 +220,8 @@ def _bounds(node: onnx.NodeProto, graph: OnnxGraph) -> Iterator[tuple[int, int, 
     shape, axes = graph.static_shape(node.input[0]), _axes_of(node, graph)
     starts, ends = (_setting(node, graph, key, position) for key, position in (("starts", 1), ("ends", 2)))
     steps = _setting(node, graph, "steps", 4)
-    if shape is None or axes is None or starts is None or ends is None or (steps is None and len(node.input) > 4):
+    computed = steps is None and len(node.input) > 4 and bool(node.input[4])
+    if shape is None or axes is None or starts is None or ends is None or computed:
         return
     for axis, *bounds in zip(axes, starts, ends, [1] * len(axes) if steps is None else steps, strict=True):
         yield axis, shape[axis], [int(each) for each in bounds]

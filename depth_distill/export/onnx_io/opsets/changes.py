@@ -81,7 +81,7 @@ REWRITES: Mapping[int, Mapping[str, Rewrite]] = {
     },
     11: {
         **dict.fromkeys(
-            ("ArgMax", "ArgMin", "Concat", "Compress", "Flatten", "Gather", "Hardmax", "LogSoftmax", "OneHot"),
+            ("ArgMax", "ArgMin", "Concat", "Compress", "Flatten", "Hardmax", "LogSoftmax", "OneHot"),
             settings.positive_axes,
         ),
         **dict.fromkeys(
@@ -90,6 +90,7 @@ REWRITES: Mapping[int, Mapping[str, Rewrite]] = {
         "Clip": settings.bounds_as_attributes,
         "ConvTranspose": settings.explicit_pads,
         "DepthToSpace": functions.depth_to_space,
+        "Gather": settings.gather_from_the_front,
         "Gemm": settings.gemm_with_a_bias,
         "Pad": settings.pads_as_attribute,
         "Resize": resize.of_scales,

@@ -15,6 +15,7 @@ from depth_distill.export.onnx_io.opsets.rewriting import (
     input_or_none,
     only,
 )
+from depth_distill.export.onnx_io.opsets.settings import positive_places
 
 
 def gelu(node: onnx.NodeProto, at: Rewriting) -> Sequence[onnx.NodeProto]:
@@ -167,9 +168,9 @@ def grid_sample_names(node: onnx.NodeProto, at: Rewriting) -> Sequence[onnx.Node
 
 
 def scatter(node: onnx.NodeProto, at: Rewriting) -> Sequence[onnx.NodeProto]:
-    """ScatterElements was called Scatter."""
-    axis = attributes(node).get("axis", 0) % len(at.shape(node.input[0]))
-    return changed(node, op="Scatter", axis=axis)
+    """ScatterElements was called Scatter, and counted places from the front only."""
+    (node,) = changed(node, op="Scatter", axis=attributes(node).get("axis", 0) % len(at.shape(node.input[0])))
+    return changed(node, inputs=[node.input[0], positive_places(node, at), node.input[2]])
 
 
 def quantizer_of_21(node: onnx.NodeProto, at: Rewriting) -> Sequence[onnx.NodeProto]:

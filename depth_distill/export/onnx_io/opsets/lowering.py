@@ -9,6 +9,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, is_of_onnx
 from depth_distill.export.onnx_io.opsets.changes import OLDEST, REMEDIES, REWRITES
 from depth_distill.export.onnx_io.opsets.rewriting import InexpressibleError, OpsetError, Rewriting, named
+from depth_distill.loading.onnx_importer.files import opset_of
 
 _LEAVE_OUT = "leave it out of the network, or to the host"
 
@@ -34,16 +35,16 @@ def lower(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     for node in model.graph.node:
         if any(each.type in (each.GRAPH, each.GRAPHS) for each in node.attribute):
             raise ConfigError(f"opset {opset}: {named(node)} has a graph of its own; export for one fixed path")
-    for version in range(version_of(model), opset, -1):
+    for version in range(opset_of(model), opset, -1):
         _undo(model, version, opset)
     _require_types(model, opset)
-    model.ir_version = helper.find_min_ir_version_for([each for each in model.opset_import if each.domain == ""])
+    model.ir_version = oldest_ir_version(model)
     return model
 
 
-def version_of(model: onnx.ModelProto) -> int:
-    """Version of ONNX's own operator set in a model."""
-    return next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+def oldest_ir_version(model: onnx.ModelProto) -> int:
+    """The oldest version of the file format that has the operator set of a model; other domains have no say in it."""
+    return int(helper.find_min_ir_version_for([each for each in model.opset_import if each.domain in ("", "ai.onnx")]))
 
 
 def _undo(model: onnx.ModelProto, version: int, opset: int) -> None:
@@ -53,7 +54,7 @@ def _undo(model: onnx.ModelProto, version: int, opset: int) -> None:
     for node in model.graph.node:
         rewrite = REWRITES.get(version, {}).get(node.op_type) if is_of_onnx(node) else None
         if rewrite is None:
-            if is_of_onnx(node) and onnx.defs.get_schema(node.op_type, version).since_version == version:
+            if is_of_onnx(node) and _schema(node, version).since_version == version:
                 _require_older(node, version, opset)
             nodes.append(node)
             continue
@@ -76,6 +77,14 @@ def _undo(model: onnx.ModelProto, version: int, opset: int) -> None:
             each.domain, each.version = "", version - 1
 
 
+def _schema(node: onnx.NodeProto, version: int) -> onnx.defs.OpSchema:
+    """The definition of a node's operator in a version of ONNX's operator set."""
+    try:
+        return onnx.defs.get_schema(node.op_type, version)
+    except onnx.defs.SchemaError as error:
+        raise ConfigError(f"{named(node)}: opset {version} of ONNX has no operator of this name") from error
+
+
 def _require_older(node: onnx.NodeProto, version: int, opset: int) -> None:
     """Require a version of the operator before ``version``."""
     try:
@@ -94,7 +103,7 @@ def _require_types(model: onnx.ModelProto, opset: int) -> None:
     """Require tensors of types that the operators of this version take."""
     graph = OnnxGraph(model)
     for node in filter(is_of_onnx, graph.nodes):
-        schema = onnx.defs.get_schema(node.op_type, opset)
+        schema = _schema(node, opset)
         allowed = {each.type_param_str: set(each.allowed_type_strs) for each in schema.type_constraints}
         for position, name in enumerate(node.input):
             formal = schema.inputs[min(position, len(schema.inputs) - 1)]

@@ -9,6 +9,7 @@ from onnx import helper
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.onnx_graph import OnnxGraph, attributes, label
+from depth_distill.loading.onnx_importer.files import free_name
 
 
 class OpsetError(ConfigError):
@@ -91,10 +92,7 @@ class Rewriting:
 
     def free(self, wanted: str) -> str:
         """A name that no tensor has; it is taken from now on."""
-        name, count = wanted, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
+        name = free_name(wanted, self._taken)
         self._taken.add(name)
         return name
 

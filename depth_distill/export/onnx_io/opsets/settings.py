@@ -141,6 +141,26 @@ def slice_from_the_front(node: onnx.NodeProto, at: Rewriting) -> Sequence[onnx.N
     return changed(node, inputs=[*node.input[:3], at.store(node, "axes", positive), *node.input[4:]])
 
 
+def gather_from_the_front(node: onnx.NodeProto, at: Rewriting) -> Sequence[onnx.NodeProto]:
+    """Gather counted axes and places from the front only."""
+    (node,) = positive_axes(node, at)
+    return changed(node, inputs=[node.input[0], positive_places(node, at)])
+
+
+def positive_places(node: onnx.NodeProto, at: Rewriting) -> str:
+    """Name of the second input, which has places along the node's axis, counted from the front.
+
+    Raises:
+        InexpressibleError: it is computed at run time, and may count from the end.
+    """
+    name = node.input[1]
+    places = at.constant(name)
+    if (places >= 0).all():
+        return name
+    size = at.shape(node.input[0])[attributes(node).get("axis", 0)]
+    return at.store(node, "indices", np.where(places < 0, places + size, places).astype(places.dtype))
+
+
 def positive_axes(node: onnx.NodeProto, at: Rewriting) -> Sequence[onnx.NodeProto]:
     """Axes were counted from the front only."""
     values = attributes(node)

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from torch import fx
 
 from depth_distill.loading.onnx_importer.builder import GraphBuilder, converts
+from depth_distill.loading.onnx_importer.files import TORCH_TYPES
 from depth_distill.loading.onnx_importer.nodes import Node
 
 _BINARY: dict[str, Callable[..., Any]] = {
@@ -53,16 +54,7 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "IsNaN": torch.isnan,
 }
 _FLOATS = {TensorProto.FLOAT: torch.float32, TensorProto.DOUBLE: torch.float64, TensorProto.FLOAT16: torch.float16}
-_DTYPES = {
-    **_FLOATS,
-    TensorProto.BFLOAT16: torch.bfloat16,
-    TensorProto.UINT8: torch.uint8,
-    TensorProto.INT8: torch.int8,
-    TensorProto.INT16: torch.int16,
-    TensorProto.INT32: torch.int32,
-    TensorProto.INT64: torch.int64,
-    TensorProto.BOOL: torch.bool,
-}
+_DTYPES = {**TORCH_TYPES, TensorProto.BFLOAT16: torch.bfloat16}
 
 
 @converts(*_BINARY)

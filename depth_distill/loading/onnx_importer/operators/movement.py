@@ -48,12 +48,12 @@ def transpose(node: Node, build: GraphBuilder) -> fx.Node:
 
 @converts("Squeeze")
 def squeeze(node: Node, build: GraphBuilder) -> fx.Node:
-    """Without axes of size 1."""
+    """Without axes of size 1: all of them, that of a batch of 1 included, where none are named."""
     source = build.value(node)
     shape = build.shape(source)
     given = build.setting(node, 1, "axes")
     axes = [int(axis) % len(shape) for axis in given.flat] if given is not None else []
-    axes = axes or [axis for axis, size in enumerate(shape) if size == 1 and axis != build.batch_axis(source)]
+    axes = axes or [axis for axis, size in enumerate(shape) if size == 1]
     for axis in sorted(axes, reverse=True):
         source = build.call(torch.squeeze, source, axis)
     return source

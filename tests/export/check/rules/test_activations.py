@@ -7,7 +7,7 @@ from torch import nn
 from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
-from depth_distill.export.onnx_io.layers import load
+from depth_distill.loading.onnx_importer.files import read_onnx
 from depth_distill.quantization.graph.trace import trace
 from tests.export.check.rules.chips import chip, found, parsed
 
@@ -54,7 +54,7 @@ def test_one_warning_per_function_and_none_if_it_is_fused(form):
 )
 def test_activations_as_written_by_the_exporter(module, tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 4, 1), module, nn.Conv2d(4, 4, 1), module, nn.Conv2d(4, 1, 1)).eval()
-    model = load(export_float(trace(network), tmp_path / "a.onnx", FileSpec.like(torch.zeros(1, 3, 8, 8))))
+    model = read_onnx(export_float(trace(network), tmp_path / "a.onnx", FileSpec.like(torch.zeros(1, 3, 8, 8))))
     (finding,) = found(model, FUSES_NOTHING, "fused_activations")
     assert finding.message.split()[0] == type(module).__name__.lower()
     assert "and 1 more" in finding.node

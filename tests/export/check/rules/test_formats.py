@@ -7,8 +7,8 @@ from torch import nn
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.half import export_half, export_mixed
-from depth_distill.export.onnx_io.layers import load
 from depth_distill.export.onnx_io.qdq import export_qdq
+from depth_distill.loading.onnx_importer.files import read_onnx
 from depth_distill.quantization.analysis.mixed_precision import mixed_network
 from depth_distill.quantization.graph.trace import trace
 from tests.export.check.rules.chips import chip, found
@@ -152,7 +152,8 @@ def test_the_files_of_a_bundle(tmp_path):
     files["mixed"] = export_mixed(mixed, ["body"], tmp_path / "mixed.onnx", FileSpec.like(image))
     target = chip(fused_activations=("relu", "sigmoid"), capabilities=dict.fromkeys(NO, "unconfirmed"))
     rules = {
-        name: {rule for rule in NO if found(load(path), target, f"capabilities.{rule}")} for name, path in files.items()
+        name: {rule for rule in NO if found(read_onnx(path), target, f"capabilities.{rule}")}
+        for name, path in files.items()
     }
     assert rules == {
         "float": set(),
@@ -160,5 +161,5 @@ def test_the_files_of_a_bundle(tmp_path):
         "int8": {"int8", "asymmetric_activations"},
         "mixed": {"int8", "asymmetric_activations", "fp16", "per_layer_precision"},
     }
-    (finding,) = found(load(files["mixed"]), target, "capabilities.per_layer_precision")
+    (finding,) = found(read_onnx(files["mixed"]), target, "capabilities.per_layer_precision")
     assert finding.node == "body"

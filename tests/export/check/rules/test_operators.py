@@ -3,7 +3,7 @@
 import pytest
 
 from depth_distill.quantization.target.operators import OperatorLimits
-from tests.export.check.rules.chips import chip, found
+from tests.export.check.rules.chips import chip, found, parsed
 
 APACHE = "aiware-apache6"
 CUTS = chip(operators={"limits": dict.fromkeys(["Slice", "Split"], OperatorLimits(multiple=8))})
@@ -129,3 +129,22 @@ def test_formats_of_tensors_are_no_operators():
     text = """(float[1,8,8,8] x) => (float[1,8,8,8] y) <float s = {0.5}, uint8 z = {0}>
         { q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  i = Identity(d)  y = Relu(i) }"""
     assert found(text, chip(operators={"supported": {"Relu": OperatorLimits()}}), "operators.supported") == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "refused"),
+    [("1,8", "1,8", False), ("1,1", "1,8,8,8", False), ("1,8", "1,8,8,8", True), ("1,8,1,1", "1,8", True)],
+)
+def test_one_value_per_channel_has_the_axes_of_the_other_operand(shape, sizes, refused):
+    values = ",".join("1" * (8 if "8" in shape else 1))
+    text = f"(float[{sizes}] x) => (float[a,b] y) <float[{shape}] k = {{{values}}}> {{ y = Mul(x, k) }}"
+    text = text if sizes != "1,8,8,8" and shape != "1,8,1,1" else text.replace("float[a,b]", "float[a,b,c,d]")
+    assert len(found(text, chip(APACHE), "operators.supported.Mul.operands")) == refused
+
+
+def test_a_slice_whose_steps_are_left_out_is_checked():
+    text = """(float[1,32,8,8] x) => (float[1,n,8,8] y) <int64[1] a = {1}, int64[1] b = {9}, int64[1] c = {1}>
+        { y = Slice(x, a, b, c, ) }"""
+    model = parsed(text.replace("c, )", "c)"))
+    model.graph.node[0].input.append("")
+    assert len(found(model, CUTS, "operators.limits.Slice.multiple")) == 1

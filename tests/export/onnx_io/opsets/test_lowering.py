@@ -7,8 +7,9 @@ import onnxruntime
 import pytest
 
 from depth_distill.errors import ConfigError
-from depth_distill.export.onnx_io.opsets.lowering import lower, version_of
+from depth_distill.export.onnx_io.opsets.lowering import lower
 from depth_distill.export.onnx_io.opsets.rewriting import OpsetError
+from depth_distill.loading.onnx_importer.files import opset_of
 
 MAP = "(float[1,4,6,8] x) => (float[a,b,c,d] y)"
 
@@ -109,6 +110,10 @@ SAME = {
     "argmax": ("i = ArgMax<axis = -3>(x)  y = Cast<to = 1, saturate = 1>(i)", "", 19, 9),
     "top k": ("y, i = TopK<axis = -1>(x, k)", "int64[1] k = {2}", 18, 9),
     "gather": ("y = Gather<axis = -1>(x, i)", "int64[2] i = {1,0}", 18, 9),
+    "gather from the end": ("y = Gather<axis = -1>(x, i)", "int64[3] i = {-1,0,-8}", 18, 9),
+    "scatter from the end": (
+        "y = ScatterElements<axis = -1>(x, i, u)", "int64[1,1,1,1] i = {-1}, float[1,1,1,1] u = {9}", 18, 9,
+    ),
     "scatter": (
         "y = ScatterElements<axis = -1>(x, i, u)", "int64[1,1,1,1] i = {2}, float[1,1,1,1] u = {9}", 18, 9,
     ),
@@ -157,7 +162,7 @@ def test_it_computes_the_same(case):
     expected = run(model)
     for opset in range(oldest, newest):
         older = lower(model, opset)
-        assert version_of(older) == opset
+        assert opset_of(older) == opset
         assert older.ir_version == onnx.helper.find_min_ir_version_for(older.opset_import)
         onnx.checker.check_model(older, full_check=True)
         # Positions of pixels and sums are rounded in another order.
@@ -216,6 +221,9 @@ REFUSED = {
     "bounds at run time": (
         "m = ReduceMax<keepdims = 0>(x)  y = Clip(x, , m)", "", 18, 10, "m is computed at run time; make it",
     ),
+    "places at run time": (
+        "c = ArgMax<keepdims = 0>(x)  y = Gather(x, c)", "", 18, 10, "c is computed at run time; make it",
+    ),
     "8 bits": (
         "c = Cast<to = 3>(x)  d = Add(c, c)  y = Cast<to = 1>(d)", "", 18, 13, "has it for other types than int8",
     ),
@@ -229,7 +237,21 @@ def test_what_an_older_opset_cannot_say_is_refused_by_name(case):
     with pytest.raises(OpsetError, match=message) as caught:
         lower(model, opset)
     assert "\n" not in str(caught.value)
-    assert version_of(lower(model, caught.value.needed)) == caught.value.needed  # that one can
+    assert opset_of(lower(model, caught.value.needed)) == caught.value.needed  # that one can
+
+
+def test_a_file_with_operators_of_somebody_else_is_lowered_too():
+    model = parsed("y = Relu(x)", 18)
+    model.opset_import.append(onnx.helper.make_opsetid("com.somebody", 3))
+    older = lower(model, 11)
+    assert (opset_of(older), older.opset_import[1].version) == (11, 3)
+
+
+def test_a_name_that_is_no_operator_is_refused_by_name():
+    model = parsed("y = Relu(x)", 18)
+    model.graph.node[0].op_type = "Rleu"
+    with pytest.raises(ConfigError, match=r"node y \(Rleu\): opset 18 of ONNX has no operator of this name"):
+        lower(model, 11)
 
 
 def test_no_opset_before_9_and_no_branches():
