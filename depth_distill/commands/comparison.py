@@ -36,7 +36,8 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     model = bundle.artifact(options.artifact)
     layers = [each for each in layers_of(read_onnx(model)) if each.activation is None]
     runner = LayerRunner(model, layers)
-    images = read_calibration_set(bundle.calibration)[: options.images]
+    every = read_calibration_set(bundle.calibration)
+    images = every[: options.images]
     if options.dump_reference is not None:
         for index, image in enumerate(images):
             for name, values in runner.layer_outputs(image[None]).items():
@@ -45,7 +46,7 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         console.print(f"{len(layers)} layers of {len(images)} images written to {options.dump_reference}")
         return 0
     dumps = DumpFolder(options.dumps, layers, options.dump_dtype, options.dump_layout)
-    drifts = _of_dumps(dumps, runner, images)
+    drifts = _of_dumps(dumps, runner, images, len(every))
     title = f"{options.dumps} against {options.artifact} of {options.bundle}"
     beyond = [name for name, drift in drifts.items() if drift.relative > options.max_mean_drift]
     console.print(_table(title, drifts))
@@ -100,8 +101,14 @@ def _write(options: argparse.Namespace, values: dict[str, object]) -> None:
             write_json(file, values)
 
 
-def _of_dumps(dumps: DumpFolder, runner: LayerRunner, images: NDArray[np.generic]) -> dict[str, Drift]:
-    """Drift of each dumped layer, in the order of the graph."""
+def _of_dumps(dumps: DumpFolder, runner: LayerRunner, images: NDArray[np.generic], count: int) -> dict[str, Drift]:
+    """Drift of each dumped layer, in the order of the graph; ``count`` is the number of calibration images."""
+    unknown = [index for index in dumps.images if index >= count]
+    if unknown:
+        raise DataError(
+            f"{dumps.folder / f'{unknown[0]:04d}'} is of no image: the bundle has {count} calibration images, 0000 to "
+            f"{count - 1:04d}"
+        )
     numbers = [index for index in dumps.images if index < len(images)]
     if not numbers:
         raise DataError(f"there are dumps of images {dumps.images}, but --images is {len(images)}")

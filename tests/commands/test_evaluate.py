@@ -1,8 +1,11 @@
 """depth-distill evaluate: one metric, whatever made the depth."""
 
 import json
+import re
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 import torch
 from PIL import Image
@@ -91,3 +94,18 @@ def test_a_config_is_enough_for_files_and_predictions(run, trained_checkpoint, t
     assert "give --config" in " ".join(capsys.readouterr().err.split())
     assert main(["evaluate", "--config", str(config)]) == 2
     assert "nothing to score" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["image", "picture"])
+def test_a_file_that_returns_nan_or_takes_something_else_is_refused(trained_checkpoint, tmp_path, capsys, name):
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[1,3,32,64] {name}) => (float[1,1,32,64] codes)
+        <int64[1] a = {{1}}> {{ u = ReduceMin<axes = [1]>({name})  codes = Sqrt(u) }}"""
+    onnx.save(onnx.parser.parse_model(text.replace("<int64[1] a = {1}>", "")), tmp_path / "nan.onnx")
+    words = ["evaluate", "--checkpoint", str(trained_checkpoint), "--onnx"]
+    assert main([*words, str(tmp_path / "nan.onnx")]) == 2
+    assert re.search(r"nan\.onnx: \d+ of \d+ values of 'codes' are not finite", capsys.readouterr().err)
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+        g (float[1,3] a, float[1,3] b) => (float[1,3] codes) { codes = Add(a, b) }""")
+    onnx.save(model, tmp_path / "two.onnx")
+    assert main([*words, str(tmp_path / "two.onnx")]) == 2
+    assert "two.onnx takes a [1, 3], b [1, 3], expected one image [1, 3, H, W]" in capsys.readouterr().err

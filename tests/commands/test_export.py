@@ -249,6 +249,10 @@ def test_a_device_that_drifts_is_told_where(bundle, tmp_path, capsys):
     assert main([*words, "--dumps", str(tmp_path / "dumps"), "--out", str(tmp_path)]) == 1
     assert f"drift begins at {first}" in capsys.readouterr().out
     assert (tmp_path / "test_npu.png").is_file()
+    (tmp_path / "dumps/9999").mkdir()
+    assert main([*words, "--dumps", str(tmp_path / "dumps")]) == 2
+    assert "9999 is of no image: the bundle has" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "dumps/9999").rmdir()
     (tmp_path / "dumps/0000/nothing.npy").write_bytes(b"")
     assert main([*words, "--dumps", str(tmp_path / "dumps")]) == 2
     assert "belongs to no layer of the file" in " ".join(capsys.readouterr().err.split())

@@ -110,7 +110,8 @@ class Backend:
             repeats: number of timed runs after the first; 0 for none.
 
         Raises:
-            ConfigError: the tool chain is missing, cannot quantize, or refuses the model; the message has its reason.
+            ConfigError: the tool chain is missing, cannot quantize, refuses the model, or
+                returns NaN or infinity; the message has its reason.
         """
         reason = self.missing()
         if reason is not None:
@@ -141,6 +142,13 @@ class Backend:
                 )
             with np.load(folder / "outputs.npz", allow_pickle=False) as arrays:
                 outputs = dict(arrays)
+            for name, values in outputs.items():
+                wrong = values.size - int(np.isfinite(values).sum())
+                if wrong:
+                    raise ConfigError(
+                        f"backend {self.name} returned NaN or infinity for {model}: {wrong} of {values.size} values of "
+                        f"{name!r}"
+                    )
             report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         return BackendRun(
             outputs,

@@ -8,11 +8,11 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.onnx_io.edits import with_own_zero_points
 from depth_distill.loading.onnx_importer.files import TORCH_TYPES, declared_inputs, read_onnx
 from depth_distill.loading.onnx_importer.session import open_session, run_session, session_options
-from depth_distill.quantization.interface import INPUT_NAME, InputLayout, OutputLayout
+from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 _SHARED = "replace the existing tensor"  # of an error where two weights share a zero point
 
@@ -21,14 +21,16 @@ class OnnxNetwork:
     """Runs an ONNX file on the CPU: images ``(B, 3, H, W)`` to codes ``(B, C, H, W)``, one image at a time.
 
     Args:
-        path: ONNX file with the input ``image`` and a static batch of 1.
+        path: ONNX file with one input, an image, and a static batch of 1.
         optimize: whether ONNX Runtime fuses operators, which turns QDQ pairs into integer arithmetic.
         threads: number of threads of ONNX Runtime; 0 is one per core.
         inputs: layout of the input; normalized images unless given.
         outputs: layout of the outputs; codes as the first output unless given.
 
     Raises:
-        ConfigError: the file does not exist, ONNX Runtime refuses it, or it is called with images of another size.
+        ConfigError: the file does not exist, ONNX Runtime refuses it, it does not take one image, or it is called with
+            images of another size.
+        DataError: when it is called: an output has NaN or infinity.
     """
 
     def __init__(
@@ -43,7 +45,12 @@ class OnnxNetwork:
         self.path = path
         self.inputs = inputs
         self.outputs = outputs
-        self.image_size: tuple[int, int] = tuple(self.session.get_inputs()[0].shape[-2:])
+        taken = [(each.name, each.shape) for each in self.session.get_inputs()]
+        if len(taken) != 1 or len(taken[0][1]) != 4:
+            shapes = ", ".join(f"{name} {shape}" for name, shape in taken) or "nothing"
+            raise ConfigError(f"{path} takes {shapes}, expected one image [1, 3, H, W]")
+        self.input_name: str = taken[0][0]
+        self.image_size: tuple[int, int] = tuple(taken[0][1][2:])
 
     def __call__(self, image: Tensor) -> Tensor:
         """Codes of normalized images, computed on the CPU."""
@@ -55,8 +62,12 @@ class OnnxNetwork:
         feeds = image if self.inputs is None else self.inputs.prepare(image.cpu())
         if feeds.is_floating_point():
             feeds = feeds.float()
-        runs = [run_session(self.session, {INPUT_NAME: each[None].cpu().numpy()}, self.path) for each in feeds]
+        runs = [run_session(self.session, {self.input_name: each[None].cpu().numpy()}, self.path) for each in feeds]
         together = [torch.cat([torch.from_numpy(run[position]) for run in runs]) for position in range(len(runs[0]))]
+        for output, values in zip(self.session.get_outputs(), together, strict=True):
+            wrong = values.numel() - int(values.isfinite().sum())
+            if wrong:
+                raise DataError(f"{self.path}: {wrong} of {values.numel()} values of {output.name!r} are not finite")
         return together[0] if self.outputs is None else self.outputs.codes(together)
 
 

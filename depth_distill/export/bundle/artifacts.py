@@ -147,7 +147,10 @@ def _write_calibration(prepared: Prepared, folder: Path) -> None:
 
 def _write_runners(folder: Path) -> None:
     shutil.rmtree(folder / "runners", ignore_errors=True)
-    shutil.copytree(RUNNERS, folder / "runners", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "runners").mkdir()
+    for each in sorted(RUNNERS.iterdir()):
+        if each.is_file():
+            shutil.copyfile(each, folder / "runners" / each.name)  # not its mode: the bundle's follows the umask
 
 
 def _write(make: Callable[[Path], object], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +122,7 @@ def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], 
 
 
 def write_report(folder: Path, report: Report) -> None:
-    """Write ``report.html``, which contains its pictures, and ``report.md``, which links to them."""
+    """Write ``report.html``, which contains its pictures, and ``report.md``, which links to them; text is escaped."""
     for name, text in (("report.html", as_html(folder, report)), ("report.md", _markdown(report))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -169,11 +170,11 @@ def _is_text(cell: str) -> bool:
 
 
 def _markdown(report: Report) -> str:
-    lines = [f"# {report.title}", "", *(f"{line}\n" for line in report.summary)]
+    lines = [f"# {_escaped(report.title)}", "", *(f"{_escaped(line)}\n" for line in report.summary)]
     if report.warnings:
-        lines += ["## Warnings", "", *(f"- {line}" for line in report.warnings), ""]
+        lines += ["## Warnings", "", *(f"- {_escaped(line)}" for line in report.warnings), ""]
     for section in report.sections:
-        lines += [f"## {section.title}", "", *(f"{line}\n" for line in section.lines)]
+        lines += [f"## {_escaped(section.title)}", "", *(f"{_escaped(line)}\n" for line in section.lines)]
         if section.rows:
             lines += [_markdown_row(section.header), _markdown_row(["---"] * len(section.header))]
             lines += [_markdown_row([*row, *[""] * (len(section.header) - len(row))]) for row in section.rows]
@@ -183,8 +184,12 @@ def _markdown(report: Report) -> str:
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+    return f"| {' | '.join(map(_escaped, cells))} |"
+
+
+def _escaped(text: str) -> str:
+    """Text as one line of Markdown that shows it as it is: names in it are of files of anybody's."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
 
 
 def _number(value: float | None, digits: int) -> str:

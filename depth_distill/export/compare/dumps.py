@@ -40,6 +40,7 @@ class DumpFolder:
     def __init__(
         self, folder: Path, layers: Sequence[OnnxLayer], dtype: DumpDtype = "float32", layout: DumpLayout = "nchw"
     ) -> None:
+        self.folder = folder
         self.dtype, self.layout = np.dtype(dtype).newbyteorder("<"), layout
         images = sorted(each for each in folder.glob("[0-9]" * 4) if each.is_dir())
         if not images:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depth_distill.atomic import atomic_path
+from depth_distill.data.reading import read_array
 from depth_distill.errors import DataError
 
 _README = """\
@@ -61,16 +62,35 @@ def read_calibration_set(folder: Path) -> NDArray[np.generic]:
     """The tensors of a calibration set, ``(N, 3, H, W)``.
 
     Raises:
-        DataError: the list or a listed file does not exist.
+        DataError: the list does not exist, is empty, or names a file that is missing, lies outside of the folder, is
+            damaged, of another shape than the first, or has NaN or infinity.
     """
     listed = folder / "tensors.txt"
     if not listed.is_file():
         raise DataError(f"{listed} does not exist: {folder} is not a calibration set")
-    names = listed.read_text().split()
-    for name in names:
-        if not (folder / name).is_file():
-            raise DataError(f"{folder / name} does not exist, though {listed} names it")
-    return np.concatenate([np.load(folder / name, allow_pickle=False) for name in names])
+    names = listed.read_text(encoding="utf-8", errors="replace").split()
+    if not names:
+        raise DataError(f"{listed} names no file: expected one line per calibration image")
+    tensors = [_read_tensor(folder, name, listed) for name in names]
+    for name, each in zip(names, tensors, strict=True):
+        if (each.shape, each.dtype) != (tensors[0].shape, tensors[0].dtype):
+            raise DataError(
+                f"{folder / name}: {each.dtype} of shape {each.shape}, but {names[0]} has {tensors[0].dtype} of "
+                f"{tensors[0].shape}"
+            )
+    return np.concatenate(tensors)
+
+
+def _read_tensor(folder: Path, name: str, listed: Path) -> NDArray[np.generic]:
+    file = folder / name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{listed} names {name}, which lies outside of {folder}")
+    if not file.is_file():
+        raise DataError(f"{file} does not exist, though {listed} names it")
+    tensor = read_array(file)
+    if tensor.ndim < 1 or not np.issubdtype(tensor.dtype, np.number) or not np.isfinite(tensor).all():
+        raise DataError(f"{file}: expected finite numbers with a batch of 1, as an input of the network")
+    return tensor
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -16,8 +16,19 @@ def test_both_forms_say_the_same(tmp_path):
     assert "<td>0.0377</td><td>1.000</td>" in page
     assert "A &amp; B" in page
     assert "refused: no &lt;half&gt; precision" in page
-    assert "| fp16 | Tool (simulator) | refused: no <half> precision |" in text
+    assert "| fp16 | Tool (simulator) | refused: no \\<half\\> precision |" in text
     assert "data:image/png;base64,cGljdHVyZQ==" in page
     assert "![a.png](a.png)" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
+
+
+def test_what_names_contain_is_shown_as_it_is(tmp_path):
+    name = "a|b`c`<script>[x](http://y)*d*\n# e\\"
+    section = Section(name, (name,), [(name,)], (name,))
+    write_report(tmp_path, Report(name, [name], [name], [section]))
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "<script>" not in page
+    shown = r"a\|b\`c\`\<script\>\[x\](http://y)\*d\* # e\\"
+    places = (f"# {shown}", shown, f"- {shown}", f"## {shown}", shown, f"| {shown} |", f"| {shown} |")
+    assert [line for line in text.splitlines() if "script" in line] == list(places)

@@ -32,3 +32,34 @@ def test_what_cannot_be_calibrated_with(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(DataError, match="not a calibration set"):
         read_calibration_set(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_calibration_set(np.zeros((3, 3, 4, 6), np.float32), np.zeros((3, 3, 4, 6), np.uint8), "image", tmp_path / "c")
+    return tmp_path / "c"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "tensors.txt").write_text("\n"), "names no file"),
+        (
+            lambda folder: (folder / "tensors.txt").write_text("../secret.npy\n"),
+            "which lies outside",
+        ),
+        (lambda folder: (folder / "tensors/0001.npy").unlink(), "0001.npy does not exist"),
+        (lambda folder: (folder / "tensors/0001.npy").write_bytes(b"\x93NUMPY"), "0001.npy"),
+        (lambda folder: np.save(folder / "tensors/0001.npy", np.full((1, 3, 4, 6), np.nan, "f")), "expected finite"),
+        (lambda folder: np.save(folder / "tensors/0001.npy", np.full((1, 3, 4, 6), "a")), "expected finite numbers"),
+        (lambda folder: np.save(folder / "tensors/0001.npy", np.float32(3)), "expected finite numbers"),
+        (lambda folder: np.save(folder / "tensors/0001.npy", np.zeros((1, 3, 4, 5), "f")), "but tensors/0000.npy has"),
+        (lambda folder: np.save(folder / "tensors/0001.npy", np.zeros((1, 3, 4, 6), int)), "0001.npy: int64 of shape"),
+    ],
+)
+def test_a_damaged_set_is_refused_by_name(folder, change, message):
+    np.save(folder.parent / "secret.npy", np.zeros((1, 3, 4, 6), np.float32))
+    change(folder)
+    with pytest.raises(DataError) as error:
+        read_calibration_set(folder)
+    assert message in str(error.value)
