@@ -33,3 +33,11 @@ def user_error_in(error: BaseException | None) -> UserError | None:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says anything; the name of its type if none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def one_line(error: object, longest: int = 300) -> str:
+    """The message of an error of another package as one line that is not endless."""
+    text = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+    if not any(character.isalpha() for character in text):  # of a KeyError it is the key, of others nothing
+        text = f"{type(error).__name__} {text}".rstrip()
+    return text if len(text) <= longest else f"{text[: longest - 4]} ..."

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, one_line
 from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.registry import PASSES
@@ -18,6 +18,7 @@ from depth_distill.quantization.passes.surgery.surgery import Surgery
 from depth_distill.quantization.target.validated import FieldError, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder, shipped_names
 from depth_distill.suggestions import did_you_mean
+from depth_distill.yaml_files import check_yaml, read_yaml
 
 DEFAULT_RECIPE = "equalize"
 
@@ -157,9 +158,10 @@ def load_recipe(recipe: RecipeLike) -> Recipe:
     text = str(recipe)
     if text.lstrip().startswith("["):
         try:
+            check_yaml(text)
             return Recipe.from_entries(yaml.safe_load(text))
         except yaml.YAMLError as error:
-            raise ConfigError(f"recipe {text!r} is not valid YAML: {' '.join(str(error).split())}") from error
+            raise ConfigError(f"recipe {text:.200} is not valid YAML: {one_line(error)}") from error
     path = Path(text)
     if path.suffix not in (".yaml", ".yml"):
         if text not in recipe_names():
@@ -168,15 +170,15 @@ def load_recipe(recipe: RecipeLike) -> Recipe:
                 f"of passes ({', '.join(PASSES)})"
             )
         path = shipped_folder() / "recipe" / f"{text}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"recipe {path} does not exist; shipped are {', '.join(recipe_names())}") from error
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not path.exists():
+        raise ConfigError(f"recipe {path} does not exist; shipped are {', '.join(recipe_names())}")
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or not {"passes"} <= content.keys() <= {"passes", "description"}:
-        raise ConfigError(f"recipe {path}: expected the keys description and passes, received {content!r}")
-    return Recipe.from_entries(content["passes"], path.stem)
+        raise ConfigError(f"recipe {path}: expected the keys description and passes, received {content!r:.60}")
+    try:
+        return Recipe.from_entries(content["passes"], path.stem)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -191,7 +193,7 @@ def _pass_of(entry: Any, where: str) -> Pass:
         ((name, arguments),) = entry.items()
     else:
         name, arguments = entry, {}
-    if name not in PASSES:
+    if not isinstance(name, str) or name not in PASSES:
         raise ConfigError(f"{where}: there is no pass {name!r}; {did_you_mean(str(name), PASSES)}")
     try:
         return validated_from_mapping(PASSES[name], {} if arguments is None else arguments)

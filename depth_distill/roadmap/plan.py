@@ -9,6 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.errors import ConfigError, first_line
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
+from depth_distill.yaml_files import read_yaml
 
 Kind = Literal["float", "ptq", "distill", "mixed"]
 
@@ -79,11 +80,11 @@ def load_plan(path: Path) -> Plan:
     Raises:
         ConfigError: the file does not exist, is not YAML, or has unknown, missing or ill-typed keys.
     """
+    if not isinstance(read_yaml(path), dict):
+        raise ConfigError(f"{path} is not a roadmap: it has no keys such as teacher_config and rows")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Plan), OmegaConf.load(path))
         plan: Plan = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist") from error
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{path} is not a roadmap: {first_line(error)}") from error
     plan.networks = plan.networks or {"plain": None}

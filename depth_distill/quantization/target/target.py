@@ -14,6 +14,7 @@ from depth_distill.quantization.target.operators import OperatorLimits, Operator
 from depth_distill.quantization.target.validated import FieldError, ValidatedDataclass, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder
 from depth_distill.suggestions import did_you_mean
+from depth_distill.yaml_files import read_yaml
 
 Dtype = Literal["int8", "uint8", "int16", "uint16"]
 Granularity = Literal["per_tensor", "per_channel"]
@@ -151,12 +152,9 @@ def load_target(name_or_path: str | Path) -> NpuTarget:
         path = shipped_folder() / "target" / f"{name_or_path}.yaml"
     if not path.is_file():
         raise ConfigError(f"target profile {path} does not exist; built in are {', '.join(target_names())}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected keys of a target profile, received {values!r}")
+        raise ConfigError(f"{path}: expected keys of a target profile, received {values!r:.60}")
     for given in ("name", "source"):
         if given in values:
             raise ConfigError(f"{path}:{_line(path, given)}: {given}: is derived from the file; delete this line")
@@ -181,7 +179,7 @@ def target_names() -> tuple[str, ...]:
 
 def _line(path: Path, key: str) -> int:
     """Line number of a dotted key, or of its innermost existing part."""
-    node, line = yaml.compose(path.read_text()), 1
+    node, line = yaml.compose(path.read_text(encoding="utf-8-sig")), 1
     for part in key.split("."):
         if not isinstance(node, yaml.MappingNode):
             break

@@ -127,7 +127,7 @@ def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ConfigError, match="does not exist; built in are"):
         load_target(tmp_path / "none.yaml")
     (tmp_path / "broken.yaml").write_text("weights: {dtype: int8")
-    with pytest.raises(ConfigError, match="broken.yaml is not valid YAML"):
+    with pytest.raises(ConfigError, match="broken.yaml: not valid YAML"):
         load_target(tmp_path / "broken.yaml")
 
 
