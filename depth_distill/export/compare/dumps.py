@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from depth_distill.data.reading import read_array
 from depth_distill.errors import DataError
 from depth_distill.export.onnx_io.layers import OnnxLayer
 from depth_distill.suggestions import did_you_mean
@@ -110,10 +111,7 @@ class DumpFolder:
 
 
 def _array(path: Path) -> NDArray[np.generic]:
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a NumPy array ({error}): dump it again") from error
+    values = read_array(path)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
         raise DataError(f"{path} holds no array of numbers: dump one tensor per file")
     return values

@@ -116,7 +116,12 @@ class GraphBuilder:
             converter = _CONVERTERS.get(node.operator)
             if converter is None:
                 raise self.refusal(node, "this operator cannot be imported")
-            written = converter(node, self)
+            try:
+                written = converter(node, self)
+            except ConfigError:
+                raise
+            except Exception as error:  # settings that do not fit each other: whatever torch and NumPy raise
+                raise self.refusal(node, f"it is damaged, or cannot be imported: {first_line(error)}") from error
             for name, value in zip(node.outputs, [written] if isinstance(written, fx.Node) else written, strict=False):
                 if name and value is not None:
                     self.tensors[name] = value

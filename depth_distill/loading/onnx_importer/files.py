@@ -47,6 +47,7 @@ def read_onnx(file: Path, weights: bool = True) -> onnx.ModelProto:
         raise ConfigError(f"{file} is no ONNX file, or is truncated: copy or export it again") from error
     if not model.graph.node or not model.graph.output:
         raise ConfigError(f"{file} is no ONNX file: it has no graph")
+    _require_known(file, model)
     for tensor in tensors_of(model):
         if external_data_helper.uses_external_data(tensor):
             _require_inside(file, tensor)
@@ -121,6 +122,24 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
         count += 1
         name = f"{wanted}_{count}"
     return name
+
+
+def _require_known(file: Path, model: onnx.ModelProto) -> None:
+    """Require a version, types and sizes that exist, and nodes that write something."""
+    if opset_of(model) > onnx.defs.onnx_opset_version():
+        raise ConfigError(
+            f"{file} uses opset {opset_of(model)}, the newest of the installed onnx is {onnx.defs.onnx_opset_version()}"
+        )
+    for node in model.graph.node:
+        if not any(node.output):
+            raise ConfigError(f"{file}: {node.op_type} {node.name!r} writes nothing: export it again")
+    for each in (*model.graph.input, *model.graph.output):
+        kind = each.type.tensor_type
+        if kind.elem_type not in TensorProto.DataType.values() or any(dim.dim_value < 0 for dim in kind.shape.dim):
+            sizes = [dim.dim_value or dim.dim_param for dim in kind.shape.dim]
+            raise ConfigError(
+                f"{file}: {each.name!r} has the type {kind.elem_type} and the shape {sizes}: export it again"
+            )
 
 
 def _require_inside(file: Path, tensor: TensorProto) -> None:

@@ -33,7 +33,7 @@ class Node:
     @property
     def label(self) -> str:
         """The name, or the first tensor that a nameless node writes."""
-        return self.name or next(name for name in self.outputs if name)
+        return self.name or next((name for name in self.outputs if name), "without a name")
 
     def __str__(self) -> str:
         return f"{self.operator} {self.label!r}"

@@ -77,3 +77,18 @@ def test_tensors_in_branches_and_nodes_are_found():
 def test_basics():
     assert opset_of(onnx.ModelProto()) == 1
     assert [free_name("a", taken) for taken in ((), {"a"}, {"a", "a_1"})] == ["a", "a_1", "a_2"]
+
+
+def test_types_sizes_and_versions_that_do_not_exist_are_refused(tmp_path):
+    for change, message in (
+        (lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", 77), "'x' has the type 77"),
+        (lambda model: setattr(model.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", -4), "-4, 8"),
+        (lambda model: setattr(model.opset_import[0], "version", 999), "uses opset 999, the newest of the installed"),
+        (lambda model: model.graph.node[0].output.pop(), "Relu '' writes nothing"),
+    ):
+        model = model_of("y = Relu (x)")
+        change(model)
+        file = tmp_path / "network.onnx"
+        file.write_bytes(model.SerializeToString())
+        with pytest.raises(ConfigError, match=message):
+            read_onnx(file)

@@ -216,3 +216,9 @@ def test_a_few_bytes_do_not_become_terabytes(tmp_path, name):
     body, constants = BOMBS[name]
     with pytest.raises(ConfigError, match="more than 1073741824 values"):
         imported(tmp_path, body, **constants)
+
+
+def test_a_node_whose_settings_do_not_fit_is_named(tmp_path):
+    model = model_of("y = Conv <group = 7> (x, w)", w=(6, 4, 3, 3))
+    with pytest.raises(ConfigError, match=r"Conv 'y': it is damaged, or cannot be imported: [^\n]+$"):
+        import_onnx(saved(tmp_path / "network.onnx", model))
