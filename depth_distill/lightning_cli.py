@@ -31,6 +31,7 @@ from depth_distill.callbacks import (
     best_and_last,
 )
 from depth_distill.data.datamodule import DepthDataModule
+from depth_distill.device import allow_tf32
 from depth_distill.display.tables import metric_table
 from depth_distill.errors import ConfigError
 from depth_distill.loading import imported  # noqa: F401 - makes ImportedNetwork known to configs
@@ -71,6 +72,9 @@ class DepthCLI(LightningCLI):
             "--run_dir", type=str | None, default=None, help="Folder of this run; runs/<config name>/<time> if not set."
         )
         parser.add_argument("--wandb", type=bool, default=False, help="Log to Weights & Biases; offline without a key.")
+        parser.add_argument(
+            "--tf32", type=bool, default=False, help="Train in TF32 on a GPU: faster, and not quite float32."
+        )
         parser.add_lightning_class_args(RunSummary, "summary")
         parser.add_lightning_class_args(DepthPanels, "panels")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
@@ -87,6 +91,7 @@ class DepthCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
+        allow_tf32(self._get(self.config, "tf32"))
         checkpoint = self._get(self.config, "ckpt_path")
         if self.subcommand in ("validate", "test", "predict"):
             if checkpoint is None:

@@ -4,8 +4,18 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 BESIDE_THE_REPOSITORY = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked ``gpu`` where there is none."""
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="no GPU that torch can use")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

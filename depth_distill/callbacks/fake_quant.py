@@ -18,6 +18,7 @@ from depth_distill.quantization.analysis.mixed_precision import (
     chosen_layers,
     set_precision,
 )
+from depth_distill.quantization.conditions import ensure_codes
 from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.passes.base import Context
 from depth_distill.quantization.preparation import Prepared, Preparer, exact_only, run_pass, structure_only
@@ -69,7 +70,9 @@ class FakeQuant(Callback):
         high_precision: high-precision format.
 
     Raises:
-        ConfigError: at set-up, if the target does not support the format, or the network cannot be quantized.
+        ConfigError: at set-up, if the target does not support the format; the network cannot be quantized, returns
+            something else than codes in [0, 1], or computes something else than its graph; or weights are trained in a
+            format that holds no rounded value, as ``bf16-true``.
     """
 
     def __init__(
@@ -122,8 +125,8 @@ class FakeQuant(Callback):
             calibration: images for passes that measure. If None, only the structure is prepared, and the weights come
                 from a checkpoint.
             resumed: whether the student's weights come from a checkpoint later, so that only the teacher needs values.
-            image_size: (height, width) of images; surgery may depend on it. The smallest that the network takes unless
-                given.
+            image_size: (height, width) of images; surgery may depend on it. If not given, that of the calibration
+                images, or else the smallest that the network takes.
         """
         if isinstance(task.network, GraphNetwork):
             return
@@ -163,8 +166,10 @@ class FakeQuant(Callback):
     ) -> Prepared:
         images = () if calibration is None else calibration
         # Passes that need the normalization of images are refused above.
-        inputs = InputLayout(*(image_size or (network.stride,) * 2), (0.0,) * 3, (1.0,) * 3)
+        height, width = image_size or (images[0].shape[-2:] if images else (network.stride,) * 2)
+        inputs = InputLayout(height, width, (0.0,) * 3, (1.0,) * 3)
         context = Context(self.target, images, Interface.of_codes(inputs, network.codec.host), progress=True)
+        ensure_codes(network, context)
         execute = structure_only if calibration is None else exact_only if resumed else run_pass
         prepared = Preparer(network, context, execute)(self.recipe)
         if images and not resumed:
@@ -191,13 +196,16 @@ class FakeQuant(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         task: Any = pl_module
         self._images = None
+        if trainer.precision in ("bf16-true", "16-true"):
+            raise ConfigError(
+                f"trainer.precision is {trainer.precision}, which holds no value that FakeQuant rounds to 8 bits: give "
+                f"{trainer.precision.replace('true', 'mixed')} or 32-true"
+            )
         image_size = getattr(getattr(trainer, "datamodule", None), "image_size", None)
         if stage == "fit":
             if hasattr(task, "start"):
                 task.start()
-            needs_images = any(each.values_only or each.measures or each.needs_training for each in self.recipe.passes)
-            images = self._calibration_images(trainer) if needs_images else []
-            self.prepare(task, images, trainer.ckpt_path is not None, image_size)
+            self.prepare(task, self._calibration_images(trainer), trainer.ckpt_path is not None, image_size)
         else:
             self.prepare(task, image_size=image_size)
 
@@ -279,6 +287,8 @@ class FakeQuant(Callback):
         graph = _graph(pl_module)
         on, frozen = self._state(trainer)
         set_enabled(graph, on)
+        task: Any = pl_module
+        task.network.shortened = not on
         for quantizer in quantizers(graph).values():
             if quantizer.learnable:
                 quantizer.requires_grad_(not frozen)

@@ -23,6 +23,9 @@ def add_arguments(parser: CommandParser) -> None:
         "--wandb", metavar="BOOL", default="false", help="log to Weights & Biases as well; offline without a key"
     )
     parser.add_argument(
+        "--tf32", metavar="BOOL", default="false", help="train in TF32 on a GPU: faster, and not quite float32"
+    )
+    parser.add_argument(
         "--print_config", nargs="?", const="", metavar="FLAGS", help="print the resolved config instead of running"
     )
     keys = parser.add_argument_group(

@@ -19,7 +19,9 @@ def add_arguments(parser: CommandParser) -> None:
     add_config(parser, several=True)
     add_json(parser)
     # A command line of fit will do.
-    add_unlisted(parser, *WHOLE_BLOCKS, "seed_everything", "run_dir", "runs_dir", "wandb", "ckpt_path", "weights_only")
+    add_unlisted(
+        parser, *WHOLE_BLOCKS, "seed_everything", "run_dir", "runs_dir", "wandb", "tf32", "ckpt_path", "weights_only"
+    )
 
 
 def run(options: argparse.Namespace, _: Sequence[str]) -> int:

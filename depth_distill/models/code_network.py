@@ -3,8 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, fx, nn
 
+from depth_distill.device import in_autocast
 from depth_distill.errors import ConfigError
 from depth_distill.models.codecs import DepthCodec
 from depth_distill.types import Alignment, DepthRange
@@ -115,6 +117,10 @@ class TracedNetwork(CodeNetwork):
 class GraphNetwork(TracedNetwork):
     """A network after the passes of ``quantization``.
 
+    Attributes:
+        shortened: whether autocast may shorten numbers in the graph. Under fake quantization it must not: bfloat16 does
+            not hold what was rounded to a grid.
+
     Args:
         graph: maps images to codes.
         source: the network that the graph was traced from; its depth range and stride are taken over.
@@ -128,6 +134,14 @@ class GraphNetwork(TracedNetwork):
         self.alignment = source.alignment
         self.fixed_size = source.fixed_size
         self.normalization = source.normalization
+        self.shortened = True
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
+        if self.shortened or not in_autocast(image.device):
+            return super().forward(image)
+        with torch.autocast(image.device.type, enabled=False):
+            return super().forward(image)
 
 
 def require_multiples(image_size: tuple[int, int], stride: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,10 +118,10 @@ def ensure_traced(network: nn.Module, start: State) -> None:
     """On a few images, the graph computes what the network does."""
     interface = start.context.interface
     images = _some(start.context.images[:1], 2)
-    if images is None or network.training:
+    if images is None:
         return
     device = next(iter(start.graph.state_dict().values()), images).device
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluation_mode(network):
         given = interface.feed(images).to(device)
         expected, found = (interface.compared(each(given)) for each in (network, start.graph))
     for name, values in expected.items():
@@ -134,7 +135,7 @@ def ensure_codes(network: nn.Module, context: Context) -> None:
     A file clips what is outside of [0, 1], and the INT8 network agrees perfectly with the clipped one.
 
     Args:
-        network: network in evaluation mode, as trained.
+        network: network as trained.
         context: its interface, and images; without images nothing is known.
 
     Raises:
@@ -144,7 +145,7 @@ def ensure_codes(network: nn.Module, context: Context) -> None:
     if images is None or isinstance(outputs, RawOutputs):
         return
     device = next(iter(network.state_dict().values()), images).device
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluation_mode(network):
         returned = network(context.interface.feed(images).to(device))
     expected = (len(images), sum(outputs.channels), *images.shape[-2:])
     if not isinstance(returned, Tensor) or tuple(returned.shape) != expected:
@@ -163,6 +164,18 @@ def ensure_codes(network: nn.Module, context: Context) -> None:
             f"the network returned values from {lowest:.4g} to {highest:.4g}, expected codes in [0, 1]: a network that "
             "returns metres, or any other unit, comes in as ImportedNetwork with the meaning of its output"
         )
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Run a network as it is evaluated, and leave each of its modules in the mode that it was in."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _ensure_same_values(old: Tensor, new: Tensor, what: str, output: str = "") -> None:

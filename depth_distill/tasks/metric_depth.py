@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW
 from typing_extensions import override
 
+from depth_distill.device import full_precision
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.metrics import BANDS_M, DepthMetrics
 from depth_distill.models import CodeNetwork
@@ -165,7 +166,7 @@ class MetricDepthTask(LightningModule):
         Raises:
             DivergedError: it is not finite.
         """
-        with torch.autocast(self.device.type, enabled=False):
+        with full_precision(self.device):
             depth_m: Tensor = self(image)
             if not bool(depth_m.isfinite().all()):
                 raise diverged(self, "predicted depth is not finite", first_non_finite(self.network, image))

@@ -93,6 +93,96 @@ def float_depth(network):
         return network.codec.decode(graph.eval()(NoisyDepth(4, seed=3)[0].image[None].float() / 255))
 
 
+class OffGrid(Callback):
+    """The largest distance from its grid, in steps, that a step hands on: of rounded weights and activations."""
+
+    def __init__(self):
+        self.largest = 0.0
+
+    def on_fit_start(self, trainer, pl_module):
+        for each in quantizers(pl_module.network).values():
+            each.register_forward_hook(self._measure)
+
+    def _measure(self, quantizer, arguments, rounded):
+        if quantizer.enabled and torch.is_autocast_enabled("cpu"):
+            raise AssertionError(f"{quantizer.site} is rounded under autocast, which shortens it at once")
+        if quantizer.enabled:
+            steps = rounded.detach().double() / quantizer.constants()[0].double()
+            self.largest = max(self.largest, float((steps - steps.round()).abs().max()))
+
+
+class Attention(SmallNet):
+    """Multiplies two activations, which autocast would do in bfloat16."""
+
+    def forward(self, image):
+        features = self.encoder(image)
+        tokens = features.flatten(2)
+        mixed = tokens @ (tokens.transpose(1, 2) @ tokens * 1e-3)
+        return self.head(self.decoder["up"](features + mixed.view_as(features)))
+
+
+@pytest.mark.parametrize("network", [SmallNet, Attention])
+def test_mixed_precision_leaves_rounded_values_on_their_grid(tmp_path, network):
+    watch = OffGrid()
+    fitted = task(network=network())
+    trainer(tmp_path, fake_quant(), watch, precision="bf16-mixed").fit(fitted, datamodule())
+    assert 0 < watch.largest < 1e-3
+
+
+def test_float_epochs_run_in_mixed_precision(tmp_path):
+    _, _, exact, _ = fit(tmp_path, fake_quant(start_epoch=1))
+    mixed, losses = task(), Losses()
+    trainer(tmp_path, fake_quant(start_epoch=1), losses, precision="bf16-mixed").fit(mixed, datamodule())
+    assert losses.total != exact.total
+    assert losses.total == pytest.approx(exact.total, rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+def test_weights_in_half_the_bits_are_refused(tmp_path, precision):
+    with pytest.raises(ConfigError, match=f"trainer.precision is {precision}, .* give .*-mixed or 32-true"):
+        trainer(tmp_path, fake_quant(), precision=precision).fit(task(), datamodule())
+
+
+class Metres(SmallNet):
+    def forward(self, image):
+        return 0.5 + 14.5 * super().forward(image)
+
+
+class Pair(SmallNet):
+    def forward(self, image):
+        codes = super().forward(image)
+        return codes, codes
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [(Metres, r"returned values from .*, expected codes in \[0, 1\]"), (Pair, "returned a tuple of 2 for images")],
+)
+def test_a_network_that_returns_something_else_than_codes_is_refused_before_training(tmp_path, network, message):
+    with pytest.raises(ConfigError, match=message):
+        trainer(tmp_path, fake_quant()).fit(task(network=network()), datamodule())
+
+
+class DependsOnItsSize(SmallNet):
+    """Takes another way for large images; a trace, which knows no size, takes that for small ones."""
+
+    def forward(self, image):
+        width = image.shape[-1]
+        codes = super().forward(image)
+        return codes * 0.5 if isinstance(width, int) and width > 16 else codes
+
+
+def test_a_graph_that_is_another_function_than_the_network_is_refused_before_training(tmp_path):
+    fitted = task(network=DependsOnItsSize(), teacher=SmallNet(seed=1))
+    before = copy.deepcopy(fitted.network.state_dict())
+    fitted.network.encoder.stem.eval()  # as somebody who freezes its statistics
+    with pytest.raises(ConfigError, match="the traced graph is another function than the network"):
+        trainer(tmp_path, fake_quant()).fit(fitted, datamodule())
+    same_weights(before, fitted.network.state_dict())  # the check runs in evaluation mode: statistics stay
+    assert fitted.network.training
+    assert not fitted.network.encoder.stem.training
+
+
 def test_the_graph_is_there_before_the_optimizer(tmp_path):
     fitted, run, _, _ = fit(tmp_path, fake_quant())
     assert isinstance(fitted.network, GraphNetwork)

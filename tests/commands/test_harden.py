@@ -250,7 +250,7 @@ def test_a_file_with_weights_beside_it_comes_back_whole(harden, tmp_path, monkey
     (tmp_path / "theirs").mkdir()
     source = tmp_path / "theirs" / "network.onnx"
     onnx.save(model, source, save_as_external_data=True, size_threshold=0, location="network.onnx.data")
-    monkeypatch.setattr(hardening._Judge, "_by_vendor", lambda self, recipe: Deviation({"mask": len(recipe.passes)}, 3))
+    monkeypatch.setattr(Judge, "_by_vendor", lambda self, recipe: Deviation({"mask": len(recipe.passes)}, 3))
     assert harden(source) == 0
     batch = torch.randn(1, 3, 16, 24)
     found, expected = OnnxFile(tmp_path / "robust.onnx")(batch), OnnxFile(tmp_path / "inside.onnx")(batch)

@@ -33,8 +33,8 @@ def write_photograph(path: Path, size: tuple[int, int]) -> None:
         picture += np.asarray(
             coarse.resize(size, Image.Resampling.NEAREST if cells == 12 else Image.Resampling.BICUBIC)
         )
-    picture = picture / 4 + rng.normal(0, 8, picture.shape)
-    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    noisy = picture / 4 + rng.normal(0, 8, picture.shape)
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
 
 
 def time_photographs(size: tuple[int, int], image_size: tuple[int, int], repeats: int) -> dict[str, float]:

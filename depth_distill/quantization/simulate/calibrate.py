@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from depth_distill.atomic import write_json
+from depth_distill.device import full_precision
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import preserve_quantizer_state, quantizers
@@ -109,7 +110,7 @@ def calibrate(
     training = quantized.training
     hooks = [each.register_forward_pre_hook(observe) for each in activation_quantizers(quantized).values()]
     try:
-        with preserve_quantizer_state(quantized), torch.inference_mode():
+        with preserve_quantizer_state(quantized), torch.inference_mode(), full_precision(device):
             quantized.eval()
             for quantizer in quantizers(quantized).values():
                 quantizer.enabled = False

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from depth_distill.device import in_autocast
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import TensorFormat
 
@@ -153,11 +154,18 @@ class FakeQuantizer(nn.Module):
         return (codes.quant_min - zero_point) * scale, (codes.quant_max - zero_point) * scale
 
     def forward(self, values: Tensor) -> Tensor:
-        """The values rounded to the grid of the format, in their own dtype."""
+        """The values rounded to the grid of the format, in their own dtype; under autocast in float32 or wider.
+
+        Neither bfloat16 nor float16 holds ``code * scale``: back in bfloat16, values would be off by up to a quarter
+        of a step. Autocast takes float32 wherever it takes shorter formats.
+        """
         if not self.enabled:
             return values
+        if in_autocast(values.device):
+            values = values.to(torch.promote_types(values.dtype, torch.float32))
         if self.in_half:
-            return values.half().to(values.dtype)
+            rounded: Tensor = _RoundToHalf.apply(values)
+            return rounded
         if self.tracking and (self.kind == "weight" or self.training):
             self._track(values)
         if not self.has_range:
@@ -245,6 +253,21 @@ class _RoundToFormat(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             of_zero_point = ((passed - gradient) * scale).sum_to_size(zero_point.shape) * ctx.factor
         return passed, of_scale, of_zero_point, None, None
+
+
+class _RoundToHalf(torch.autograd.Function):
+    """Rounding to IEEE half precision, with a straight-through gradient.
+
+    That of a cast would itself be in half precision: 0 below 3e-8, and infinite above 65504.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.half().to(values.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
 
 
 def _round_to_format(values: Tensor, scale: Tensor, zero_point: Tensor, codes: tuple[int, int]) -> Tensor:

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from depth_distill.device import in_autocast
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 
 
@@ -21,6 +23,17 @@ class QuantizedLayer(nn.Module):
     weight_quantizer: FakeQuantizer
     inputs: tuple[FakeQuantizer, ...] = ()  # a tuple, so that it does not become a submodule
 
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer on rounded parameters; under autocast in float32, because its formats hold no rounded value."""
+        if not (self.weight_quantizer.enabled and in_autocast(input.device)):
+            return self.apply_to(input, *self.rounded())
+        with torch.autocast(input.device.type, enabled=False):
+            return self.apply_to(input.to(torch.promote_types(input.dtype, torch.float32)), *self.rounded())
+
+    def apply_to(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer with other parameters."""
+        raise NotImplementedError
+
     def rounded(self) -> tuple[Tensor, Tensor | None]:
         """Weight and bias, rounded if their quantizers are on, with straight-through gradients."""
         weight = self.weight_quantizer(self.weight)
@@ -35,19 +48,20 @@ class QuantizedLayer(nn.Module):
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     """A convolution with rounded weight and bias."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def apply_to(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As in torch."""
-        return self._conv_forward(input, *self.rounded())
+        return self._conv_forward(input, weight, bias)
 
 
-class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
-    """A transposed convolution with rounded weight and bias."""
+class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):  # type: ignore[misc]
+    """A transposed convolution with rounded weight and bias, without ``output_size``."""
 
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """As in torch, without ``output_size``."""
+    def apply_to(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As in torch."""
         return nn.functional.conv_transpose2d(
             input,
-            *self.rounded(),
+            weight,
+            bias,
             self.stride,
             self.padding,  # type: ignore[arg-type]
             self.output_padding,
@@ -59,9 +73,9 @@ class QuantizedConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
 class QuantizedLinear(QuantizedLayer, nn.Linear):
     """A linear layer with rounded weight and bias."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def apply_to(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As in torch."""
-        return nn.functional.linear(input, *self.rounded())
+        return nn.functional.linear(input, weight, bias)
 
 
 QUANTIZED_LAYERS: dict[type[nn.Module], type[QuantizedLayer]] = {

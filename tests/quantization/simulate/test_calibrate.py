@@ -43,6 +43,12 @@ def test_minmax_is_the_range_of_the_float_network():
     assert (found.samples, found.calibrator) == (6, "minmax")
 
 
+def test_ranges_are_those_of_float32_under_autocast():
+    expected = calibrate(quantized_net(), images().split(2), progress=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert calibrate(quantized_net(), images().split(2), progress=False) == expected
+
+
 @pytest.mark.parametrize("calibrator", ["minmax", "moving_average", "percentile", "mse"])
 def test_the_result_depends_neither_on_the_run_nor_on_the_batch_size(calibrator):
     first, again, whole = (

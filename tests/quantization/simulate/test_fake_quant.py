@@ -178,6 +178,44 @@ def test_bfloat16_comes_back_as_bfloat16():
     assert quantizer()(torch.ones(3, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
+def off_grid(made, rounded):
+    """Largest distance from the grid, in steps."""
+    scale, _ = made.constants()
+    steps = rounded.double() / scale.double()
+    return float((steps - steps.round()).abs().max())
+
+
+def autocast_on(device):
+    return torch.autocast(device, torch.bfloat16)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_leaves_values_on_the_grid(device, dtype):
+    made = quantizer().to(device)
+    values = torch.linspace(-1, 3, 1001, device=device).to(dtype).requires_grad_()
+    with autocast_on(device):
+        rounded = made(values)
+    rounded.sum().backward()
+    # float32 keeps code * scale to 2^-24 of 191 steps; bfloat16 would be off by 0.25.
+    assert off_grid(made, rounded.detach()) < 1e-4
+    assert torch.equal(rounded, made(values.detach().float()))
+    assert values.grad.dtype == dtype
+
+
+@pytest.mark.parametrize("magnitude", [1e-9, 1e6])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_passes_gradients_that_it_cannot_hold(magnitude, autocast):
+    made = quantizer()
+    made.in_half = True
+    values = torch.linspace(-1, 1, 11).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        rounded = made(values)
+    rounded.backward(torch.full((11,), magnitude))
+    assert torch.equal(rounded, values.half().float())
+    assert torch.equal(values.grad, torch.full((11,), magnitude))
+
+
 def test_lsq_gradients_by_the_formula():
     made = quantizer(INT8, low=-127.0, high=127.0, learnable=True)  # scale 1
     values = torch.tensor([[0.3, 1.75, 200.0, -300.0]], requires_grad=True)

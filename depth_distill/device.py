@@ -1,0 +1,62 @@
+"""Where networks are computed, and in which arithmetic: devices by name, and float32 that is float32."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from depth_distill.errors import ConfigError
+
+AUTO = "auto"
+
+
+def choose_device(name: str = AUTO) -> torch.device:
+    """The device of that name: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU if there is one.
+
+    What is measured there is measured in float32: see :func:`allow_tf32`.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"--device: received '{name}', expected auto, cpu, cuda or cuda:N")
+    allow_tf32(False)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == AUTO:
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        found = f"torch can use {count}, numbered from 0" if count else "there is no GPU that torch can use"
+        raise ConfigError(f"--device: received '{name}', but {found}: give auto or cpu")
+    return device
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may round the factors of float32 products to 11 significant bits (TF32).
+
+    Torch allows it in convolutions unless told otherwise, which moves a metric in its fourth digit, and a value that
+    was rounded to 8 bits by up to 0.06 of a step.
+    """
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute in float32 within the block: without autocast and without TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    allow_tf32(False)
+    try:
+        if torch.amp.is_autocast_available(device.type):
+            with torch.autocast(device.type, enabled=False):
+                yield
+        else:
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def in_autocast(device: torch.device) -> bool:
+    """Whether operators on this device may run in a shorter format than float32."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
