@@ -9,7 +9,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from depth_distill.errors import DataError, UserError
+from depth_distill.errors import DataError, UserError, first_line
 from depth_distill.quantization.analysis.deviation import Deviation, DeviationScorer, Outputs
 from depth_distill.quantization.passes.adaround import AdaRound
 from depth_distill.quantization.passes.auto import Auto, Effort
@@ -286,7 +286,7 @@ class _Trials:
         try:
             deviation = self.score(self.preparer(recipe))
         except UserError as error:
-            return Trial(recipe, None, False, time.perf_counter() - started, str(error).splitlines()[0])
+            return Trial(recipe, None, False, time.perf_counter() - started, first_line(error))
         best = _best(self.tried)
         kept = gains(deviation, None if best is None else best.deviation)
         return Trial(recipe, deviation, kept, time.perf_counter() - started)

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, first_line
 from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.backends.vendor_ptq import inexpressible, vendor_ptq
 from depth_distill.export.harden.outcome import Verdict, sqnr_and_error
@@ -43,7 +43,7 @@ class Judge:
                 with console.status("ONNX Runtime quantizes the untouched file"):
                     before = self._by_vendor(NAIVE)
             except Exception as error:  # its quantizer raises whatever it meets; the simulation has judged already
-                reason = f"it refuses the file ({_first_line(error)})"
+                reason = f"it refuses the file ({first_line(error)})"
         if reason is not None:
             judge, before = "this package's simulation", search.before
             by_recipe = {each.recipe: each.deviation for each in search.trials if each.deviation is not None}
@@ -56,7 +56,7 @@ class Judge:
                 with console.status(f"{judge} measures the hardened file"):
                     after = measured(recipe)
             except Exception as error:  # see above
-                notes.append(f"{_title(recipe)}: {judge} refuses the hardened file ({_first_line(error)})")
+                notes.append(f"{_title(recipe)}: {judge} refuses the hardened file ({first_line(error)})")
                 continue
             if before is None or gains(after, before):
                 self.winner = recipe
@@ -86,7 +86,3 @@ class Judge:
 
 def _title(recipe: Recipe) -> str:
     return " + ".join(each.name for each in recipe.passes)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
