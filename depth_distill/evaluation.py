@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 
@@ -81,7 +82,9 @@ class Evaluator:
             network: maps images to codes; a module must be in evaluation mode.
             description: label of the progress bar, which is only shown if this is given.
         """
-        positions = track(range(len(self.images)), description or "", transient=True, disable=description is None)
+        positions = track(
+            range(len(self.images)), escape(description or ""), transient=True, disable=description is None
+        )
         with torch.inference_mode():
             rows = [self.measure(position, network(self.images[position])) for position in positions]
         return self.summarize(torch.cat(rows))

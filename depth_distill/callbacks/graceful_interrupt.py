@@ -10,10 +10,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from rich.console import Console
 from typing_extensions import override
 
 from depth_distill.callbacks.checkpoints import LAST_CHECKPOINT
+from depth_distill.display.console import plain_console
 from depth_distill.exit_codes import TERMINATED
 
 
@@ -73,7 +73,7 @@ class GracefulInterrupt(Callback):
         self._received = signal.Signals(signum)
         self._restore()
         again = "; press Ctrl-C again to stop at once and lose it" if self._received == signal.SIGINT else ""
-        Console(stderr=True).print(f"\nstopping after this batch{again}")
+        plain_console(stderr=True).print(f"\nstopping after this batch{again}")
 
     def _stop_if_requested(self, trainer: Trainer) -> None:
         def in_any_process(decision: bool) -> bool:

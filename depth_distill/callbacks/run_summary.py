@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from rich.console import Console
 from typing_extensions import override
 
 from depth_distill import __version__
 from depth_distill.atomic import write_json
+from depth_distill.display.console import plain_console
 from depth_distill.types import DepthBatch
 
 VERSIONED = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm")
@@ -30,7 +30,7 @@ class RunSummary(Callback):
 
     def __init__(self, epoch_lines: bool | None = None) -> None:
         self.epoch_lines = epoch_lines
-        self._console = Console()
+        self._console = plain_console()
         self._wall_s = 0.0
         self.train_s = 0.0
         """Seconds spent on training batches, including the loader, without validation."""

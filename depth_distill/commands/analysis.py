@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from torch import fx
 
 from depth_distill.atomic import write_json
+from depth_distill.display.console import plain_console, wide_console
 from depth_distill.display.pictures import save_figure
-from depth_distill.display.tables import wide_console
 from depth_distill.evaluation import InterfaceScorer
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.passes.base import Pass, PassReport
@@ -65,7 +64,7 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
 
 def show(pass_: Pass, report: PassReport) -> None:
     """Print what a pass did."""
-    Console().print(f"{pass_.name}: {report.summary}" if report.table is None else report.table, highlight=False)
+    plain_console().print(f"{pass_.name}: {report.summary}" if report.table is None else report.table, highlight=False)
 
 
 def report(

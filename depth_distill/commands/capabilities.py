@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depth_distill.atomic import write_json
+from depth_distill.display.console import plain_console
 from depth_distill.export.backends.backends import find_backend
 from depth_distill.export.bundle.pipeline import with_outputs
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
@@ -39,7 +40,7 @@ def probe(
         check_destination(target, profile)
     operators = operator_probes(onnx_file) if onnx_file is not None else []
     prober = Prober(find_backend(backend))
-    progress = Console(stderr=True)
+    progress = plain_console(stderr=True)
     results = run_probes(
         prober, capability_probes(target), operators, lambda name: progress.print(Text(f"{backend}: {name}"))
     )

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.display.charts import drift_bars
+from depth_distill.display.console import wide_console
 from depth_distill.display.pictures import save_figure
-from depth_distill.display.tables import wide_console
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import find_backend
 from depth_distill.export.backends.layer_runner import LayerRunner
@@ -79,7 +79,7 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
     title = f"{options.artifact} on {backend.title} {ran.version}, {len(images)} images"
     console.print(_table(title, drifts))
     for note in ran.notes:
-        console.print(f"[dim]{note}[/dim]", highlight=False, soft_wrap=True)
+        console.print(note, style="dim", highlight=False, soft_wrap=True)
     if ran.milliseconds is not None:
         console.print(f"{ran.milliseconds:.2f} ms per image", highlight=False)
     values: dict[str, object] = {"title": title, "outputs": {name: drift.to_dict() for name, drift in drifts.items()}}

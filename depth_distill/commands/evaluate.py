@@ -47,8 +47,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     from depth_distill.atomic import write_json
     from depth_distill.commands import depth_sources
+    from depth_distill.display.console import wide_console
     from depth_distill.display.pictures import depth_panel, save_figure
-    from depth_distill.display.tables import metric_table, wide_console
+    from depth_distill.display.tables import metric_table
 
     scored = options.onnx or options.predictions or options.checkpoint
     if scored is None:

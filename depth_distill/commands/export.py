@@ -106,13 +106,12 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Export, verify and report."""
-    from rich.console import Console
-
     from depth_distill.atomic import write_json
+    from depth_distill.display.console import plain_console
     from depth_distill.export.bundle.pipeline import ExportOptions, export_bundle
     from depth_distill.quantization.target.target import load_target
 
-    console = Console()
+    console = plain_console()
     try:
         bundle = export_bundle(
             ExportOptions(
@@ -167,7 +166,7 @@ def _backends(names: Sequence[str] | None, console: "Console") -> "tuple[Backend
     if names is None:
         for backend in BACKENDS.values():
             if (why := backend.missing()) is not None:
-                console.print(f"[dim]not verified on {backend.name}: {why}[/dim]", soft_wrap=True, highlight=False)
+                console.print(f"not verified on {backend.name}: {why}", style="dim", soft_wrap=True, highlight=False)
         return tuple(backend for backend in BACKENDS.values() if backend.missing() is None)
     chosen = tuple(find_backend(name) for name in names)
     for backend in chosen:

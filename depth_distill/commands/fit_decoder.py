@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from rich.progress import Progress
 
     from depth_distill.atomic import write_json
-    from depth_distill.display.tables import wide_console
+    from depth_distill.display.console import wide_console
     from depth_distill.export.device.decoder_fit import FitOptions, fit_decoder
     from depth_distill.export.device.outputs import Reading
     from depth_distill.export.device.report import as_json, verdict, write_fit

@@ -76,7 +76,7 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Harden, write and report."""
     from depth_distill.atomic import write_json
-    from depth_distill.display.tables import wide_console
+    from depth_distill.display.console import wide_console
     from depth_distill.export.harden.hardening import harden
     from depth_distill.export.harden.outcome import HardenOptions, as_json
     from depth_distill.export.harden.report import advice, table, worst_table, write_results

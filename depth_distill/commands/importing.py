@@ -12,7 +12,6 @@ from typing import Any
 import pytorch_lightning
 import torch
 import yaml  # type: ignore[import-untyped]
-from rich.console import Console
 from rich.text import Text
 
 from depth_distill.atomic import atomic_path, write_json
@@ -24,6 +23,7 @@ from depth_distill.commands.import_config import (
     onnx_module,
 )
 from depth_distill.commands.import_verification import Verification
+from depth_distill.display.console import plain_console
 from depth_distill.errors import ConfigError
 from depth_distill.loading.imported import ImportedNetwork
 from depth_distill.loading.original import OriginalNetwork, original_network
@@ -44,7 +44,7 @@ def import_network(options: argparse.Namespace, overrides: Sequence[str]) -> int
     Raises:
         ConfigError: whatever does not fit; nothing is left behind then.
     """
-    console = Console()
+    console = plain_console()
     with _new_folder(options.out) as out, tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / CONFIG_FILE
         content = completed_config(options)

@@ -36,10 +36,9 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Search, print and write."""
-    from rich.console import Console
-
     from depth_distill.commands import analysis
     from depth_distill.display.charts import size_curve
+    from depth_distill.display.console import plain_console
     from depth_distill.quantization.analysis.mixed_precision import (
         MixedNetwork,
         check_high_precision_format,
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.quantization.simulate.npu_operators import npu_operators
     from depth_distill.quantization.target.target import load_target
 
-    console = Console()
+    console = plain_console()
     check_high_precision_format(load_target(options.target), options.high_precision)  # before any work
     quantized = analysis.quantize_run(options, overrides)
     unfinished = options.out / "unfinished"

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     from depth_distill.atomic import write_json
     from depth_distill.commands import capabilities
-    from depth_distill.display.tables import wide_console
+    from depth_distill.display.console import wide_console
     from depth_distill.export.check.npu_check import check_onnx
     from depth_distill.quantization.target.target import load_target
 

@@ -56,16 +56,15 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure what is missing, print and write."""
-    from rich.console import Console
-
     from depth_distill.atomic import atomic_path, write_json
     from depth_distill.commands.ptq_rows import PtqRows
+    from depth_distill.display.console import plain_console
     from depth_distill.display.pictures import save_figure
     from depth_distill.export.bundle.manifest import sha256
     from depth_distill.loading.trained import load_run
     from depth_distill.quantization.recipe import NAIVE, load_recipe
 
-    console = Console()
+    console = plain_console()
     base = load_recipe(options.recipe)
     file = options.out / "ptq_table.json"
     found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}

@@ -29,13 +29,13 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Train, measure, print and write."""
-    from rich.console import Console
     from rich.table import Table
 
     from depth_distill.atomic import write_json
+    from depth_distill.display.console import plain_console
     from depth_distill.roadmap import COLUMNS, Roadmap, cells, float_abs_rel, load_plan, write_results
 
-    console = Console()
+    console = plain_console()
     plan = load_plan(options.config)
     plan.teacher_checkpoint = str(options.teacher) if options.teacher else plan.teacher_checkpoint
     found = Roadmap(plan, options.out, overrides, console).run()

@@ -28,11 +28,10 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     """Read, print and write."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from depth_distill.atomic import write_json
     from depth_distill.data import report_table, validate_dataset
     from depth_distill.data.validation import DatasetReport
+    from depth_distill.display.console import plain_console
     from depth_distill.display.progress import counting
     from depth_distill.lightning_cli import DataCLI, build_cli
 
@@ -43,9 +42,9 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
     for name, dataset in unique.items():
         if dataset is None or not all(report.complete for report in reports.values()):
             continue
-        with counting(name, len(dataset), Console()) as count:
+        with counting(name, len(dataset), plain_console()) as count:
             reports[name] = validate_dataset(dataset, datamodule.depth_range, count, workers=datamodule.num_workers)
-    Console().print(report_table(reports))
+    plain_console().print(report_table(reports))
     if options.json is not None:
         write_json(options.json, {name: _plain(asdict(report)) for name, report in reports.items()})
     if not all(report.complete for report in reports.values()):

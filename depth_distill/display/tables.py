@@ -3,20 +3,9 @@
 import math
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.table import Table
 
 from depth_distill.metrics import METRIC_NAMES
-
-_PAGE_WIDTH = 160  # characters: files and pipes have no width, and the default of 80 would cut layer names
-
-
-def wide_console() -> Console:
-    """A console that is wide enough for tables of layers even if the output is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, _PAGE_WIDTH)
-    return console
 
 
 def metric_table(title: str, metrics: Mapping[str, float]) -> Table:

@@ -40,6 +40,8 @@ from rich.console import Console
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from depth_distill.display.console import plain_console
+
 sys.path.append(str(Path(__file__).parent))  # the list of networks, and those of them that are code of this folder
 
 from any_network_entries import Entry, Tensors, entries
@@ -255,7 +257,7 @@ def _harden(file: Path, images: Path, folder: Path, settings: Settings, row: Row
         held_out=_HELD_OUT,
     )
     try:
-        found, _ = harden(options, load_target(settings.target), Console(file=StringIO()))
+        found, _ = harden(options, load_target(settings.target), plain_console(file=StringIO()))
     except Exception as error:  # a row tells what happened, whatever it is
         row.reasons["harden"] = _reason(error)
         return
@@ -431,7 +433,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--float-only", action="store_true", help="leave INT8 out; a later run without this adds it")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one network")
     options = parser.parse_args(args)
-    return exit_code(lambda: _work(options, Console()))
+    return exit_code(lambda: _work(options, plain_console()))
 
 
 def _work(options: argparse.Namespace, console: Console) -> None:

@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
 
 from depth_distill.atomic import write_json
 from depth_distill.callbacks import FakeQuant, TeacherCache
+from depth_distill.display.console import plain_console
 from depth_distill.exit_codes import exit_code
 from depth_distill.lightning_cli import DepthCLI, build_cli
 
@@ -99,7 +99,13 @@ def measure(variant: str, argv: Sequence[str], folder: str) -> dict[str, float]:
     if multiprocessing.get_start_method() == "spawn" and "fork" in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("fork", force=True)  # the timed functions cannot be pickled for loader workers
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = ["--run_dir", f"{folder}/run", "--trainer.max_epochs=2", "--trainer.limit_val_batches=0"]
+    run = [
+        "--run_dir",
+        f"{folder}/run",
+        "--trainer.max_epochs=2",
+        "--trainer.limit_val_batches=0",
+        "--checkpoint.monitor=null",
+    ]
     cli = build_cli(DepthCLI, [*argv, *run, "--trainer.profiler=simple"], run=False)
     timer, trainer = SecondEpoch(), cli.trainer
     trainer.callbacks.append(timer)  # type: ignore[attr-defined]
@@ -131,7 +137,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     scenes = '{"class_path": "SyntheticDepth", "init_args": {"length": %d, "seed": %d}}'
-    console = Console()
+    console = plain_console()
     found: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
     for _ in range(options.repeats):
         for variant in VARIANTS:

@@ -18,10 +18,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from depth_distill.atomic import write_json
+from depth_distill.display.console import plain_console
 from depth_distill.exit_codes import exit_code
 from depth_distill.export.backends.vendor_ptq import vendor_ptq
 from depth_distill.export.onnx_io.file_spec import FileSpec
@@ -59,12 +59,12 @@ def main(args: Sequence[str] | None = None) -> int:
             argv = ["--checkpoint", str(options.checkpoint), "--images", str(images), "--worker", tool, *overrides]
             done = subprocess.run([sys.executable, __file__, *argv], capture_output=True, text=True)
             if done.returncode:
-                Console(stderr=True).print(done.stderr, markup=False)
+                plain_console(stderr=True).print(done.stderr, markup=False)
                 return done.returncode
             found[tool][images] = json.loads(done.stdout.splitlines()[-1])
         cells = [(f"{each['peak_mb']:.0f}", f"{each['seconds']:.1f}") for each in found[tool].values()]
         table.add_row(tool, *(cell for pair in cells for cell in pair))
-    Console().print(table)
+    plain_console().print(table)
     if options.out is not None:
         write_json(options.out / "benchmark_calibration.json", found)
     return 0

@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from depth_distill.atomic import write_json
 from depth_distill.commands import analysis
 from depth_distill.commands.options import add_analysis
+from depth_distill.display.console import plain_console
 from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.exit_codes import exit_code
 from depth_distill.loading.trained import load_run
@@ -56,7 +56,7 @@ def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         table.add_column(heading, justify="right" if heading else "left")
     for name, value in seconds.items():
         table.add_row(name, f"{value:.1f}", f"{value / seconds['sensitivity()']:.2f}")
-    Console().print(table)
+    plain_console().print(table)
     write_json(options.out / "benchmark_sensitivity.json", {"seconds": seconds, "largest_difference": largest})
 
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
 from depth_distill.data.synthetic import SyntheticDepth
+from depth_distill.display.console import plain_console
 from depth_distill.display.pictures import DEPTH_COLORS, NO_DEPTH_GREY, save_figure
 
 BANDS_M = (0.5, 2.0, 5.0, 15.0)
@@ -84,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
     for name, times in zip(("CPU time", "wall time"), zip(*seconds, strict=True), strict=True):
         rates = [options.length / t for t in times]
         table.add_row(name, *(f"{f(rates):.0f}" for f in (statistics.median, min, max)))
-    console = Console()
+    console = plain_console()
     console.print(table)
     shares, invalid = band_shares(dataset)
     for low, high, share in zip(BANDS_M, BANDS_M[1:], shares, strict=False):

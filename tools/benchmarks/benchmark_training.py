@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from depth_distill.atomic import write_json
 from depth_distill.callbacks import RunSummary
+from depth_distill.display.console import plain_console
 from depth_distill.lightning_cli import DepthCLI, build_cli
 
 
@@ -101,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
         costs[name] = statistics.median(ratios) - 1
         cost = "-" if name == "loader alone" else f"{costs[name]:+.1%}"
         table.add_row(name, *(f"{f(values):.1f}" for f in (statistics.median, min, max)), cost)
-    Console().print(table)
+    plain_console().print(table)
     if options.out is not None:
         write_json(options.out, {"config": options.config, "images_per_s": images_per_s, "cost": costs})
 

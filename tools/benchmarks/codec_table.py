@@ -29,6 +29,7 @@ from depth_distill.codecs import (
     HostThermometer,
     TwoPartCodec,
 )
+from depth_distill.display.console import plain_console
 from depth_distill.display.pictures import save_figure
 from depth_distill.exit_codes import exit_code
 
@@ -97,7 +98,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--jitter", type=float, default=0.2, help="largest error of integer codes, in metres")
     parser.add_argument("--out", type=Path, required=True, help="folder for JSON, Markdown and picture")
     options = parser.parse_args(args)
-    return exit_code(lambda: _work(options, Console()))
+    return exit_code(lambda: _work(options, plain_console()))
 
 
 def _work(options: argparse.Namespace, console: Console) -> None:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.codecs import HostIntegerFractional
+from depth_distill.display.console import plain_console
 from depth_distill.display.pictures import save_figure
 from depth_distill.evaluation import Evaluator
 from depth_distill.exit_codes import exit_code
@@ -196,7 +197,7 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--calibration-images", type=int, default=64)
     parser.add_argument("--out", type=Path, required=True, help="folder for JSON, Markdown and picture")
     options, overrides = parser.parse_known_args(args)
-    return exit_code(lambda: _work(options, overrides, Console()))
+    return exit_code(lambda: _work(options, overrides, plain_console()))
 
 
 def _work(options: argparse.Namespace, overrides: Sequence[str], console: Console) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import track
 
 from depth_distill.atomic import write_json
 from depth_distill.data import DepthSplits
+from depth_distill.display.console import plain_console
 from depth_distill.display.tables import metric_table
 from depth_distill.loading.trained import Bands, load_data
 from depth_distill.metrics import DepthMetrics
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
     data.setup("fit")
     depth_m = mean_depth_m(data)
     protocol, metrics = evaluate_constant(data, bands_m, depth_m)
-    Console().print(metric_table(f"{depth_m:.3f} m everywhere, val: {protocol}", metrics))
+    plain_console().print(metric_table(f"{depth_m:.3f} m everywhere, val: {protocol}", metrics))
     if options.out is not None:
         write_json(options.out, {"depth_m": depth_m, "protocol": protocol, "metrics": metrics})
 

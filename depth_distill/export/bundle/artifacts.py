@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 from torch import fx
 
 from depth_distill.atomic import write_json
@@ -82,7 +81,7 @@ def write_artifacts(
             [f"{BUNDLE}/{name}"],
         )
         if why:
-            steps.console.print(f"       [dim]{escape(why)}[/dim]", highlight=False, soft_wrap=True)
+            steps.console.print(f"       {why}", style="dim", highlight=False, soft_wrap=True)
     for leftover in set(folder.glob("model.*.onnx")) - {folder / name for name in written.values()}:
         leftover.unlink()
     steps.run(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import depth_distill
 from depth_distill.codecs import HostCodec, TwoPartCodec, describe_codec, formula
+from depth_distill.display.console import plain_console
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import Backend, find_backend
 from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts
@@ -165,7 +166,7 @@ def _prepare(
         if report.table is not None:
             console.print(report.table)
         else:
-            console.print(f"       [dim]{report.summary}[/dim]", highlight=False, soft_wrap=True)
+            console.print(f"       {report.summary}", style="dim", highlight=False, soft_wrap=True)
 
     preparer = run.preparer(target, images, options.calibrator, resumable_passes(steps), show)
     recipe = _chosen(options, target, run, images, steps, console)
@@ -188,7 +189,7 @@ def _chosen(
         return options.recipe
 
     def show(trial: Trial) -> None:
-        console.print(f"       [dim]{', '.join(trial.cells())}[/dim]", highlight=False, soft_wrap=True)
+        console.print(f"       {', '.join(trial.cells())}", style="dim", highlight=False, soft_wrap=True)
 
     def choose() -> list[dict[str, Any]]:
         return run.chosen_recipe(options.recipe, target, images, options.calibrator, show).to_entries()
@@ -255,7 +256,7 @@ def export(
     chosen = {"backends": (find_backend("onnxruntime"),), "recipe": load_recipe(recipe), **options}
     described = f"depth_distill.export({str(checkpoint)!r}, {str(out)!r}, recipe={str(chosen['recipe'])!r})"
     settings = ExportOptions(Path(checkpoint), Path(out), command=described, **chosen)
-    return export_bundle(settings, profile, console or Console(quiet=True))
+    return export_bundle(settings, profile, console or plain_console(quiet=True))
 
 
 def peak_memory_mb() -> float:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, fx
 
 from depth_distill.atomic import atomic_path, write_json
@@ -59,12 +60,12 @@ class StepRunner:
             StepError: ``make`` failed for a reason that a user can fix, such as a full disk.
         """
         key = content_hash([self.depends_on, depends_on])
-        self.console.print(f"[dim]{len(self.seconds) + 1:>3}[/dim]  {name}", end="", highlight=False)
+        self.console.print(Text(f"{len(self.seconds) + 1:>3}", "dim").append(f"  {name}", "not dim"), end="")
         entry = self._record.get(name)
         if value and entry is not None and entry["key"] == key and entry["files"] == self._hashes(files):
             self.seconds[name] = entry["seconds"]
             self.kept.append(name)
-            self.console.print("  [dim]kept from the last run[/dim]", highlight=False)
+            self.console.print("  kept from the last run", style="dim", highlight=False)
             return entry["value"]
         self.console.print()
         start = time.perf_counter()
@@ -83,7 +84,7 @@ class StepRunner:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
             raise StepError(f"step {name!r}: {self.folder} cannot be written to: {error.strerror}") from error
-        self.console.print(f"       [dim]{self.seconds[name]:.1f} s[/dim]", highlight=False)
+        self.console.print(f"       {self.seconds[name]:.1f} s", style="dim", highlight=False)
         return result
 
     def _read(self) -> dict[str, Any]:
