@@ -3,6 +3,11 @@
 It names the file, key or value received, what was expected, and the fix.
 """
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(ValueError):
     """An error that the user has to fix, outside this package."""
@@ -41,3 +46,29 @@ def one_line(error: object, longest: int = 300) -> str:
     if not any(character.isalpha() for character in text):  # of a KeyError it is the key, of others nothing
         text = f"{type(error).__name__} {text}".rstrip()
     return text if len(text) <= longest else f"{text[: longest - 4]} ..."
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Say in one line what cannot be built of the values that a config gives, and where that was found.
+
+    Raises:
+        UserError: the one in which an error of another package began.
+        ConfigError: for all other errors.
+    """
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # a class that a config names raises whatever it does
+        cause = user_error_in(error)
+        if cause is not None:
+            raise cause from error
+        first: BaseException = error
+        while first.__cause__ is not None or first.__context__ is not None:
+            first = first.__cause__ or first.__context__  # type: ignore[assignment]
+        frame = traceback.extract_tb(first.__traceback__)[-1]
+        place = f"{Path(frame.filename).name} line {frame.lineno}"
+        raise ConfigError(
+            f"{what} cannot be built: {type(first).__name__}: {one_line(first)} ({place}); check the values it is given"
+        ) from error

@@ -1,17 +1,20 @@
 """Training, evaluation and prediction from a config: LightningCLI with run folders and tables."""
 
 import os
+import re
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning_fabric
+import pytorch_lightning
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
-from rich.console import Console
 from typing_extensions import override
 
 import depth_distill.losses
@@ -32,10 +35,12 @@ from depth_distill.callbacks import (
 )
 from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.device import allow_tf32
+from depth_distill.display.console import plain_console
 from depth_distill.display.tables import metric_table
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, building, one_line, user_error_in
 from depth_distill.loading import imported  # noqa: F401 - makes ImportedNetwork known to configs
 from depth_distill.loading.parsing import PARSER, instantiate, parse
+from depth_distill.loading.trainer_options import check_seed, check_trainer_options
 from depth_distill.shipped_configs import with_config_files
 from depth_distill.tasks import DepthTask  # noqa: F401
 
@@ -49,6 +54,7 @@ IGNORED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the teacher
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+_RESTORES = re.compile(r"_?(restore|resume)")  # functions of Lightning that read a checkpoint
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
 
 
@@ -64,6 +70,12 @@ class DepthCLI(LightningCLI):
         self.argv = args
         command = getattr(self, "_subcommand_parsers", {}).get(next(iter(args), ""), parser)
         self.config = parse(parser, args, runs.config_files(args), command)
+        values = self.config.get(self.config.get("subcommand") or "", self.config)
+        check_seed("seed_everything", values.get("seed_everything"))
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        """The config says what is built: hyperparameters in a checkpoint would replace it, and name any class."""
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -101,13 +113,25 @@ class DepthCLI(LightningCLI):
             # Which checkpoint was the best so far matters to a run that goes on, and to no other.
             warnings.filterwarnings("ignore", "The dirpath has changed")
         runs.require_checkpoint(checkpoint)
+        if self._get(self.config, "weights_only") is False:
+            raise ConfigError("weights_only: received false, but checkpoints are never unpickled; leave it out")
+        check_trainer_options(self._get(self.config, "trainer"))
         resumed = checkpoint if self.subcommand == "fit" else None
         chosen = runs.chosen_run_folder(self.argv, resumed, self._get(self.config, "run_dir"))
         name = runs.run_name(runs.config_files(self.argv))
+        if not self._get(self.config, "runs_dir"):
+            raise ConfigError("runs_dir: received nothing, expected the folder that new run folders are made in")
         self.run_folder = (chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
+        if chosen is not None:
+            runs.require_own_folder(chosen, self.subcommand or "", checkpoint)
         # config.yaml runs again elsewhere: another run with it must not write into this folder.
         (self.config if self.subcommand is None else self.config[self.subcommand]).run_dir = None
         runs.keep_metrics_log(self.run_folder)
+
+    @override
+    def instantiate_classes(self) -> None:
+        with building("the config"):
+            super().instantiate_classes()
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -122,7 +146,8 @@ class DepthCLI(LightningCLI):
         ]
         plugins = self._get(self.config_init, "trainer").plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
-        return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
+        with building("trainer"):
+            return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
 
     def _loggers(self) -> list[Logger] | bool:
         if self._get(self.config, "trainer").logger is False:
@@ -152,7 +177,7 @@ class DepthCLI(LightningCLI):
             torch.distributed.destroy_process_group()  # the first process evaluates alone
         if not best or not self.trainer.is_global_zero:
             return
-        console = Console()
+        console = plain_console()
         # A trainer of its own: callbacks that average weights would put theirs in place of the checkpoint's.
         config = self._get(self.config, "trainer")
         evaluator = Trainer(
@@ -181,7 +206,7 @@ class DepthCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write predictions; nothing is kept in memory."""
         self.trainer.predict(**kwargs | {"return_predictions": False})
-        Console().print(f"predictions  {self.run_folder / 'predictions'}", soft_wrap=True, highlight=False)
+        plain_console().print(f"predictions  {self.run_folder / 'predictions'}", soft_wrap=True, highlight=False)
 
     def _print_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
         protocol = self.model.val_metrics.protocol
@@ -193,7 +218,7 @@ class DepthCLI(LightningCLI):
                 if name.startswith(f"{prefix}/")
             }
             if values:
-                Console().print(metric_table(title, values))
+                plain_console().print(metric_table(title, values))
 
     def _progress_bar(self) -> list[Callback]:
         return [] if self._get(self.config, "trainer").enable_progress_bar is False else [RichProgressBar()]
@@ -227,14 +252,32 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
     """Parse the arguments, and run the subcommand they name if ``run``."""
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    return kind(
-        LightningModule,
-        DepthDataModule,
-        subclass_mode_model=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=0,
-        parser_kwargs=dict(PARSER),
-        save_config_kwargs={"overwrite": True},
-        args=with_config_files(args),
-        run=run,
-    )
+    try:
+        return kind(
+            LightningModule,
+            DepthDataModule,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            parser_kwargs=dict(PARSER),
+            save_config_kwargs={"overwrite": True},
+            args=with_config_files(args),
+            run=run,
+        )
+    except Exception as error:
+        reason = None if user_error_in(error) is not None else _of_an_option(error)
+        if reason is None:
+            raise
+        raise ConfigError(reason) from error
+
+
+def _of_an_option(error: Exception) -> str | None:
+    """What Lightning or an optimizer raises about options or a checkpoint, in one line; None for all other errors."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(each.filename.endswith("checkpoint_connector.py") and _RESTORES.match(each.name) for each in frames):
+        why = f"{type(error).__name__}: {one_line(error)}"
+        return f"ckpt_path: the state of that run cannot be restored ({why}); it is damaged, or of another optimizer"
+    source = Path(frames[-1].filename)
+    if any(source.is_relative_to(Path(str(each.__file__)).parent) for each in (pytorch_lightning, lightning_fabric)):
+        return f"trainer: {one_line(error)}"
+    return f"the optimizer: {one_line(error)}" if source.is_relative_to(Path(torch.optim.__file__).parent) else None

@@ -54,6 +54,41 @@ def chosen_run_folder(argv: Sequence[str], checkpoint: str | None, configured: s
     return resumed_run_folder(checkpoint) or (Path(configured) if configured else None)
 
 
+def require_own_folder(folder: Path, command: str, checkpoint: str | None) -> None:
+    """Check that a run may write into a folder that was named for it, and make it.
+
+    It is a new or empty folder, that of a run that never came to a checkpoint, or, for ``fit``, that of the checkpoint
+    that it resumes from. ``test`` would replace the config and the log of a ``fit`` by its own.
+
+    Args:
+        folder: the named folder.
+        command: name of the subcommand.
+        checkpoint: the checkpoint that is given, or ``last``; None if none is.
+
+    Raises:
+        ConfigError: it belongs to another run or to somebody else, or cannot be made.
+    """
+    if os.environ.get(_LOCAL_RANK, "0") != "0":
+        return  # the first process has made it
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in folder.iterdir()}
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"run_dir: {folder} cannot be made ({why}); give another folder") from error
+    checkpoints = folder / "checkpoints"
+    resumed = checkpoint if command == "fit" else None
+    if resumed == "last" or (resumed is not None and Path(resumed).resolve().parent == checkpoints.resolve()):
+        return
+    if any(checkpoints.glob("*.ckpt")):
+        raise ConfigError(
+            f"run_dir: {folder} holds the checkpoints of another run; give a new folder, or let fit resume that run "
+            f"with --ckpt_path {checkpoints / 'last.ckpt'}"
+        )
+    if names and CONFIG_FILE not in names:
+        raise ConfigError(f"run_dir: {folder} is neither empty nor a run folder; give a new folder")
+
+
 def new_run_folder(base: Path, name: str) -> Path:
     """Make ``base/name/<date-time>``, which no other run has, also one that starts in the same second.
 
@@ -95,9 +130,11 @@ def require_checkpoint(checkpoint: str | None) -> None:
     """
     if checkpoint is not None and "://" in checkpoint:
         raise ConfigError(f"{checkpoint} is a URL: download the file, and give its path as --ckpt_path")
-    if checkpoint is None or not checkpoint.endswith(".ckpt") or Path(checkpoint).exists():
+    if checkpoint is None or checkpoint == "last" or (checkpoint and Path(checkpoint).exists()):
         return
     folder = Path(checkpoint).parent
+    if checkpoint in ("", "best", "hpc", "registry") or ":" in checkpoint.partition(os.sep)[0]:
+        raise ConfigError(f"ckpt_path: received '{checkpoint}', expected the path of a .ckpt file, or last")
     names = sorted(path.name for path in folder.glob("*.ckpt") if not path.name.startswith("."))
     raise ConfigError(f"{checkpoint}: no such checkpoint; in {folder} there is {', '.join(names) or 'none'}")
 

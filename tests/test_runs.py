@@ -137,3 +137,47 @@ def test_a_wandb_key_is_found_in_the_environment_and_in_netrc(tmp_path, monkeypa
 def test_a_checkpoint_from_a_url_is_refused_because_lightning_would_unpickle_it():
     with pytest.raises(ConfigError, match="is a URL: download the file"):
         runs.require_checkpoint("https://example.org/model")
+
+
+def test_a_folder_is_named_that_a_run_may_write_into(tmp_path):
+    runs.require_own_folder(tmp_path / "new" / "run", "fit", None)
+    assert (tmp_path / "new" / "run").is_dir()
+    (tmp_path / "new" / "run" / "config.yaml").touch()  # killed before its first checkpoint
+    runs.require_own_folder(tmp_path / "new" / "run", "fit", None)
+
+
+@pytest.mark.parametrize(("command", "checkpoint"), [("fit", None), ("test", "last.ckpt"), ("validate", "last.ckpt")])
+def test_the_folder_of_another_run_is_left_alone(tmp_path, command, checkpoint):
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    (tmp_path / "config.yaml").touch()
+    runs.require_own_folder(tmp_path, "fit", str(last))
+    runs.require_own_folder(tmp_path, "fit", "last")
+    with pytest.raises(
+        ConfigError, match=r"run_dir: .* holds the checkpoints of another run; .*--ckpt_path .*last\.ckpt"
+    ):
+        runs.require_own_folder(tmp_path, command, checkpoint and str(last))
+
+
+def test_the_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match="is neither empty nor a run folder; give a new folder"):
+        runs.require_own_folder(tmp_path, "fit", None)
+    with pytest.raises(ConfigError, match=r"thesis\.tex/run cannot be made \(Not a directory\)"):
+        runs.require_own_folder(tmp_path / "thesis.tex" / "run", "fit", None)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ("nope", "nope: no such checkpoint; in . there is none"),
+        ("", "ckpt_path: received '', expected the path of a .ckpt file"),
+        ("best", "ckpt_path: received 'best', expected"),
+        ("s3://bucket/a.ckpt", "is a URL: download the file"),
+    ],
+)
+def test_what_is_no_path_of_a_checkpoint_is_refused(checkpoint, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        runs.require_checkpoint(checkpoint)

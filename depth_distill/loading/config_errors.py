@@ -7,16 +7,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from depth_distill.errors import one_line
 from depth_distill.suggestions import did_you_mean
 
 # Lines that only repeat the types, errors or value of the alternatives of a key.
 _NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:|Expected a <class 'NoneType'>|Expected a path but|Given value type"
-    r"|Given value: (Namespace|NestedArg|[{\[])"
+    r"|Given value: (Namespace|NestedArg|[{\[])|Subclass types expect one of:|a class path \(str\)|a dict with(out)? "
 )
 _KEY = re.compile(r'Parser key "(?P<key>.+?)": ?')
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>.+?)': ?")
-_FACTORY = re.compile(r"Type collections\.abc\.Callable.*? expects a function or a callable class: ?")
+_FACTORY = re.compile(r"Type (?:collections\.abc|typing)\.Callable.*? expects a function or a callable class: ?")
 _GOT_CLASS = re.compile(r"\. Got value: Namespace\(class_path='(?P<path>[\w.]+)'.*")
 
 
@@ -35,9 +36,9 @@ def explain(message: str, options: Iterable[str] = (), files: Iterable[Path] = (
         files: configs that were read.
     """
     if message.startswith("Problems parsing config"):
-        return f"{', '.join(map(str, files))}: not valid YAML: {' '.join(message.split(':', 1)[-1].split())}"
+        return f"{', '.join(map(str, files))}: not valid YAML: {one_line(message.split(':', 1)[-1])}"
     names = sorted(set(options))
-    bases = re.findall(r"<class '(depth_distill\.[\w.]+)'>", message)
+    bases = re.findall(r"<class '((?:depth_distill|torch)\.[\w.]+)'>", message)
     statements: dict[str, None] = {}  # an ordered set
     for leaf in _leaves(message):
         statement = _statement(leaf, bases, names)
@@ -45,6 +46,25 @@ def explain(message: str, options: Iterable[str] = (), files: Iterable[Path] = (
             continue
         statements[f"{leaf.key}: {statement}" if leaf.key else statement] = None
     return "; ".join(statements) or message.strip()
+
+
+def explain_interpolation(error: Exception, files: Iterable[Path] = ()) -> str:
+    """An error of OmegaConf about a ``${...}`` as one line.
+
+    Args:
+        error: an error of OmegaConf, or the RecursionError of values that refer to each other.
+        files: configs that were read.
+    """
+    where = ", ".join(map(str, files))
+    statement, *details = str(error).strip().splitlines() or [""]
+    if isinstance(error, RecursionError) or "RecursionError" in statement or "recursion" in statement.lower():
+        statement = "a ${...} refers to itself"
+    if re.search(r"input|token recognition", statement):
+        statement = "this ${...} cannot be read"
+    key = next((line.split(":", 1)[1].strip() for line in details if line.strip().startswith("full_key:")), "")
+    parts = [part for part in (where, re.sub(r"^(fit|validate|test|predict)\.", "", key)) if part]
+    found = ": ".join([*parts, statement.rstrip(".")])
+    return f"{found}; expected ${{KEY}} with a key of the config, such as ${{data.root}}"
 
 
 def _leaves(message: str) -> Iterator[_ErrorLeaf]:
@@ -80,6 +100,10 @@ def _statement(leaf: _ErrorLeaf, bases: Sequence[str], options: Sequence[str]) -
         return f"{class_name} needs '{match[1]}', which is not set; {cure}"
     if match := re.search(r"(?:does not accept option|unrecognized arguments:) '?(?:--)?([\w.]+)", text):
         return f"there is no option '{match[1]}'; {did_you_mean(match[1], options)}"
+    if match := re.match(r"Not a valid subclass of (\w+)", text):
+        return f"expected the class_path and the init_args of a {match[1]}"
+    if re.match(r"argument of type '\w+' is not", text):
+        return "expected the name of a class as class_path"
     text = re.sub(r"Expected a <class '(?:\w+\.)*(\w+)'>", r"expected \1", text)
     text = re.sub(r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1", text)
     return re.sub(r"\. Got value: (.*)", r", got '\1'", text).replace("Given value: ", "got ")

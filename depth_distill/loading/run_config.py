@@ -5,18 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from jsonargparse import ArgumentParser, Namespace
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.data import DepthSplits
 from depth_distill.errors import ConfigError
+from depth_distill.loading.config_errors import explain_interpolation
 from depth_distill.loading.imported import ImportedNetwork
 from depth_distill.loading.parsing import PARSER, parse
 from depth_distill.metrics import BANDS_M
 from depth_distill.models import CodeNetwork
 from depth_distill.quantization.recipe import DEFAULT_RECIPE
 from depth_distill.quantization.simulate.fake_quant import SiteKind
+from depth_distill.yaml_files import read_yaml
 
 NETWORK = "model.init_args.network"
 """Key of the network in a config."""
@@ -102,14 +104,14 @@ def read_config(config: Path) -> dict[str, Any]:
     """The keys of a config, interpolations unresolved; none of a file that holds anything else.
 
     Raises:
-        ConfigError: it does not exist, or is not YAML.
+        ConfigError: see :func:`~depth_distill.yaml_files.read_yaml`; or an interpolation is not closed.
     """
     try:
-        return _mapping(OmegaConf.to_container(OmegaConf.load(config), resolve=False))
-    except FileNotFoundError as error:
-        raise ConfigError(f"{config} does not exist: give the config of a run") from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{config}: not valid YAML: {' '.join(str(error).split())}") from error
+        return _mapping(OmegaConf.to_container(OmegaConf.create(read_yaml(config) or {}), resolve=False))
+    except (OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(explain_interpolation(error, [config])) from error
 
 
 def _plain(value: Any) -> Any:
