@@ -1,7 +1,7 @@
 """The checkpoints of a run: the best, the last, how they are written, and a run folder that was copied."""
 
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from typing_extensions import override
 
 from depth_distill.atomic import atomic_path, remove_partial_files
 from depth_distill.errors import ConfigError
+from depth_distill.models.checkpoints import read_checkpoint
 
 LAST_CHECKPOINT = "last.ckpt"
+_VERSION = "pytorch-lightning_version"  # is in every checkpoint of Lightning's
 
 
 def best_and_last(
@@ -36,7 +38,13 @@ def best_and_last(
         every_n_train_steps: save both this often within an epoch, too.
         train_time_interval: save both this often within an epoch, too.
         best: the other arguments of ``ModelCheckpoint``, for the best.
+
+    Raises:
+        ConfigError: the name of the best is not below that folder.
     """
+    name = PurePath(best.get("filename") or "")
+    if name.is_absolute() or ".." in name.parts:
+        raise ConfigError(f"checkpoint.filename: received {name}, expected a name below the folder of checkpoints")
     often: dict[str, Any] = {"every_n_train_steps": every_n_train_steps, "train_time_interval": train_time_interval}
     checkpoints = [ModelCheckpoint(dirpath, **often, **best)]
     if save_last:
@@ -54,13 +62,15 @@ def best_and_last(
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and rename it; see :func:`~depth_distill.atomic.atomic_path`.
+    """Write a checkpoint beside its place and rename it, and read one without running code of it.
+
+    See :func:`~depth_distill.atomic.atomic_path` and :func:`~depth_distill.models.checkpoints.read_checkpoint`.
 
     Lightning writes to ``$TMPDIR``, and copies where that is on another file system: a process that is killed
     meanwhile leaves an empty file in place of the checkpoint before.
 
     Raises:
-        ConfigError: the file cannot be written, such as on a full disk.
+        ConfigError: the file cannot be written, such as on a full disk; or it cannot be read, or is no checkpoint.
     """
 
     @override
@@ -77,6 +87,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{path}: cannot be written ({cause.strerror}); make room there, and go on from the last checkpoint, "
                 "which is left as it was"
             ) from error
+
+    @override
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        content = read_checkpoint(Path(path))
+        if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict) or _VERSION not in content:
+            raise ConfigError(f"{path} is no checkpoint of a run: expected one that fit wrote, such as last.ckpt")
+        return content
 
 
 class ResumeInPlace(Callback):

@@ -10,8 +10,9 @@ from typing_extensions import override
 
 from depth_distill.callbacks.check_monitors import monitors
 from depth_distill.errors import DivergedError
+from depth_distill.models.finite import first_non_finite_weight
 from depth_distill.tasks import MetricDepthTask
-from depth_distill.tasks.finite import diverged, first_non_finite, first_non_finite_weight
+from depth_distill.tasks.finite import diverged, first_non_finite
 from depth_distill.types import DepthBatch
 
 _ALWAYS_CHECKED = ("val/loss", "val/abs_rel", "vendor/abs_rel")

@@ -14,6 +14,9 @@ from depth_distill.data.validation import check_scale
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRange, DepthSample
 
+_LARGEST_SEED = 2**32 - 1  # of NumPy
+_LARGEST_SIDE = 16_384  # an image of that size has 3 GB in float32
+
 
 class DepthSplits:
     """Data sets by purpose, with loaders for evaluation and calibration. Splits that no stage needs are never read.
@@ -40,7 +43,7 @@ class DepthSplits:
             views. With a few views, the teacher's outputs can be cached.
 
     Raises:
-        ConfigError: ``views`` is below 1, or an ``image_std`` is not positive.
+        ConfigError: a number is too small or too large, or an ``image_std`` is not positive.
     """
 
     def __init__(
@@ -62,8 +65,16 @@ class DepthSplits:
         seed: int = 0,
         views: int | None = None,
     ) -> None:
-        if views is not None and views < 1:
-            raise ConfigError(f"data.views: received {views}, expected at least 1")
+        least = {"batch_size": 1, "num_workers": 0, "calibration_size": 1, "views": 1, "seed": 0}
+        for key, value in zip(least, (batch_size, num_workers, calibration_size, views, seed), strict=True):
+            if value is not None and value < least[key]:
+                raise ConfigError(f"data.{key}: received {value}, expected at least {least[key]}")
+        if seed > _LARGEST_SEED:
+            raise ConfigError(f"data.seed: received {seed}, expected at most {_LARGEST_SEED}")
+        if min(image_size) < 1 or max(image_size) > _LARGEST_SIDE:
+            raise ConfigError(
+                f"data.image_size: received {list(image_size)}, expected height and width of 1 to {_LARGEST_SIDE}"
+            )
         if not all(std > 0 for std in image_std):
             raise ConfigError(f"data.image_std: received {list(image_std)}, expected positive numbers")
         super().__init__()
@@ -157,7 +168,13 @@ class DepthSplits:
         )
 
     def _training_view(self, sample: DepthSample, index: int) -> DepthBatch:
-        return self._to_batch(self.augment(sample), index)
+        view = self.augment(sample)
+        if tuple(view.image.shape) != (3, *self.image_size):
+            raise ConfigError(
+                f"data.augment makes an image of {' x '.join(map(str, view.image.shape[-2:]))}, expected "
+                f"{' x '.join(map(str, self.image_size))}, as data.image_size says: let its transforms keep the size"
+            )
+        return self._to_batch(view, index)
 
     def _to_batch(self, sample: DepthSample, index: int) -> DepthBatch:
         return DepthBatch(

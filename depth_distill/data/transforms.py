@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, building
 from depth_distill.types import DepthSample
 
 
@@ -82,7 +82,11 @@ class RandomZoom(v2.Transform):
 
 
 class Augment(nn.Module):
-    """Apply v2 transforms to a sample in sequence, all drawing from torch's generator."""
+    """Apply v2 transforms to a sample in sequence, all drawing from torch's generator.
+
+    Raises:
+        ConfigError: when it is called, where one of them is not a transform of image, depth and mask.
+    """
 
     def __init__(self, transforms: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -92,7 +96,7 @@ class Augment(nn.Module):
         """The transformed sample."""
         maps = (tv_tensors.Image(sample.image), tv_tensors.Mask(sample.depth_m), tv_tensors.Mask(sample.valid))
         for transform in self.transforms:
-            maps = transform(*maps)
+            maps = _transformed(transform, maps)
         return DepthSample(*(x.as_subclass(Tensor) for x in maps))
 
 
@@ -112,6 +116,19 @@ class Normalize(nn.Module):
         """Convert normalized ``(..., 3, H, W)`` float32 back to [0, 1]."""
         shape = (3, 1, 1)
         return (image * image.new_tensor(self.std).view(shape) + image.new_tensor(self.mean).view(shape)).clamp(0, 1)
+
+
+def _transformed(transform: nn.Module, maps: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    name = type(transform).__name__
+    with building(f"data.augment: a view of image, depth and mask by {name}"):
+        found: tuple[Tensor, Tensor, Tensor] = transform(*maps)
+    is_good = isinstance(found, tuple) and len(found) == len(maps) and all(isinstance(x, Tensor) for x in found)
+    if not is_good or len({x.shape[-2:] for x in found}) != 1:
+        raise ConfigError(
+            f"data.augment: {name} returns something else than an image, a depth map and a mask of one size; expected "
+            "a transform of torchvision.transforms.v2"
+        )
+    return found
 
 
 def _resize_nearest(x: Tensor, size: list[int]) -> Tensor:

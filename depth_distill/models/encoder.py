@@ -6,7 +6,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, one_line
 from depth_distill.suggestions import did_you_mean
 
 
@@ -36,7 +36,7 @@ def build_encoder(name: str, pretrained: bool = False, weights: Path | str | Non
         raise ConfigError(f"timm's {name} cannot return a feature pyramid (features_only): {error}") from error
     except Exception as error:
         if weights is not None:
-            raise ConfigError(f"{weights} does not hold weights of {name}: {error}") from error
+            raise ConfigError(f"{weights} does not hold weights of {name}: {one_line(error)}") from error
         if pretrained:
             raise ConfigError(
                 f"could not download timm's weights of {name} ({error}); without network access, download the file "

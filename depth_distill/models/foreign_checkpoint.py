@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, one_line
 from depth_distill.models.found_tensors import dictionaries_of_tensors, loaded, unknown_objects
 from depth_distill.models.inert_pickle import UnreadableError
 from depth_distill.models.stored_values import Storage
@@ -134,9 +134,9 @@ def difference(tensors: Mapping[str, Tensor], network: nn.Module) -> str | None:
     ]
     if not missing and not unexpected and not shapes:
         return None
-    parts = [f"{len(missing)} of {len(own)} keys are missing ({_first(missing)})"] if missing else []
-    parts += [f"{len(unexpected)} of {len(tensors)} are unexpected ({_first(unexpected)})"] if unexpected else []
-    parts += [f"{len(shapes)} have another shape ({_first(shapes)})"] if shapes else []
+    parts = [f"{len(missing)} of {len(own)} keys are missing ({first_names(missing)})"] if missing else []
+    parts += [f"{len(unexpected)} of {len(tensors)} are unexpected ({first_names(unexpected)})"] if unexpected else []
+    parts += [f"{len(shapes)} have another shape ({first_names(shapes)})"] if shapes else []
     likely = _likely_prefixes(tensors, network)
     if likely:
         best, (count, _) = next(iter(likely.items()))
@@ -145,7 +145,8 @@ def difference(tensors: Mapping[str, Tensor], network: nn.Module) -> str | None:
     return "; ".join(parts)
 
 
-def _first(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
+    """The first three names, and dots for more."""
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
@@ -190,7 +191,7 @@ def _behind_prefix(state: ForeignState, network: nn.Module, prefix: str) -> Matc
     left = [name for name in tensors if not name.startswith(prefix)]
     if left:
         parts = list(dict.fromkeys(f"{name.split('.')[0]}." for name in left))
-        notes = (*notes, f"{len(left)} keys of other parts were left: {_first(parts)}")
+        notes = (*notes, f"{len(left)} keys of other parts were left: {first_names(parts)}")
     return Matched(chosen, prefix, notes)
 
 
@@ -237,7 +238,7 @@ def read_content(path: Path) -> Any:
         try:
             return read_inert(path)
         except (UnreadableError, OSError) as error:
-            why = error if isinstance(reason, pickle.UnpicklingError) else str(reason).partition("\n")[0]
+            why = one_line(error if isinstance(reason, pickle.UnpicklingError) else reason, 200).partition(". ")[0]
             raise ConfigError(f"{path} cannot be read as a checkpoint ({why}): is it truncated?") from error
 
 

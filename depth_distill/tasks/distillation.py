@@ -20,6 +20,7 @@ from depth_distill.losses.loss_weighting import FixedWeights
 from depth_distill.metrics import BANDS_M
 from depth_distill.models import CodeNetwork
 from depth_distill.models.checkpoints import load_weights
+from depth_distill.models.foreign_checkpoint import first_names
 from depth_distill.tasks.layer_pairs import FindLayers, LayerPair, ResolvedPair, check_maps, resolve
 from depth_distill.tasks.metric_depth import MetricDepthTask
 from depth_distill.tasks.schedules import LRSchedulerFactory
@@ -332,8 +333,7 @@ class DistillationTask(MetricDepthTask):
         missing = [key for key in found.missing_keys if not key.startswith(_NOT_SAVED)]
         unexpected = [key for key in found.unexpected_keys if self.stage == "fit" or not key.startswith(_TRAINING_ONLY)]
         if strict and (missing or unexpected):
-            raise RuntimeError(
-                f"Error(s) in loading state_dict for {type(self).__name__}:\n"
-                f"Missing key(s): {', '.join(missing) or 'none'}. Unexpected key(s): {', '.join(unexpected) or 'none'}."
-            )
+            parts = [f"{len(missing)} keys are missing ({first_names(missing)})"] if missing else []
+            parts += [f"{len(unexpected)} are unexpected ({first_names(unexpected)})"] if unexpected else []
+            raise self._other_network(state_dict, "; ".join(parts))
         return found

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from depth_distill.errors import DivergedError
-from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
+from depth_distill.models.finite import first_non_finite_weight
 
 
 def diverged(task: LightningModule, what: str, first: str | None) -> DivergedError:
@@ -24,26 +24,6 @@ def diverged(task: LightningModule, what: str, first: str | None) -> DivergedErr
         f"epoch {task.current_epoch}, step {task.global_step}: {found}; try a lower learning rate or "
         "trainer.gradient_clip_val. Checkpoints are those of before"
     )
-
-
-def first_non_finite_weight(module: nn.Module, statistics: bool = True) -> str | None:
-    """Name of the first weight that holds a NaN or an infinity; None if all are finite.
-
-    Args:
-        module: network or task.
-        statistics: whether running statistics are looked at, too. A forward pass in training mode does not use them,
-            but leaves what was not finite in it there.
-    """
-    for prefix, each in module.named_modules():
-        if isinstance(each, FakeQuantizer) and not each.has_range:
-            continue  # its scale is NaN until it is calibrated
-        weights = list(each.named_parameters(recurse=False))
-        if statistics:
-            weights += [(name, value) for name, value in each.named_buffers(recurse=False) if "running" in name]
-        for name, value in weights:
-            if not bool(value.isfinite().all()):
-                return f"{prefix}.{name}" if prefix else name
-    return None
 
 
 def first_non_finite(network: nn.Module, image: Tensor) -> str | None:

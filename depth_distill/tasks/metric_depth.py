@@ -1,7 +1,8 @@
 """What all tasks share: checks of the data, evaluation in metres, the optimizer. Each task adds what is minimized."""
 
 import copy
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +14,16 @@ from torch.optim import AdamW
 from typing_extensions import override
 
 from depth_distill.device import full_precision
-from depth_distill.errors import ConfigError, DataError
+from depth_distill.errors import ConfigError, DataError, building, one_line
 from depth_distill.metrics import BANDS_M, DepthMetrics
 from depth_distill.models import CodeNetwork
+from depth_distill.models.checkpoints import CODEC, codec_description, require_finite, require_same_codec
+from depth_distill.models.foreign_checkpoint import difference
 from depth_distill.tasks.finite import diverged, first_non_finite
-from depth_distill.tasks.schedules import LRSchedulerFactory
+from depth_distill.tasks.schedules import LRSchedulerFactory, built_scheduler
 from depth_distill.types import DepthBatch
+
+_STATE_OF_A_RUN = {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
 
 
 class MetricDepthTask(LightningModule):
@@ -154,11 +159,56 @@ class MetricDepthTask(LightningModule):
     @override
     def configure_optimizers(self) -> Any:
         """The injected optimizer, and its scheduler if there is one."""
-        optimizer = self.optimizer(self._parameter_groups())
+        with building("the optimizer"):
+            optimizer = self.optimizer(self._parameter_groups())
+        for group in optimizer.param_groups:
+            if not 0 < float(group["lr"]) < math.inf:
+                raise ConfigError(f"the optimizer's lr: received {group['lr']}, expected a positive number")
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        scheduler = built_scheduler(self.lr_scheduler, optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what the codes mean."""
+        checkpoint[CODEC] = codec_description(self.network)
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another codec, and to resume from one that holds weights alone."""
+        require_same_codec(self._checkpoint_path, checkpoint.get(CODEC), self.network, "the config")
+        is_run = checkpoint.keys() >= _STATE_OF_A_RUN and (self.lr_scheduler is None or checkpoint["lr_schedulers"])
+        if self.stage == "fit" and not is_run:
+            raise ConfigError(
+                f"{self._checkpoint_path} holds weights but no state of a run (optimizer, schedule, progress), so "
+                "nothing can be resumed from it: give a last.ckpt"
+            )
+
+    @override
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load the weights.
+
+        Raises:
+            ConfigError: they are of another network or not finite.
+        """
+        try:
+            found = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            raise self._other_network(state_dict, str(error)) from error
+        require_finite(self._checkpoint_path, self.network)
+        return found
+
+    def _other_network(self, state_dict: Mapping[str, Any], found: str) -> ConfigError:
+        """The error of weights that do not fit; ``found`` is said where the network itself fits."""
+        prefix = "network."
+        tensors = {name.removeprefix(prefix): each for name, each in state_dict.items() if name.startswith(prefix)}
+        wrong = difference(tensors, self.network) or one_line(found)
+        return ConfigError(f"{self._checkpoint_path} is of another network than the config describes: {wrong}")
+
+    @property
+    def _checkpoint_path(self) -> str:
+        return str((self._trainer and self._trainer.ckpt_path) or "the checkpoint")
 
     def in_full_precision(self, image: Tensor) -> Tensor:
         """Depth in metres, in float32 whatever the training precision: it is the baseline of all comparisons.

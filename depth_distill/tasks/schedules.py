@@ -1,12 +1,13 @@
 """Learning-rate schedules that are stepped once per optimizer step."""
 
+import inspect
 import math
 from collections.abc import Callable
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, building
 
 LRSchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 """Builds a scheduler for an optimizer and a total number of steps.
@@ -14,6 +15,34 @@ LRSchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 Any torch scheduler whose second argument is a number of steps can be used: ``CosineAnnealingLR`` (``T_max``),
 ``PolynomialLR`` (``total_iters``), and :class:`WarmupCosineLR`.
 """
+
+_TOTALS = ("total_steps", "T_max", "total_iters")  # what torch calls the number of steps of a run
+
+
+def built_scheduler(factory: LRSchedulerFactory, optimizer: Optimizer, steps: float) -> LRScheduler:
+    """The scheduler of a run.
+
+    Args:
+        factory: see :data:`LRSchedulerFactory`.
+        optimizer: its optimizer.
+        steps: number of optimizer steps of the whole run.
+
+    Raises:
+        ConfigError: the run has no end, or the second argument of a scheduler of torch is no number of steps: a
+            ``StepLR`` would never step.
+    """
+    if not math.isfinite(steps):
+        raise ConfigError("a learning-rate schedule needs to know the end of the run: set trainer.max_epochs")
+    with building("the lr_scheduler"):
+        scheduler = factory(optimizer, int(steps))
+    kind = type(scheduler)
+    second = list(inspect.signature(kind).parameters)[1]
+    if kind.__module__.startswith("torch.") and second not in _TOTALS:
+        raise ConfigError(
+            f"lr_scheduler: the second argument of {kind.__name__} is {second}, not the number of steps of the run; "
+            "expected WarmupCosineLR, CosineAnnealingLR or PolynomialLR"
+        )
+    return scheduler
 
 
 class WarmupCosineLR(LambdaLR):

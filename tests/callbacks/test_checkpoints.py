@@ -189,3 +189,18 @@ def test_checkpoints_of_a_run_go_through_it(tmp_path, other_file_system):
     again = trainer(tmp_path, epochs=2, plugins=[AtomicCheckpointIO()])
     again.fit(task(), datamodule(), ckpt_path=other_file_system / "last.ckpt", weights_only=True)
     assert again.global_step == 8
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"a": 1}, {"state_dict": {}}, {"state_dict": [], "pytorch-lightning_version": "2"}]
+)
+def test_what_fit_did_not_write_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(ConfigError, match=r"x\.ckpt is no checkpoint of a run"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x/{epoch}"])
+def test_the_best_lie_in_the_folder_of_checkpoints(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"checkpoint\.filename: .* expected a name below the folder of checkpoints"):
+        best_and_last(tmp_path, filename=name)

@@ -7,6 +7,7 @@ from torchvision.transforms import v2
 from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import DepthRange
+from tests.callbacks import small_run
 from tests.data.constant_depth import ConstantDepth
 
 
@@ -140,3 +141,67 @@ def test_depth_in_the_wrong_unit_is_caught_at_set_up():
     in_millimetres.depth_scale = 1.0
     with pytest.raises(DataError, match="depth_scale 1000 was probably meant"):
         datamodule(train=in_millimetres).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch_size", 0),
+        ("num_workers", -1),
+        ("calibration_size", 0),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("image_size", (0, 0)),
+        ("image_size", (-32, 64)),
+        ("image_size", (32, 3_200_000)),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_name(key, value):
+    with pytest.raises(ConfigError, match=rf"^data\.{key}: received \[?{str(value).strip('()')}\]?, expected"):
+        datamodule(**{key: value})
+
+
+def test_an_augmentation_that_changes_the_size_is_refused():
+    data = datamodule(augment=[v2.Resize((5, 7))])
+    with pytest.raises(ConfigError, match=r"data\.augment makes an image of 5 x 7, expected 32 x 32"):
+        next(iter(data.train_dataloader()))
+
+
+def test_a_crop_that_is_enlarged_again_is_not():
+    data = datamodule(augment=[v2.RandomCrop(16), v2.Resize((32, 32))])
+    assert next(iter(data.train_dataloader())).image.shape == (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"batch_size": 2}, "a run with data.batch_size 4, but this one has 2: resume with 4"),
+        ({"train": ConstantDepth(8)}, "a run with samples in data.train 16, but this one has 8"),
+        ({"seed": 5}, "a run with data.seed 0, but this one has 5"),
+    ],
+)
+def test_a_run_is_resumed_with_the_same_batches(tmp_path, changed, message):
+    run = small_run.trainer(tmp_path)
+    run.fit(small_run.task(), small_run.datamodule())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again = small_run.trainer(tmp_path, epochs=2)
+    with pytest.raises(ConfigError, match=message):
+        again.fit(small_run.task(), small_run.datamodule(**changed), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert again.global_step == 0
+    # An evaluation may have any batches.
+    again.validate(
+        small_run.task(),
+        small_run.datamodule(**changed),
+        ckpt_path=tmp_path / "a.ckpt",
+        weights_only=True,
+        verbose=False,
+    )
+
+
+def test_a_run_with_other_accumulation_is_not_resumed(tmp_path):
+    run = small_run.trainer(tmp_path)
+    run.fit(small_run.task(), small_run.datamodule())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again = small_run.trainer(tmp_path, epochs=2, accumulate_grad_batches=2)
+    with pytest.raises(ConfigError, match=r"trainer\.accumulate_grad_batches 1, but this one has 2"):
+        again.fit(small_run.task(), small_run.datamodule(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)

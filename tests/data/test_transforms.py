@@ -87,3 +87,15 @@ def test_normalize_and_back():
     normalized = normalize(image)
     assert normalized[0, 0, 0, 0].item() == pytest.approx((image[0, 0, 0, 0].item() / 255 - 0.485) / 0.229, abs=1e-5)
     torch.testing.assert_close(normalize.inverse(normalized), image / 255, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("transform", [torch.nn.Flatten(), torch.nn.Linear(1, 1)])
+def test_what_takes_no_image_depth_and_mask_is_refused_by_name(transform):
+    name = type(transform).__name__
+    with pytest.raises(ConfigError, match=rf"data\.augment: a view of image, depth and mask by {name} cannot be built"):
+        Augment([transform])(sample())
+
+
+def test_what_returns_no_image_depth_and_mask_is_refused_by_name():
+    with pytest.raises(ConfigError, match=r"data\.augment: ToPILImage returns something else than an image"):
+        Augment([v2.ToPILImage()])(sample())

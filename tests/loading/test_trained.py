@@ -175,8 +175,14 @@ def test_the_config_that_fit_was_given_serves_as_well_as_the_resolved_one(distil
     resolved, found = load_run(checkpoint), load_run(checkpoint, tmp_path / "short.yaml")
     same_weights(found.network.state_dict(), resolved.network.state_dict())
     assert found.data.seed == 3
-    far = load_run(checkpoint, tmp_path / "short.yaml", ["--data.depth_range.max_m", "10"])
+    far = build_untrained(tmp_path / "short.yaml", ["--data.depth_range.max_m", "10"])
     assert far.network.depth_range.max_m == far.data.depth_range.max_m == 10
+
+
+def test_a_checkpoint_of_another_codec_is_refused(checkpoint):
+    overrides = ["--data.depth_range.max_m", "10", "--model.init_args.network.init_args.depth_range.max_m", "10"]
+    with pytest.raises(ConfigError, match=r"another codec .* \(max_depth_m is 15\.0 there and 10\.0 here\)"):
+        load_run(checkpoint, overrides=overrides)
 
 
 def test_data_and_model_may_be_files_beside_the_config(checkpoint, tmp_path):

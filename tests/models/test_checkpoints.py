@@ -10,8 +10,15 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.models import DepthNet, IntegerFractionalHead, load_encoder_decoder
-from depth_distill.models.checkpoints import load_weights, recorded_recipe
+from depth_distill.models.checkpoints import (
+    CODEC,
+    codec_description,
+    load_weights,
+    read_checkpoint,
+    recorded_recipe,
+)
 from depth_distill.models.encoder import build_encoder
+from depth_distill.types import DepthRange
 
 SMALL = {"encoder": "mobilenetv3_small_050", "decoder_channels": (16, 16, 8, 8, 8)}
 
@@ -187,3 +194,55 @@ def test_the_message_about_another_network_is_short(tmp_path):
     with pytest.raises(ConfigError) as raised:
         load_weights(network(), saved(tmp_path, big.state_dict()))
     assert len(str(raised.value)) < 500 + len(str(tmp_path))
+
+
+def test_a_weight_that_is_not_finite_is_named(checkpoint):
+    trained, path = checkpoint
+    name = next(iter(trained.state_dict()))
+    trained.state_dict()[name].fill_(torch.nan)
+    torch.save({"state_dict": trained.state_dict()}, path)
+    with pytest.raises(
+        ConfigError, match=rf"single\.ckpt: the weight {name} is not finite: give an earlier checkpoint"
+    ):
+        load_weights(DepthNet(**SMALL), path)
+
+
+def test_a_checkpoint_of_another_codec_is_refused_with_what_differs(tmp_path):
+    network = DepthNet(**SMALL)
+    path = tmp_path / "a.ckpt"
+    torch.save({"state_dict": network.state_dict(), CODEC: codec_description(network)}, path)
+    load_weights(DepthNet(**SMALL), path)
+    with pytest.raises(ConfigError, match=r"another codec .* gives \(max_depth_m is 15\.0 there and 10\.0 here\)"):
+        load_weights(DepthNet(**SMALL, depth_range=DepthRange(0.5, 10.0)), path)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b""), r"\(EOFError.*\): is it truncated\?"),
+        (lambda path: path.write_text("hello"), r"is it truncated\?"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": Evil()}, protocol=2)), "which are not unpickled"),
+        (lambda path: torch.save({"a": Evil()}, path), "which are not unpickled"),
+        (lambda path: path.mkdir(), "is a folder, expected a checkpoint in it"),
+    ],
+)
+def test_what_cannot_be_read_is_one_short_line_and_never_runs(write, message, tmp_path, capsys):
+    path = tmp_path / "x.ckpt"
+    write(path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(path))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_is_cut_short_is_named(checkpoint):
+    _, path = checkpoint
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ConfigError, match=r"single\.ckpt cannot be read as a checkpoint \(.*\): is it truncated\?"):
+        read_checkpoint(path)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, PolynomialLR, StepLR
 
 from depth_distill.errors import ConfigError
-from depth_distill.tasks.schedules import WarmupCosineLR
+from depth_distill.tasks.schedules import WarmupCosineLR, built_scheduler
 
 
 def rates(steps, **kwargs):
@@ -34,3 +35,23 @@ def test_the_end_is_a_share_of_the_peak():
 def test_shares_outside_their_interval_are_refused(wrong):
     with pytest.raises(ConfigError, match="share"):
         rates(10, **wrong)
+
+
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+
+
+@pytest.mark.parametrize("factory", [StepLR, ExponentialLR])
+def test_a_scheduler_that_takes_something_else_than_steps_is_refused(factory):
+    with pytest.raises(ConfigError, match=f"the second argument of {factory.__name__} is .*, not the number of steps"):
+        built_scheduler(factory, optimizer(), 100)
+
+
+@pytest.mark.parametrize("factory", [WarmupCosineLR, CosineAnnealingLR, PolynomialLR])
+def test_those_that_take_the_number_of_steps_are_built(factory):
+    assert isinstance(built_scheduler(factory, optimizer(), 100), factory)
+
+
+def test_a_run_without_an_end_has_no_schedule():
+    with pytest.raises(ConfigError, match=r"set trainer\.max_epochs"):
+        built_scheduler(WarmupCosineLR, optimizer(), float("inf"))
