@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from depth_distill.errors import user_error_in
+from depth_distill.errors import one_line, user_error_in
 
 USAGE = 2
 """Something that the person can mend; 0 is success, 1 a fault or a verdict."""
@@ -13,22 +13,24 @@ TERMINATED = 143
 """As a shell reports a process that SIGTERM ended."""
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
 def exit_code(run: Callable[[], int | None]) -> int:
     """What ``run`` returns, 0 for None; 2, with a message, where it fails by something that a person can mend.
 
-    Where Ctrl-C ended it, 130, also inside of Lightning's trainer, which would exit with 1.
+    That is an error of ours, a file or folder that cannot be read or written, and too little memory. Where Ctrl-C ended
+    it, 130, also inside of Lightning's trainer, which would exit with 1.
     """
     try:
         return run() or 0
-    except ValueError as error:
-        cause = user_error_in(error)
-        if cause is None:
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        message = _message(error)
+        if message is None:
             raise
         from rich.console import Console
         from rich.text import Text
 
-        # From a loader worker the message arrives below the worker's traceback.
-        message = str(cause).rsplit(f"{type(cause).__name__}: ")[-1].strip()
         Console(stderr=True).print(Text("error: ", style="red").append(message, style="default"), soft_wrap=True)
         return USAGE
     except KeyboardInterrupt:
@@ -38,3 +40,18 @@ def exit_code(run: Callable[[], int | None]) -> int:
         if isinstance(error.__context__, KeyboardInterrupt):
             return INTERRUPTED
         raise
+
+
+def _message(error: Exception) -> str | None:
+    """What a person can do about an error, in one line; None where it is a fault of this package."""
+    cause = user_error_in(error)
+    if cause is not None:
+        # From a loader worker the message arrives below the worker's traceback.
+        return " ".join(str(cause).rsplit(f"{type(cause).__name__}: ")[-1].split())
+    if isinstance(error, OSError) and error.strerror:
+        file = f"{error.filename}: " if error.filename is not None else ""
+        return f"{file}{error.strerror}; check the path, its permissions and the space on that disk"
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+        last = one_line(str(error).strip().rpartition("\n")[2], 160)
+        return f"there is not enough memory ({last}); lower data.batch_size, data.image_size or data.num_workers"
+    return None

@@ -1,5 +1,7 @@
 """exit_code: what a person can mend is a message and 2; the rest is raised."""
 
+import errno
+import os
 import sys
 
 import pytest
@@ -70,3 +72,41 @@ def test_what_is_our_fault_is_raised(error):
 
     with pytest.raises(type(error), match=str(error)):
         exit_code(work)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path, capsys):
+    def work():
+        (tmp_path / "a.txt").mkdir()
+        (tmp_path / "a.txt").write_text("")
+
+    assert exit_code(work) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'a.txt'}: Is a directory; check the path")
+
+
+def test_a_full_disk_is_one_line(capsys):
+    def work():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert exit_code(work) == 2
+    assert capsys.readouterr().err.startswith("error: No space left on device; check")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 22.9 TiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0.\nDefaultCPUAllocator: can't allocate memory: 3 bytes"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_the_options_to_lower(error, capsys):
+    def work():
+        raise error
+
+    assert exit_code(work) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: there is not enough memory (")
+    assert "lower data.batch_size" in printed
+    assert printed.count("\n") == 1
