@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from depth_distill.display.pictures import PanelRow, depth_panel, save_figure
+from depth_distill.errors import ConfigError
 from depth_distill.types import DepthBatch
 
 
@@ -21,9 +22,15 @@ class DepthPanels(Callback):
     Args:
         count: number of samples per panel.
         every_n_epochs: number of epochs of ``fit`` per panel; the last epoch always gets one. With 0 none is drawn.
+
+    Raises:
+        ConfigError: one of them is negative.
     """
 
     def __init__(self, count: int = 4, every_n_epochs: int = 5) -> None:
+        for key, value in (("count", count), ("every_n_epochs", every_n_epochs)):
+            if value < 0:
+                raise ConfigError(f"panels.{key}: received {value}, expected 0 or more")
         self.count = count
         self.every_n_epochs = every_n_epochs
         self._wanted: set[int] = set()

@@ -86,6 +86,8 @@ class FakeQuant(Callback):
         high_precision_layers: Path | Sequence[str] = (),
         high_precision: HighPrecisionFormat = "fp16",
     ) -> None:
+        if start_epoch < 0:
+            raise ConfigError(f"start_epoch is {start_epoch}, expected 0 or more")
         if freeze_epoch is not None and freeze_epoch <= start_epoch:
             raise ConfigError(
                 f"freeze_epoch is {freeze_epoch}, but ranges are first measured at start_epoch {start_epoch}: "

@@ -1,5 +1,6 @@
 """Files with the predictions of ``predict``."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from depth_distill.display.pictures import PanelRow, depth_panel, save_depth_png, save_figure
+from depth_distill.errors import ConfigError
 from depth_distill.types import DepthBatch
 
 
@@ -22,10 +24,15 @@ class PredictionWriter(BasePredictionWriter):
     Args:
         depth_scale: units per metre of the 16-bit PNG.
         panels: whether to draw the colour panels (about 0.2 s per image).
+
+    Raises:
+        ConfigError: ``depth_scale`` is not positive.
     """
 
     def __init__(self, depth_scale: float = 1000.0, panels: bool = True) -> None:
         super().__init__("batch")
+        if not 0 < depth_scale < math.inf:
+            raise ConfigError(f"predictions.depth_scale: received {depth_scale}, expected a positive number")
         self.depth_scale = depth_scale
         self.panels = panels
 

@@ -1,5 +1,6 @@
 """A weighted sum of named losses."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -18,7 +19,8 @@ class CompositeLoss(nn.Module):
         weights: weight per term; 1 by default.
 
     Raises:
-        ConfigError: there are no terms, a term is named ``total``, or a weight belongs to an unknown term.
+        ConfigError: there are no terms, a term is named ``total``, a weight belongs to an unknown term or is
+            negative, or all are 0.
     """
 
     def __init__(self, terms: dict[str, nn.Module], weights: Mapping[str, float] | None = None) -> None:
@@ -28,8 +30,11 @@ class CompositeLoss(nn.Module):
         for name in weights or {}:
             if name not in terms:
                 raise ConfigError(f"weights has {name!r}, but there is no such term; {did_you_mean(name, terms)}")
+        given = {name: float((weights or {}).get(name, 1.0)) for name in terms}
+        if not all(0 <= weight < math.inf for weight in given.values()) or not any(given.values()):
+            raise ConfigError(f"weights of a loss are numbers of 0 or more, and not all 0; received {given}")
         self.terms = nn.ModuleDict(terms)
-        self.weights = {name: float((weights or {}).get(name, 1.0)) for name in terms}
+        self.weights = given
 
     def forward(self, *arguments: Tensor | nn.Module) -> dict[str, Tensor]:
         """Every term by name, unweighted, and their weighted sum as ``total``."""

@@ -72,7 +72,8 @@ class UNetDecoder(nn.Module):
         padding: ``zeros`` or ``reflect``.
 
     Raises:
-        ConfigError: ``channels`` does not have one entry per pyramid level, or activation, norm or padding is unknown.
+        ConfigError: ``channels`` does not have one positive entry per pyramid level, or activation, norm or padding is
+            unknown.
     """
 
     def __init__(
@@ -90,6 +91,8 @@ class UNetDecoder(nn.Module):
                 f"the decoder needs one entry of channels per pyramid level: the encoder has {len(encoder_channels)} "
                 f"levels (strides {list(encoder_strides)}), channels has {len(channels)}"
             )
+        if min(channels) < 1:
+            raise ConfigError(f"decoder_channels: received {list(channels)}, expected numbers of 1 or more")
         for value, choices, key in (
             (activation, get_args(Activation), "activation"),
             (norm, get_args(Norm), "norm"),

@@ -99,3 +99,31 @@ def test_the_names_of_a_distillation_are_those_that_it_logs(tmp_path, kwargs):
     run = trainer(tmp_path, FeatureHooks(), Collect())
     run.fit(task(**kwargs), datamodule())
     assert logged(run) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"limit_val_batches": 0}, "trainer.limit_val_batches is 0"),
+        ({"check_val_every_n_epoch": 5}, "trainer.check_val_every_n_epoch is 5 and trainer.max_epochs 1"),
+    ],
+)
+def test_a_metric_of_a_validation_that_never_comes_is_found_before_the_first_step(tmp_path, options, why):
+    keepers = best_and_last(tmp_path, monitor="val/abs_rel")
+    run = trainer(tmp_path, CheckMonitors(), *keepers, **options)
+    with pytest.raises(ConfigError, match=rf"monitors 'val/abs_rel', but this run never validates, because {why}"):
+        run.fit(task(), datamodule())
+    assert run.global_step == 0
+
+
+def test_without_validation_a_metric_of_training_is_monitored(tmp_path):
+    keepers = best_and_last(tmp_path, monitor="train/loss")
+    run = trainer(tmp_path, CheckMonitors(), *keepers, limit_val_batches=0)
+    run.fit(task(), datamodule())
+    assert (tmp_path / "last.ckpt").is_file()
+
+
+def test_a_metric_in_the_name_of_checkpoints_that_nothing_logs_is_found(tmp_path):
+    with pytest.raises(ConfigError, match=r"checkpoint\.filename has \{val/absrel\}, .* did you mean 'val/abs_rel'"):
+        fit(tmp_path, "val/abs_rel", filename="{epoch:03d}-{val/absrel:.4f}")
+    assert fit.steps == 0

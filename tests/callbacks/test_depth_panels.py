@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from depth_distill.callbacks import DepthPanels, depth_panels
+from depth_distill.errors import ConfigError
 from tests.callbacks.small_run import datamodule, task, trainer
 from tests.data.constant_depth import ConstantDepth
 
@@ -65,3 +66,9 @@ def test_a_row_holds_the_image_the_truth_and_the_prediction_of_its_sample(tmp_pa
         expected = fitted(data.evaluation_view("val")[5].image[None])[0]
     # A batch of 2 and one of 1 may be convolved in another order.
     torch.testing.assert_close(row.prediction_m, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["count", "every_n_epochs"])
+def test_less_than_none_is_refused(key):
+    with pytest.raises(ConfigError, match=rf"panels\.{key}: received -1, expected 0 or more"):
+        DepthPanels(**{key: -1})

@@ -24,3 +24,9 @@ def test_a_weight_without_a_term_names_the_nearest_term():
 def test_no_terms_or_a_term_named_total_are_refused(terms):
     with pytest.raises(ConfigError, match="total"):
         CompositeLoss(terms)
+
+
+@pytest.mark.parametrize("weights", [{"a": -1.0}, {"a": float("nan")}, {"a": float("inf")}, {"a": 0.0}])
+def test_weights_that_are_negative_not_finite_or_all_zero_are_refused(weights):
+    with pytest.raises(ConfigError, match="numbers of 0 or more, and not all 0; received"):
+        CompositeLoss({"a": L1Loss()}, weights)
