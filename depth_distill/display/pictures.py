@@ -39,8 +39,9 @@ class PanelRow(NamedTuple):
 def depth_panel(rows: Sequence[PanelRow]) -> Figure:
     """A figure with one row per image: image, ground truth, prediction, absolute error, with colour bars in metres.
 
-    Ground truth and prediction of a row share one logarithmic colour scale. Pixels without ground truth are grey;
-    points of a sparse map, such as a LiDAR scan, are drawn up to 5 pixels wide.
+    Ground truth and prediction of a row share one logarithmic colour scale. Pixels without ground truth are grey, and
+    so are predictions that are not finite, of which the title has the share; points of a sparse map, such as a LiDAR
+    scan, are drawn up to 5 pixels wide.
     """
     columns = 4 if any(row.depth_m is not None for row in rows) else 2
     height, width = rows[0].image.shape[-2:]
@@ -66,10 +67,10 @@ def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Figure:
             ax.set_axis_off()
         row_axes[0].imshow(_array(image).transpose(1, 2, 0))
         scale = _depth_scale(_array(float_m)[0])
-        _draw_map(row_axes[1], _array(float_m)[0], scale, "FP32 [m]")
-        _draw_map(row_axes[2], _array(other_m)[0], scale, "INT8 [m]")
+        _draw_map(row_axes[1], _array(float_m)[0], scale, "FP32 [m]", complete=True)
+        _draw_map(row_axes[2], _array(other_m)[0], scale, "INT8 [m]", complete=True)
         error_mm = 1000 * np.abs(_array(other_m)[0] - _array(float_m)[0])
-        worst = max(float(np.percentile(error_mm, 99)), 1.0)
+        worst = max(_percentile(error_mm, 99, 0.0), 1.0)
         _draw_map(row_axes[3], error_mm, Normalize(0.0, worst), f"|INT8 - FP32| [mm], mean {error_mm.mean():.1f}")
     return figure
 
@@ -81,11 +82,11 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_depth_png(depth_m: Tensor, path: Path, depth_scale: float = 1000.0) -> None:
-    """Write ``(1, H, W)`` metres as a 16-bit PNG with ``depth_scale`` units per metre; 0 means "no depth".
+    """Write ``(1, H, W)`` metres as a 16-bit PNG with ``depth_scale`` units per metre; 0 means "no depth", as for NaN.
 
     Depths beyond the largest value (65.535 m at 1000 units per metre) are clamped to it.
     """
-    units = np.round(depth_m.squeeze(0).float().cpu().numpy() * depth_scale)
+    units = np.round(np.nan_to_num(depth_m.squeeze(0).float().cpu().numpy()) * depth_scale)
     with atomic_path(path) as temporary:
         Image.fromarray(np.clip(units, 0, np.iinfo(np.uint16).max).astype(np.uint16)).save(temporary)
 
@@ -97,24 +98,38 @@ def _draw_row(row: PanelRow, axes: list[Axes]) -> None:
     for ax in axes:
         ax.set_axis_off()
     if row.depth_m is None or row.valid is None or not bool(row.valid.any()):
-        _draw_map(axes[-1] if len(axes) == 2 else axes[2], prediction_m, _depth_scale(prediction_m), "prediction [m]")
+        last = axes[-1] if len(axes) == 2 else axes[2]
+        _draw_map(last, prediction_m, _depth_scale(prediction_m), "prediction [m]", complete=True)
         return
-    depth_m = np.where(_array(row.valid)[0], _array(row.depth_m)[0], np.nan)
+    valid = _array(row.valid)[0] > 0
+    depth_m = np.where(valid, _array(row.depth_m)[0], np.nan)
     error_m = np.abs(prediction_m - depth_m)
-    abs_rel = np.nanmean(error_m / depth_m)
+    abs_rel = (error_m / depth_m)[valid].mean()
     _draw_map(axes[1], _thickened(depth_m), _depth_scale(depth_m), "ground truth [m]")
-    _draw_map(axes[2], prediction_m, _depth_scale(depth_m), "prediction [m]")
-    worst = max(float(np.nanpercentile(error_m, 99)), 1e-3)
+    _draw_map(axes[2], prediction_m, _depth_scale(depth_m), "prediction [m]", complete=True)
+    worst = max(_percentile(error_m, 99, 0.0), 1e-3)
     _draw_map(axes[3], _thickened(error_m), Normalize(0.0, worst), f"error [m], abs_rel {abs_rel:.3f}")
 
 
 def _depth_scale(depth_m: np.ndarray) -> LogNorm:
-    near, far = np.nanpercentile(depth_m, (1, 99))
+    positive = np.where(depth_m > 0, depth_m, np.nan)
+    near, far = _percentile(positive, 1, 1.0), _percentile(positive, 99, 1.0)
     return LogNorm(near, max(far, 1.05 * near))  # a constant depth still needs a nonempty colour scale
 
 
-def _draw_map(ax: Axes, values: np.ndarray, scale: Normalize, title: str) -> None:
+def _percentile(values: np.ndarray, percent: float, otherwise: float) -> float:
+    """Percentile of the finite values, where there are any."""
+    finite = values[np.isfinite(values)]
+    return float(np.percentile(finite, percent)) if finite.size else otherwise
+
+
+def _draw_map(ax: Axes, values: np.ndarray, scale: Normalize, title: str, complete: bool = False) -> None:
+    """Draw a map; values that are not finite are grey, and named in the title of one that should be complete."""
     is_depth = isinstance(scale, LogNorm)
+    finite = np.isfinite(values)
+    if complete and not finite.all():
+        title = f"{title}, {1 - finite.mean():.0%} not finite"
+    values = np.where(finite, values, np.nan)
     colormap = colormaps[DEPTH_COLORS if is_depth else ERROR_COLORS].with_extremes(bad=(NO_DEPTH_GREY,) * 3)
     drawn = ax.imshow(values, cmap=colormap, norm=scale, interpolation="nearest")
     ax.set_title(title, fontsize=9)

@@ -1,10 +1,13 @@
 """Pictures: the depth PNG is exact, and panels have all of their parts."""
 
+import math
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from depth_distill.display.pictures import PanelRow, depth_panel, save_depth_png, save_figure
+from depth_distill.display.pictures import PanelRow, depth_panel, error_map, save_depth_png, save_figure
 
 
 def row(with_depth=True):
@@ -92,3 +95,23 @@ def test_ticks_are_metres_in_steps_of_equal_ratio():
 def test_without_ground_truth_there_are_two_columns():
     titles = [ax.get_title() for ax in depth_panel([row(with_depth=False)]).axes if ax.get_title()]
     assert titles == ["a", "prediction [m]"]
+
+
+@pytest.mark.parametrize(("bad", "share"), [(math.nan, "25%"), (math.inf, "25%"), (-math.inf, "25%")])
+def test_predictions_that_are_not_finite_are_drawn_and_said(tmp_path, bad, share):
+    prediction = torch.full((1, 4, 8), 2.0)
+    prediction[:, :, :2] = bad
+    for depth in (None, torch.full((1, 4, 8), 3.0)):
+        row = PanelRow("a", torch.zeros(3, 4, 8), prediction, depth, None if depth is None else depth > 0)
+        figure = depth_panel([row])
+        save_figure(figure, tmp_path / "a.png")
+        (title,) = (ax.get_title() for ax in figure.axes if ax.get_title().startswith("prediction"))
+        assert title == f"prediction [m], {share} not finite"
+
+
+def test_a_prediction_without_any_number_is_drawn_too(tmp_path):
+    nothing = torch.full((1, 4, 8), math.nan)
+    save_figure(depth_panel([PanelRow("a", torch.zeros(3, 4, 8), nothing)]), tmp_path / "a.png")
+    save_figure(error_map([(torch.zeros(3, 4, 8), nothing, nothing)]), tmp_path / "b.png")
+    save_depth_png(nothing, tmp_path / "c.png")
+    assert np.asarray(Image.open(tmp_path / "c.png")).max() == 0
