@@ -411,3 +411,109 @@ def test_the_package_offers_its_names_without_importing_them():
     assert callable(depth_distill.export)  # the package of that name
     with pytest.raises(AttributeError, match="no attribute 'load_rnu'"):
         depth_distill.load_rnu  # noqa: B018
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_bad_checkpoint_is_one_line_in_every_command(command, config, tmp_path, capsys):
+    bad = tmp_path / "x.ckpt"
+    for content in (b"", b"hello", b"PK\x03\x04" + bytes(100)):
+        bad.write_bytes(content)
+        assert (
+            main([command, "--config", str(config), "--runs_dir", str(tmp_path / "runs"), "--ckpt_path", str(bad)]) == 2
+        )
+        errors = [line for line in capsys.readouterr().err.splitlines() if "x.ckpt" in line]
+        assert errors[-1].startswith(f"error: {bad} cannot be read as a checkpoint")
+
+
+def test_the_hyperparameters_of_a_checkpoint_build_nothing(fitted, tmp_path):
+    content = torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)
+    content["hyper_parameters"] = {"_class_path": "subprocess.Popen", "args": ["touch", str(tmp_path / "executed")]}
+    torch.save(content, tmp_path / "x.ckpt")
+    words = ["validate", "--config", str(fitted / "config.yaml"), "--ckpt_path", str(tmp_path / "x.ckpt")]
+    assert main([*words, "--run_dir", str(tmp_path / "run"), "--panels.every_n_epochs", "0"]) == 0
+    assert not (tmp_path / "executed").exists()
+
+
+def test_checkpoints_are_never_unpickled(config, tmp_path, capsys):
+    (tmp_path / "x.ckpt").touch()
+    words = ["test", "--config", str(config), "--ckpt_path", str(tmp_path / "x.ckpt"), "--weights_only", "false"]
+    assert main(words) == 2
+    assert "weights_only: received false, but checkpoints are never unpickled" in capsys.readouterr().err
+
+
+EXECUTE = "{class_path: subprocess.Popen, init_args: {args: [touch, EXECUTED]}}"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model",
+        "model.init_args.network",
+        "model.init_args.network.init_args.head",
+        "model.init_args.loss.init_args.terms",
+        "model.init_args.optimizer",
+        "model.init_args.lr_scheduler",
+        "data.train",
+        "data.augment",
+        "trainer.callbacks",
+        "trainer.logger",
+        "trainer.strategy",
+    ],
+)
+@pytest.mark.parametrize(
+    "named", [EXECUTE, "{class_path: os.system, init_args: {command: touch EXECUTED}}", "os.system"]
+)
+def test_what_is_no_class_of_its_kind_is_refused_before_it_is_built(key, named, config, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    value = {
+        "data.augment": f"[{named}]",
+        "trainer.callbacks": f"[{named}]",
+        "model.init_args.loss.init_args.terms": f"{{a: {named}}}",
+    }
+    assert main(["fit", "--config", str(config), "--run_dir", "run", f"--{key}", value.get(key, named)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert not (tmp_path / "EXECUTED").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_the_folder_of_a_run_is_not_given_to_another(command, fitted, tmp_path, capsys):
+    run = shutil.copytree(fitted, tmp_path / "run")
+    before = contents(run)
+    words = [command, "--config", str(run / "config.yaml"), "--run_dir", str(run)]
+    if command != "fit":
+        words += ["--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    assert main(words) == 2
+    assert "holds the checkpoints of another run" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+def test_resuming_with_another_batch_size_is_refused(fitted, tmp_path, capsys):
+    run = shutil.copytree(fitted, tmp_path / "run")
+    words = ["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    assert main([*words, "--trainer.max_epochs", "3", "--data.batch_size", "2"]) == 2
+    error = capsys.readouterr().err
+    assert "the checkpoint is of a run with data.batch_size 4, but this one has 2: resume with 4" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.strategy", "foo"], "trainer cannot be built: ValueError: You selected an invalid strategy name"),
+        (["--trainer.val_check_interval", "1000"], "trainer: `val_check_interval` (1000) must be less than or equal"),
+        (["--trainer.max_time", "abc"], "is not a valid duration"),
+        (["--seed_everything", "-1"], "seed_everything: received -1, expected 0 to 4294967295"),
+        (["--runs_dir", ""], "runs_dir: received nothing"),
+    ],
+)
+def test_a_bad_option_of_the_trainer_is_one_line(words, message, config, tmp_path, capsys):
+    assert main(["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_markup_in_names_is_printed_as_it_is(config, tmp_path, capsys):
+    run = tmp_path / "[red]x[/nope]"
+    assert main(["fit", "--config", str(config), "--run_dir", str(run), "--trainer.max_epochs", "1"]) == 0
+    assert f"pictures         {run / 'pictures'}" in capsys.readouterr().out
