@@ -6,6 +6,7 @@ from depth_distill.callbacks.depth_panels import DepthPanels
 from depth_distill.callbacks.fake_quant import FakeQuant
 from depth_distill.callbacks.feature_hooks import FeatureHooks
 from depth_distill.callbacks.graceful_interrupt import GracefulInterrupt
+from depth_distill.callbacks.keep_gradients import KeepGradients
 from depth_distill.callbacks.prediction_writer import PredictionWriter
 from depth_distill.callbacks.run_summary import RunSummary
 from depth_distill.callbacks.stop_on_non_finite import StopOnNonFinite
@@ -18,6 +19,7 @@ __all__ = [
     "FakeQuant",
     "FeatureHooks",
     "GracefulInterrupt",
+    "KeepGradients",
     "PredictionWriter",
     "ResumeInPlace",
     "RunSummary",
