@@ -1,5 +1,6 @@
 """A roadmap file: networks, rows and seeds."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.errors import ConfigError, first_line
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
+from depth_distill.quantization.target.target import load_target
+from depth_distill.shipped_configs import find_config
 from depth_distill.yaml_files import read_yaml
 
 Kind = Literal["float", "ptq", "distill", "mixed"]
@@ -88,6 +91,7 @@ def load_plan(path: Path) -> Plan:
     except (OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{path} is not a roadmap: {first_line(error)}") from error
     plan.networks = plan.networks or {"plain": None}
+    _check(path, plan)
     for row in plan.rows:
         try:
             load_recipe(row.recipe)
@@ -99,3 +103,25 @@ def load_plan(path: Path) -> Plan:
                     f"{path}: row {row.name!r} names the network {name!r}, expected one of {', '.join(plan.networks)}"
                 )
     return plan
+
+
+def _check(path: Path, plan: Plan) -> None:
+    """Refuse what would be found out after hours of training."""
+    for key in ("images", "calibration_images"):
+        value = getattr(plan, key)
+        if value is not None and value < 1:
+            raise ConfigError(f"{path}: {key}: received {value}, expected a whole number of 1 or more")
+    numbers = {f"networks.{name}": value for name, value in plan.networks.items() if value is not None}
+    numbers |= {f"row {row.name!r}: reach": row.reach for row in plan.rows}
+    for key, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise ConfigError(f"{path}: {key}: received {number}, expected a positive number")
+    if not plan.rows:
+        raise ConfigError(f"{path}: rows is empty: expected the rows to measure")
+    try:
+        load_target(plan.target)
+        config = find_config(plan.distill_config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if not config.is_file() and any(row.kind == "distill" for row in plan.rows):
+        raise ConfigError(f"{path}: distill_config: there is no file {config}")

@@ -35,6 +35,16 @@ def test_a_plan_without_networks_has_the_plain_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (SMALL + "images: -1\n", "images: received -1, expected a whole number of 1 or more"),
+        (SMALL + "calibration_images: 0\n", "calibration_images: received 0"),
+        (SMALL + "networks: {plain: .nan}\n", r"networks\.plain: received nan, expected a positive number"),
+        (SMALL.replace("kind: float", "kind: float, reach: .inf"), "row 'FP32 teacher': reach: received inf"),
+        (SMALL.partition("rows")[0] + "rows: []\n", "rows is empty"),
+        (SMALL + "target: nope\n", "unknown target 'nope'"),
+        (SMALL.replace("kind: float", "kind: distill"), "distill_config: there is no file b.yaml"),
+        (SMALL + "target: a\ntarget: b\n", "'target' is given twice"),
+        ("- 1\n", "is not a roadmap: it has no keys"),
+        ("a: " + "[" * 3000, "nested more than"),
         (SMALL + "teachr_config: c.yaml\n", "is not a roadmap: .*teachr_config"),
         (SMALL.replace("kind: float", "kind: floot"), "is not a roadmap: "),
         ("teacher_config: a.yaml\n", "is not a roadmap: "),
@@ -43,7 +53,6 @@ def test_a_plan_without_networks_has_the_plain_one(tmp_path):
             "the network 'plan', expected one of plain",
         ),
     ],
-    ids=["unknown key", "unknown kind", "missing key", "unknown network"],
 )
 def test_errors_name_what_is_wrong_in_a_plan(tmp_path, text, message):
     (tmp_path / "small.yaml").write_text(text)

@@ -104,12 +104,15 @@ def chosen_layers(file: Path) -> tuple[str, ...]:
         ConfigError: the file does not exist, or is of another kind.
     """
     try:
-        return tuple(json.loads(file.read_text())["chosen"]["layers"])
+        layers = json.loads(file.read_text(encoding="utf-8"))["chosen"]["layers"]
+        if not isinstance(layers, list) or not all(isinstance(each, str) for each in layers):
+            raise TypeError("its layers are no list of names")
+        return tuple(layers)
     except FileNotFoundError as error:
         raise ConfigError(
             f"high_precision_layers: {file} does not exist: expected a result of depth-distill mixed-precision"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"high_precision_layers: {file} is not a result of depth-distill mixed-precision: {error!r}"
         ) from error
