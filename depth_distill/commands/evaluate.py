@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depth_distill.commands.options import CommandParser, add_checkpoint, add_config, add_images, add_json
+from depth_distill.commands.options import (
+    CommandParser,
+    add_checkpoint,
+    add_config,
+    add_images,
+    add_json,
+    output_picture,
+)
 from depth_distill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
     what.add_argument("--predictions", type=Path, metavar="DIR", help="score a folder of depth maps")
     add_images(parser)
     parser.add_argument(
-        "--panel", type=Path, metavar="PNG", help="picture of some images with ground truth, depth and error"
+        "--panel", type=output_picture, metavar="PNG", help="picture of some images with ground truth, depth and error"
     )
     add_json(parser)
 

@@ -20,6 +20,7 @@ from depth_distill.commands.options import (
     add_pixels,
     add_recipe,
     add_target,
+    output_file,
     pixels_of,
     whole_number,
 )
@@ -41,7 +42,9 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="DIR",
         help="folder of pictures or .npy arrays, as the network sees them in use",
     )
-    parser.add_argument("--out", dest="onnx_out", type=Path, required=True, metavar="FILE", help="the new .onnx file")
+    parser.add_argument(
+        "--out", dest="onnx_out", type=output_file, required=True, metavar="FILE", help="the new .onnx file"
+    )
     add_target(parser)
     add_recipe(parser, default="auto")
     parser.add_argument(
@@ -69,7 +72,7 @@ def add_arguments(parser: CommandParser) -> None:
     images.add_argument(
         "--holdout", type=whole_number, default=16, metavar="N", help="judge on at most this many other images"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="the page (default: OUT.html)")
+    parser.add_argument("--report", type=output_file, metavar="FILE", help="the page (default: OUT.html)")
     add_json(parser)
 
 

@@ -23,6 +23,7 @@ from depth_distill.commands.options import (
     add_json,
     add_out,
     number_from_zero,
+    output_folder,
 )
 
 # As export.compare.dumps has them, which is not light enough to be imported for a help page.
@@ -45,7 +46,7 @@ def add_arguments(parser: CommandParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--backend", metavar="NAME", help="run it on this tool chain of `depth-distill list backends`")
     what.add_argument("--dumps", type=Path, metavar="DIR", help="compare tensors that were dumped on a device")
-    what.add_argument("--dump-reference", type=Path, metavar="DIR", help="write the reference's tensors")
+    what.add_argument("--dump-reference", type=output_folder, metavar="DIR", help="write the reference's tensors")
     parser.add_argument("--dump-dtype", choices=DUMP_DTYPES, default="float32", help="type of .raw and .bin files")
     parser.add_argument("--dump-layout", choices=DUMP_LAYOUTS, default="nchw", help="layout of feature maps")
     parser.add_argument("--quantize", action="store_true", help="let the tool chain quantize the float file itself")

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from depth_distill.commands.options import CommandParser, add_config, add_json, add_target
+from depth_distill.commands.options import CommandParser, add_config, add_json, add_target, output_file
 from depth_distill.errors import ConfigError
 
 EXAMPLE = """
@@ -31,7 +31,9 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--strict", action="store_true", help="let warnings count as well")
     parser.add_argument("--probe", metavar="BACKEND", help="try each capability on an installed tool chain")
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="with --probe: try each operator of this file too")
-    parser.add_argument("--write-profile", type=Path, metavar="YAML", help="with --probe: write the profile as found")
+    parser.add_argument(
+        "--write-profile", type=output_file, metavar="YAML", help="with --probe: write the profile as found"
+    )
     add_json(parser)
 
 

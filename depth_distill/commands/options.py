@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from depth_distill.data.network_inputs import PixelFormat
 
 # Keys of a config that an override may name as a whole; every other one has a dot.
+_PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 _WHOLE_KEYS = ("--seed_everything", "--data", "--model", "--trainer")
 
 
@@ -158,6 +160,42 @@ def config_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def output_file(text: str) -> Path:
+    """A file that can be written: found out before the work, and not after it."""
+    path = Path(text)
+    _require_room(path.absolute().parent)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"must be the path of a file, {path} is a folder")
+    return path
+
+
+def output_picture(text: str) -> Path:
+    """A picture that can be written, of a kind that its suffix says."""
+    path = output_file(text)
+    if path.suffix.lower() not in _PICTURES:
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(_PICTURES)}, received '{text}'")
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """A folder that is there or can be made."""
+    path = Path(text)
+    _require_room(path.absolute(), "exists and is not a folder: choose another")
+    return path
+
+
+def _require_room(folder: Path, reason: str = "is a file, expected a folder there") -> None:
+    """Require a folder into which files can be written, or one that can be made."""
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+    except OSError as error:  # a name that is too long
+        raise argparse.ArgumentTypeError(f"{folder!s:.100}: {error.strerror}") from error
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} {reason}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{there} cannot be written to: choose another, or change its permissions")
+
+
 def add_checkpoint(parser: argparse._ActionsContainer, required: bool = True, several: bool = False) -> None:
     """``--checkpoint``."""
     parser.add_argument(
@@ -232,7 +270,7 @@ def add_calibration_images(parser: argparse._ActionsContainer) -> None:
 
 def add_out(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """``--out``, which is always a folder."""
-    parser.add_argument("--out", type=Path, required=required, metavar="DIR", help="folder that results go to")
+    parser.add_argument("--out", type=output_folder, required=required, metavar="DIR", help="folder that results go to")
 
 
 def add_pixels(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -266,7 +304,7 @@ def pixels_of(options: argparse.Namespace) -> "PixelFormat | None":
 
 def add_json(parser: argparse._ActionsContainer) -> None:
     """``--json``."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result to this file, as JSON")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result to this file, as JSON")
 
 
 def add_analysis(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ Images, valid pixels and metrics are those of ``fit``. A trained network should 
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from depth_distill.atomic import write_json
 from depth_distill.data import DepthSplits
 from depth_distill.display.console import plain_console
 from depth_distill.display.tables import metric_table
+from depth_distill.exit_codes import exit_code
 from depth_distill.loading.trained import Bands, load_data
 from depth_distill.metrics import DepthMetrics
 
@@ -40,13 +42,16 @@ def evaluate_constant(data: DepthSplits, bands_m: Bands, depth_m: float) -> tupl
     return metrics.protocol, {name: value.item() for name, value in metrics.compute().items()}
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Measure, print, and optionally write JSON. Unknown options override the config, as in ``fit``."""
+def main(args: Sequence[str] | None = None) -> int:
+    """Measure, print, and optionally write JSON; returns the exit code. Unknown options override the config."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options, overrides = parser.parse_known_args(args)
+    return exit_code(lambda: _work(options, overrides))
 
+
+def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     data, bands_m = load_data(options.config, overrides)
     data.setup("fit")
     depth_m = mean_depth_m(data)
@@ -57,4 +62,4 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

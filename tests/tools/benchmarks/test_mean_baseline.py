@@ -17,7 +17,7 @@ def test_scores_of_the_mean(tmp_path, capsys):
         train={"class_path": CONSTANT, "init_args": {"length": 5, "size": [32, 64]}},
         val={"class_path": CONSTANT, "init_args": {"length": 3, "size": [32, 64], "depth_m": 1.6}},
     )
-    main(["--config", config, "--out", str(tmp_path / "out.json")])
+    assert main(["--config", config, "--out", str(tmp_path / "out.json")]) == 0
     out = json.loads((tmp_path / "out.json").read_text())
     assert out["depth_m"] == pytest.approx(1.2)
     assert out["protocol"] == "per-image mean, depth 0.5-15 m"
@@ -49,7 +49,7 @@ def test_pixels_without_depth_do_not_count_and_options_override_the_config(tmp_p
         for split in ("train", "val")
     }
     config = write_config(tmp_path / "folder.yaml", root=None, batch_size=2, **splits)
-    main(["--config", config, "--out", str(tmp_path / "out.json"), "--data.root", str(tmp_path)])
+    assert main(["--config", config, "--out", str(tmp_path / "out.json"), "--data.root", str(tmp_path)]) == 0
     out = json.loads((tmp_path / "out.json").read_text())
     assert out["depth_m"] == pytest.approx(2.0)
     assert out["metrics"]["abs_rel"] == pytest.approx(0.2)
