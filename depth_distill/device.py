@@ -1,14 +1,19 @@
 """Where networks are computed, and in which arithmetic: devices by name, and float32 that is float32."""
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from depth_distill.errors import ConfigError
 
 AUTO = "auto"
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 def choose_device(name: str = AUTO) -> torch.device:
@@ -60,3 +65,13 @@ def full_precision(device: torch.device) -> Iterator[None]:
 def in_autocast(device: torch.device) -> bool:
     """Whether operators on this device may run in a shorter format than float32."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes; the CPU, if it has no weights."""
+    return next(iter(module.state_dict().values()), torch.empty(0)).device
+
+
+def on_cpu(module: _Module) -> _Module:
+    """The module itself if it is on the CPU, otherwise a copy there."""
+    return module if device_of(module).type == "cpu" else copy.deepcopy(module).cpu()

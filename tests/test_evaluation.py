@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import nn
 
+from depth_distill import streaming
 from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.errors import DataError
 from depth_distill.evaluation import DRIFT_NAMES, Evaluator
@@ -17,6 +18,8 @@ from depth_distill.models.codecs import SingleCodec
 from depth_distill.tasks import DepthTask
 from depth_distill.types import DepthBatch, DepthRange
 from tests.data.constant_depth import ConstantDepth
+from tests.data.noisy_depth import NoisyDepth
+from tests.tasks.small_distillation import SmallNet, datamodule
 
 RANGE = DepthRange(0.5, 15.0)
 CODEC = SingleCodec(RANGE, "linear")
@@ -181,3 +184,15 @@ def test_with_codec_keeps_the_images_and_the_reference():
     # The reference keeps its own codec: half the linear range is 7.75 m; the inverse code of that depth is no drift.
     code = float(inverse.encode(torch.tensor(7.75)))
     assert other(constant(code))["drift_mm"] == pytest.approx(0, abs=0.01)
+
+
+def test_a_split_that_fits_nowhere_gives_the_same_numbers(monkeypatch):
+    def measured():
+        data = datamodule(val=NoisyDepth(7), batch_size=2)
+        network = SmallNet().eval()
+        reference = SmallNet(seed=1).eval()
+        return Evaluator(data.validation_batches(), network.codec, reference=reference)(network)
+
+    expected = measured()
+    monkeypatch.setattr(streaming, "ROOM_BYTES", 0)
+    assert measured() == expected

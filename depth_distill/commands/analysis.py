@@ -53,7 +53,7 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
         DataError: see the steps.
     """
     target, recipe = load_target(options.target), load_recipe(options.recipe)
-    run = load_run(options.checkpoint, options.config, overrides)
+    run = load_run(options.checkpoint, options.config, overrides, options.device)
     images = run.calibration_images(options.calibration_images)
     recipe = run.chosen_recipe(recipe, target, images, progress=True)
     prepared = run.preparer(target, images, on_report=show, progress=True)(recipe)

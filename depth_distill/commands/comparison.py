@@ -67,7 +67,7 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
     evaluator = None
     if options.checkpoint is not None:
         evaluator = load_run(options.checkpoint, options.config, overrides).evaluator(options.images)
-        images = bundle.input.prepare(torch.cat(evaluator.images)).numpy()
+        images = bundle.input.prepare(torch.cat(list(evaluator.images))).numpy()
     elif overrides:
         raise ConfigError(f"unknown options {' '.join(overrides)}: data options go with --checkpoint")
     else:

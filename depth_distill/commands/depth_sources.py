@@ -1,6 +1,6 @@
 """Depth in metres from a checkpoint, from an ONNX file, or from a folder of predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,17 +16,18 @@ from depth_distill.export.onnx_io.metric_onnx import METRES
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.models import DepthCodec
 from depth_distill.quantization.interface import named_layout
+from depth_distill.types import DepthBatch
 
 _SCALES = {".npy": 1.0, ".png": 1000.0}  # units per metre
 _PANEL_ROWS = 4
 
-Depth = Callable[[Tensor], Tensor]
-"""Normalized images ``(B, 3, H, W)`` to metres ``(B, 1, H, W)``."""
+Depth = Callable[[DepthBatch], Tensor]
+"""A batch to its depth in metres, ``(B, 1, H, W)``."""
 
 
 def of_checkpoint(run: LoadedRun) -> Depth:
     """Depth of a run's network."""
-    return lambda images: run.network.codec.decode(run.network(images).float())
+    return lambda batch: run.network.codec.decode(run.network(batch.image).float())
 
 
 def of_file(file: Path, codec: DepthCodec) -> Depth:
@@ -39,7 +40,7 @@ def of_file(file: Path, codec: DepthCodec) -> Depth:
     network = OnnxNetwork(file, inputs=None if bundle is None else bundle.input)
     names = tuple(each.name for each in network.session.get_outputs())
     if names == (METRES,):
-        return network
+        return lambda batch: network(batch.image)
     if bundle is not None:
         network.outputs = bundle.layout
         if bundle.codec.depth_range != codec.depth_range:
@@ -47,23 +48,18 @@ def of_file(file: Path, codec: DepthCodec) -> Depth:
         codec = DepthCodec(bundle.codec)
     else:
         network.outputs = named_layout(codec.host, names)
-    return lambda images: codec.decode(network(images))
+    return lambda batch: codec.decode(network(batch.image))
 
 
-def names_of(run: LoadedRun, evaluator: Evaluator) -> list[str]:
-    """Names of the samples that are scored, in their order."""
-    assert run.data.val is not None
-    return [run.data.val.name(index) for batch in evaluator.batches for index in batch.sample_index.tolist()]
-
-
-def of_predictions(folder: Path, evaluator: Evaluator, names: Sequence[str]) -> Tensor:
-    """Depth ``(N, 1, H, W)`` in metres, one file per sample.
+def of_predictions(folder: Path, run: LoadedRun) -> Depth:
+    """Depth from a folder with one file per sample of the validation split.
 
     Raises:
-        DataError: a file that is missing, of another size, or without depth somewhere.
+        DataError: when it is called: a file that is missing, of another size, or without depth somewhere.
     """
-    size = tuple(evaluator.images[0].shape[-2:])
-    return torch.stack([_read(folder, name, size) for name in names])
+    return lambda batch: torch.stack(
+        [_read(folder, name, tuple(batch.image.shape[-2:])) for name in _names(run, batch)]
+    )
 
 
 def _read(folder: Path, name: str, size: tuple[int, ...]) -> Tensor:
@@ -79,11 +75,23 @@ def _read(folder: Path, name: str, size: tuple[int, ...]) -> Tensor:
     return depth_m
 
 
-def panel_rows(run: LoadedRun, evaluator: Evaluator, depth_m: Tensor) -> list[PanelRow]:
+def panel_rows(run: LoadedRun, evaluator: Evaluator, depth_of: Depth) -> list[PanelRow]:
     """Some images, evenly spread, with ground truth and depth."""
-    names = names_of(run, evaluator)
-    pictures = run.data.normalize.inverse(torch.cat(evaluator.images))
-    truth = torch.cat([batch.depth_m for batch in evaluator.batches])
-    valid = torch.cat([batch.valid for batch in evaluator.batches])
-    chosen = torch.linspace(0, len(names) - 1, min(_PANEL_ROWS, len(names))).long().tolist()
-    return [PanelRow(names[i], pictures[i], depth_m[i], truth[i], valid[i]) for i in chosen]
+    size, last = (len(evaluator.batches[position].image) for position in (0, -1))  # all but the last are full
+    count = size * (len(evaluator.batches) - 1) + last
+    chosen = torch.linspace(0, count - 1, min(_PANEL_ROWS, count)).long().tolist()
+    return [_panel_row(run, evaluator, depth_of, *divmod(each, size)) for each in chosen]
+
+
+def _panel_row(run: LoadedRun, evaluator: Evaluator, depth_of: Depth, position: int, row: int) -> PanelRow:
+    batch = evaluator.batches[position]
+    with torch.inference_mode():
+        depth_m = depth_of(batch._replace(image=evaluator.images[position]))[row]
+    picture = run.data.normalize.inverse(batch.image[row])
+    return PanelRow(_names(run, batch)[row], picture, depth_m, batch.depth_m[row], batch.valid[row])
+
+
+def _names(run: LoadedRun, batch: DepthBatch) -> list[str]:
+    """Names of the samples of a batch."""
+    assert run.data.val is not None
+    return [run.data.val.name(index) for index in batch.sample_index.tolist()]

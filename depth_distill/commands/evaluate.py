@@ -16,6 +16,7 @@ from depth_distill.commands.options import (
     CommandParser,
     add_checkpoint,
     add_config,
+    add_device,
     add_images,
     add_json,
     output_picture,
@@ -41,6 +42,7 @@ def add_arguments(parser: CommandParser) -> None:
     what.add_argument("--onnx", type=Path, metavar="FILE", help="score a file of a bundle, or one that returns codes")
     what.add_argument("--predictions", type=Path, metavar="DIR", help="score a folder of depth maps")
     add_images(parser)
+    add_device(parser)
     parser.add_argument(
         "--panel", type=output_picture, metavar="PNG", help="picture of some images with ground truth, depth and error"
     )
@@ -49,9 +51,6 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Score, print and write."""
-    import torch
-    from rich.progress import track
-
     from depth_distill.atomic import write_json
     from depth_distill.commands import depth_sources
     from depth_distill.display.console import wide_console
@@ -64,31 +63,24 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     loaded = _load(options, overrides)
     evaluator = loaded.evaluator(options.images)
     if options.predictions is not None:
-        depth_m = depth_sources.of_predictions(
-            options.predictions, evaluator, depth_sources.names_of(loaded, evaluator)
-        )
+        depth_of = depth_sources.of_predictions(options.predictions, loaded)
+    elif options.onnx is not None:
+        depth_of = depth_sources.of_file(options.onnx, loaded.network.codec)
     else:
-        depth_of = (
-            depth_sources.of_checkpoint(loaded)
-            if options.onnx is None
-            else depth_sources.of_file(options.onnx, loaded.network.codec)
-        )
-        batches = track(evaluator.images, "val", transient=True)
-        with torch.inference_mode():
-            depth_m = torch.cat([depth_of(images) for images in batches])
-    metrics = evaluator.of_depth(depth_m)
+        depth_of = depth_sources.of_checkpoint(loaded)
+    metrics = evaluator.of_batches(depth_of, "val")
     wide_console().print(metric_table(f"{scored}, val: {evaluator.protocol}", metrics))
     if options.json is not None:
         write_json(options.json, {"scored": str(scored), "protocol": evaluator.protocol, "metrics": metrics})
     if options.panel is not None:
-        save_figure(depth_panel(depth_sources.panel_rows(loaded, evaluator, depth_m)), options.panel)
+        save_figure(depth_panel(depth_sources.panel_rows(loaded, evaluator, depth_of)), options.panel)
 
 
 def _load(options: argparse.Namespace, overrides: Sequence[str]) -> "LoadedRun":
     from depth_distill.loading.trained import build_untrained, load_run
 
     if options.checkpoint is not None:
-        return load_run(options.checkpoint, options.config, overrides)
+        return load_run(options.checkpoint, options.config, overrides, options.device)
     if options.config is None:
         raise ConfigError("the images to score on are missing: give --config (of a run), or --checkpoint")
-    return build_untrained(options.config, overrides)
+    return build_untrained(options.config, overrides, options.device)

@@ -18,6 +18,7 @@ from depth_distill.commands.options import (
     add_calibration_images,
     add_checkpoint,
     add_config,
+    add_device,
     add_images,
     add_json,
     add_out,
@@ -53,6 +54,7 @@ def add_arguments(parser: CommandParser) -> None:
         "--calibrator", choices=get_args(CalibratorName), help="how ranges are chosen (default: the target's own)"
     )
     add_calibration_images(network)
+    add_device(network)
     network.add_argument(
         "--bake-ranges", action="store_true", help="pass bake_ranges: turn learned activation ranges into Clip nodes"
     )
@@ -122,6 +124,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
                 recipe=_recipe(options),
                 separate_outputs=options.separate_outputs,
                 calibration_images=options.calibration_images,
+                device=options.device,
                 calibrator=options.calibrator,
                 opset=options.max_opset,
                 high_precision_layers=_high_precision_layers(options.high_precision_layers),

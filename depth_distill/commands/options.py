@@ -268,6 +268,24 @@ def add_calibration_images(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def device_name(text: str) -> str:
+    """A device by name; whether it is there is found out where torch is imported."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:N, received '{text}'")
+    return text
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    """``--device``."""
+    parser.add_argument(
+        "--device",
+        type=device_name,
+        default="auto",
+        metavar="NAME",
+        help="compute on cpu, cuda or cuda:N; auto is a GPU if there is one",
+    )
+
+
 def add_out(parser: argparse._ActionsContainer, required: bool = True) -> None:
     """``--out``, which is always a folder."""
     parser.add_argument("--out", type=output_folder, required=required, metavar="DIR", help="folder that results go to")
@@ -315,5 +333,6 @@ def add_analysis(parser: argparse.ArgumentParser) -> None:
     add_recipe(parser)
     add_images(parser)
     add_calibration_images(parser)
+    add_device(parser)
     add_out(parser)
     add_json(parser)

@@ -20,6 +20,7 @@ from depth_distill.commands.options import (
     add_calibration_images,
     add_checkpoint,
     add_config,
+    add_device,
     add_images,
     add_json,
     add_out,
@@ -50,6 +51,7 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="N",
         help="correct biases and reconstruct rounding on this many of the calibration images",
     )
+    add_device(parser)
     add_out(parser)
     add_json(parser)
 
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             "overrides": list(overrides),
         }
         with tempfile.TemporaryDirectory() as folder:
-            rows = PtqRows(load_run(checkpoint, options.config, overrides), base, options, Path(folder))
+            rows = PtqRows(load_run(checkpoint, options.config, overrides, options.device), base, options, Path(folder))
             network = found.setdefault(title, {"rows": {}})
             network["protocol"] = rows.evaluator.protocol
             console.print(title, highlight=False)

@@ -1,6 +1,6 @@
 """The splits of a config: injected data sets in, loaders of normalized batches out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from depth_distill.data.sampling import EpochLoader, EpochSampler, ViewDataset
 from depth_distill.data.transforms import Augment, Normalize
 from depth_distill.data.validation import check_scale
 from depth_distill.errors import ConfigError, DataError
+from depth_distill.streaming import Streamed
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRange, DepthSample
 
 _LARGEST_SEED = 2**32 - 1  # of NumPy
@@ -117,13 +118,17 @@ class DepthSplits:
         """Validation split in order, not augmented."""
         return self._loader(self.evaluation_view("val"))
 
-    def validation_batches(self, images: int | None = None) -> list[DepthBatch]:
-        """The validation split in memory; if ``images`` is given, about that many images in evenly spaced batches."""
-        batches = list(self.val_dataloader())
-        if images is None:
-            return batches
-        count = max(1, min(len(batches), round(images / self.batch_size)))
-        return [batches[round(i * (len(batches) - 1) / max(count - 1, 1))] for i in range(count)]
+    def validation_batches(self, images: int | None = None) -> Streamed[DepthBatch]:
+        """The validation split; if ``images`` is given, about that many images in evenly spaced batches.
+
+        Only batches that are asked for are read, and only as many kept as fit into a small part of the memory.
+        """
+        view = self.evaluation_view("val")
+        batches = self._in_batches(range(len(view)))
+        if images is not None:
+            count = max(1, min(len(batches), round(images / self.batch_size)))
+            batches = [batches[round(i * (len(batches) - 1) / max(count - 1, 1))] for i in range(count)]
+        return self._streamed(view, batches)
 
     def test_dataloader(self) -> DataLoader[DepthBatch]:
         """Test split in order, not augmented."""
@@ -135,15 +140,37 @@ class DepthSplits:
 
     def calibration_dataloader(self) -> DataLoader[DepthBatch]:
         """Calibration images in order, not augmented: those given to an NPU's tool chain."""
-        if self.calibration is not None:
-            return self._loader(self.evaluation_view("calibration"))
-        view = self.evaluation_view("train")
-        count = min(self.calibration_size, len(view))
-        return self._loader(Subset(view, torch.linspace(0, len(view) - 1, count).round().long().tolist()))
+        view, chosen = self._calibration()
+        return self._loader(Subset(view, chosen))
+
+    def calibration_batches(self) -> Streamed[DepthBatch]:
+        """The batches of :meth:`calibration_dataloader`, read when they are asked for."""
+        view, chosen = self._calibration()
+        return self._streamed(view, self._in_batches(chosen))
 
     def evaluation_view(self, split: str) -> ViewDataset:
         """The samples of a split, resized and normalized but not augmented."""
         return ViewDataset(self._dataset(split), self._to_batch, self.seed, self.image_size)
+
+    def _calibration(self) -> tuple[ViewDataset, Sequence[int]]:
+        """The samples that calibration images are taken from, and which of them."""
+        if self.calibration is not None:
+            view = self.evaluation_view("calibration")
+            return view, range(len(view))
+        view = self.evaluation_view("train")
+        count = min(self.calibration_size, len(view))
+        return view, torch.linspace(0, len(view) - 1, count).round().long().tolist()
+
+    def _in_batches(self, samples: Sequence[int]) -> list[Sequence[int]]:
+        return [samples[start : start + self.batch_size] for start in range(0, len(samples), self.batch_size)]
+
+    def _streamed(self, view: ViewDataset, batches: Sequence[Sequence[int]]) -> Streamed[DepthBatch]:
+        def read(positions: Sequence[int]) -> Iterator[DepthBatch]:
+            workers = min(self.num_workers, len(positions) - 1)  # a process is started faster than not for one batch
+            chosen = [list(batches[each]) for each in positions]
+            return iter(DataLoader(view, batch_sampler=chosen, num_workers=workers))
+
+        return Streamed(len(batches), read, lambda batch: sum(each.nbytes for each in batch))
 
     def _dataset(self, split: str) -> DepthDataset:
         dataset = getattr(self, split)

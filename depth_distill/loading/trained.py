@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from depth_distill.data import DepthSplits
+from depth_distill.device import choose_device, device_of
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
 from depth_distill.loading.imported import ImportedNetwork
@@ -26,6 +27,7 @@ from depth_distill.quantization.simulate.calibrate import activation_quantizers
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, remove_fake_quant
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget, load_target
 from depth_distill.runs import CONFIG_FILE, require_checkpoint, resumed_run_folder
+from depth_distill.streaming import Mapped
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class LoadedRun:
     data: DepthSplits
     bands_m: Bands
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, and where everything is computed."""
+        return device_of(self.network)
 
     @property
     def interface(self) -> Interface:
@@ -102,8 +109,8 @@ class LoadedRun:
 
         return chosen_recipe(recipe, images, prepare, **_given(on_trial=on_trial))
 
-    def calibration_images(self, count: int | None = None) -> list[Tensor]:
-        """Batches of calibration images, ``(B, 3, H, W)``.
+    def calibration_images(self, count: int | None = None) -> Sequence[Tensor]:
+        """Batches of calibration images, ``(B, 3, H, W)``, on the device of the network.
 
         Args:
             count: number of images of the training split, evenly spaced; ``data.calibration_size`` unless given. If the
@@ -111,43 +118,48 @@ class LoadedRun:
         """
         if count is not None:
             self.data.calibration_size = count
-        return [batch.image for batch in self.data.calibration_dataloader()]
+        device = self.device
+        return Mapped(lambda batch: batch.image.to(device), self.data.calibration_batches())
 
     def evaluator(self, images: int | None = None, reference: Network | None = None) -> Evaluator:
         """Evaluator on the validation split; if ``images`` is given, on about that many, in evenly spaced batches."""
         network = self.network
         batches = self.data.validation_batches(images)
-        return Evaluator(batches, network.codec, self.bands_m, reference, network.alignment)
+        return Evaluator(batches, network.codec, self.bands_m, reference, network.alignment, self.device)
 
 
-def load_run(checkpoint: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> LoadedRun:
+def load_run(
+    checkpoint: Path, config: Path | None = None, overrides: Sequence[str] = (), device: str = "cpu"
+) -> LoadedRun:
     """Build what a config describes and load the weights of a checkpoint.
 
     Args:
         checkpoint: checkpoint of a ``fit``; it is read with ``weights_only=True``.
         config: config of the checkpoint; ``config.yaml`` of the run folder unless given.
         overrides: command-line options that change data or network, such as ``--data.root DIR``.
+        device: where to compute: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU if there is one.
 
     Raises:
-        ConfigError: the checkpoint or its config does not exist, the checkpoint is damaged or of another network, or
-            the image size does not fit the network.
+        ConfigError: there is no such device, the checkpoint or its config does not exist, the checkpoint is damaged or
+            of another network, or the image size does not fit the network.
         DataError: the validation split cannot be used.
     """
-    return _build(config_of(checkpoint, config), overrides, checkpoint)
+    return _build(config_of(checkpoint, config), overrides, checkpoint, device=device)
 
 
-def build_untrained(config: Path, overrides: Sequence[str] = ()) -> LoadedRun:
+def build_untrained(config: Path, overrides: Sequence[str] = (), device: str = "cpu") -> LoadedRun:
     """Build what a config describes, with the weights that training starts from.
 
     Args:
         config: config of a ``fit``.
         overrides: see :func:`load_run`.
+        device: see :func:`load_run`.
 
     Raises:
         ConfigError: see :func:`load_run`.
         DataError: see :func:`load_run`.
     """
-    return _build(config, overrides, None)
+    return _build(config, overrides, None, device=device)
 
 
 def load_network_only(source: Path, config: Path | None = None, overrides: Sequence[str] = ()) -> LoadedRun:
@@ -196,7 +208,10 @@ def config_of(checkpoint: Path, config: Path | None = None) -> Path:
     return config or Path(str(folder)) / CONFIG_FILE
 
 
-def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None, read_data: bool = True) -> LoadedRun:
+def _build(
+    config: Path, overrides: Sequence[str], checkpoint: Path | None, read_data: bool = True, device: str = "cpu"
+) -> LoadedRun:
+    chosen = choose_device(device)  # refused before anything is read
     parser = run_parser()
     values = parse_run(parser, config, overrides)
     if values[NETWORK] is None:
@@ -221,7 +236,7 @@ def _build(config: Path, overrides: Sequence[str], checkpoint: Path | None, read
     network.check_normalization(built.data.normalize.mean, built.data.normalize.std)
     if read_data:
         built.data.setup("validate")
-    return LoadedRun(network.eval(), built.data, tuple(map(tuple, task.bands_m)), ranges)
+    return LoadedRun(network.eval().to(chosen), built.data, tuple(map(tuple, task.bands_m)), ranges)
 
 
 def _student(network: CodeNetwork, student: StudentOptions, data: DepthSplits, checkpoint: Path | None) -> GraphNetwork:

@@ -39,7 +39,7 @@ class InputLayout:
 
     def pixels(self, images: Tensor) -> Tensor:
         """The uint8 pixels that normalized images were made of."""
-        mean, std = (torch.tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
+        mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (self.mean, self.std))
         return ((images * std + mean) * _WHITE).round().clamp(0, _WHITE).to(torch.uint8)
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ command adds its question only.
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,7 +64,7 @@ class Prepared:
     ranges: Mapping[str, tuple[float, float]] | None = None
 
     @property
-    def batches(self) -> list[Tensor]:
+    def batches(self) -> Sequence[Tensor]:
         """Calibration images as ``graph`` takes them."""
         return self.context.batches
 

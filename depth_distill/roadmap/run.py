@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor, fx
+from torch import fx
 
 from depth_distill.atomic import write_json
 from depth_distill.errors import ConfigError, UserError
@@ -149,7 +149,7 @@ class _Measurements:
     def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
         run = load_run(teacher, overrides=data_options)
         self.target = load_target(plan.target)
-        self.calibration: list[Tensor] = run.calibration_images(plan.calibration_images)
+        self.calibration = run.calibration_images(plan.calibration_images)
         self.prepare = run.preparer(self.target, self.calibration)
         self.naive = self.prepare(NAIVE)
         self.evaluator: Evaluator = run.evaluator(plan.images, reference=self.naive.reference)

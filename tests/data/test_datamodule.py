@@ -9,6 +9,7 @@ from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import DepthRange
 from tests.callbacks import small_run
 from tests.data.constant_depth import ConstantDepth
+from tests.data.noisy_depth import NoisyDepth
 
 
 def datamodule(**kwargs):
@@ -205,3 +206,33 @@ def test_a_run_with_other_accumulation_is_not_resumed(tmp_path):
     again = small_run.trainer(tmp_path, epochs=2, accumulate_grad_batches=2)
     with pytest.raises(ConfigError, match=r"trainer\.accumulate_grad_batches 1, but this one has 2"):
         again.fit(small_run.task(), small_run.datamodule(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+class CountedDepth(NoisyDepth):
+    """Which samples were decoded."""
+
+    def __init__(self, length):
+        super().__init__(length)
+        self.decoded = []
+
+    def load(self, index):
+        self.decoded.append(index)
+        return super().load(index)
+
+
+def test_only_validation_images_that_are_used_are_decoded():
+    data = datamodule(val=CountedDepth(100), batch_size=2)
+    batches = data.validation_batches(images=6)
+    assert [batch.sample_index.tolist() for batch in batches] == [[0, 1], [48, 49], [98, 99]]
+    assert data.val.decoded == [0, 1, 48, 49, 98, 99]
+
+
+def test_validation_batches_are_those_of_the_loader_also_with_workers():
+    data = datamodule(val=NoisyDepth(5), batch_size=2)
+    with_workers = datamodule(val=NoisyDepth(5), batch_size=2, num_workers=2)
+    for one, other, loaded in zip(
+        data.validation_batches(), with_workers.validation_batches(), data.val_dataloader(), strict=True
+    ):
+        for name in one._fields:
+            assert torch.equal(getattr(one, name), getattr(loaded, name))
+            assert torch.equal(getattr(other, name), getattr(loaded, name))

@@ -95,7 +95,7 @@ def test_calibration_images_are_spread_over_the_training_split(checkpoint):
     found = trained.calibration_images(4)
     assert [len(batch) for batch in found] == [2, 2]
     view = trained.data.evaluation_view("train")
-    assert torch.equal(torch.cat(found), torch.stack([view[index].image for index in (0, 2, 5, 7)]))
+    assert torch.equal(torch.cat(list(found)), torch.stack([view[index].image for index in (0, 2, 5, 7)]))
     assert sum(len(batch) for batch in trained.calibration_images(99)) == 8
 
 

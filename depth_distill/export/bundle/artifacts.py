@@ -140,7 +140,7 @@ def _mixed(prepared: Prepared, layers: Sequence[str]) -> fx.GraphModule:
 
 def _write_calibration(prepared: Prepared, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    images, inputs = torch.cat(list(prepared.context.images)), prepared.interface.inputs
+    images, inputs = torch.cat([each.cpu() for each in prepared.context.images]), prepared.interface.inputs
     write_calibration_set(inputs.prepare(images).numpy(), inputs.pixels(images).numpy(), INPUT_NAME, folder)
 
 

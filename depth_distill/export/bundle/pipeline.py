@@ -64,6 +64,7 @@ class ExportOptions:
         recipe: passes that prepare the network.
         separate_outputs: whether there is one output per code; by default only for integer and fraction.
         calibration_images: number of calibration images, from the training split unless the config names others.
+        device: where recipe, calibration and the float network are computed; files are written on the CPU.
         calibrator: how activation ranges are measured; the target's own calibrator unless given.
         opset: opset of the files; by default the newest one that this package writes and the target reads.
         high_precision_layers: layers of ``model.mixed.onnx`` in FP16, or a file from ``depth-distill mixed-precision``;
@@ -83,6 +84,7 @@ class ExportOptions:
     recipe: Recipe = field(default_factory=lambda: load_recipe(DEFAULT_RECIPE))
     separate_outputs: bool | None = None
     calibration_images: int = 64
+    device: str = "cpu"
     calibrator: CalibratorName | None = None
     opset: int | None = None
     high_precision_layers: Path | Sequence[str] | None = None
@@ -116,7 +118,7 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     run = steps.run(
         "load checkpoint",
         None,
-        lambda: load_run(options.checkpoint, options.config, options.overrides),
+        lambda: load_run(options.checkpoint, options.config, options.overrides, options.device),
         value=False,
     )
     prepared = _prepare(options, target, run, steps, console)
@@ -219,7 +221,7 @@ def _calibration_images(run: LoadedRun, count: int) -> list[Tensor]:
     batches = run.calibration_images(count)
     if not batches:
         raise DataError("the calibration set is empty: expected at least one image")
-    images = torch.cat(batches)
+    images = torch.cat(list(batches))
     wrong = [index for index, each in enumerate(images) if not bool(each.isfinite().all())]
     if wrong:
         raise DataError(

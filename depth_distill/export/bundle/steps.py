@@ -123,7 +123,7 @@ def resumable_passes(steps: StepRunner) -> Callable[[Pass, fx.GraphModule, Conte
         def make() -> dict[str, Any]:
             result = pass_(graph, context)
             with atomic_path(steps.folder / name) as temporary:
-                torch.save(result.graph.state_dict(), temporary)
+                torch.save({key: value.cpu() for key, value in result.graph.state_dict().items()}, temporary)
             tables.append(result.report.table)
             return {"summary": result.report.summary, "values": dict(result.report.values)}
 
@@ -139,8 +139,8 @@ def resumable_passes(steps: StepRunner) -> Callable[[Pass, fx.GraphModule, Conte
 
 
 def tensor_hash(values: Tensor) -> str:
-    """SHA-256 of the bytes of a tensor on the CPU."""
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
+    """SHA-256 of the bytes of a tensor."""
+    return hashlib.sha256(values.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def content_hash(value: Any) -> str:

@@ -109,7 +109,7 @@ class Verifier:
         self.interface = interface
         self.calibration = calibration
         self.float_metrics = float_metrics
-        self.images = interface.inputs.prepare(torch.cat(evaluator.images)).numpy()
+        self.images = interface.inputs.prepare(torch.cat([each.cpu() for each in evaluator.images])).numpy()
         self._references: dict[str, NDArray[np.float32]] = {}
 
     def run(self, trial: Trial, files: Mapping[str, Path]) -> dict[str, Any]:

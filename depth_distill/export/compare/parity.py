@@ -20,7 +20,7 @@ def share_within_one_step(network: Network, other: Network, images: Iterable[Ten
     near, count = 0, 0
     with torch.inference_mode():
         for batch in images:
-            distance = (network(batch) - other(batch)).abs()
+            distance = (network(batch).cpu() - other(batch).cpu()).abs()  # a file runs on the CPU
             near += int((distance <= 1.01 * step).sum())  # 1 % for float rounding
             count += distance.numel()
     return near / count

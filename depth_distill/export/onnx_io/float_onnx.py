@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from depth_distill.atomic import atomic_path
+from depth_distill.device import on_cpu
 from depth_distill.errors import ConfigError
 from depth_distill.export.onnx_io.edits import (
     constants_of_four_axes,
@@ -45,6 +46,7 @@ def export_float(network: nn.Module, path: Path, spec: FileSpec) -> Path:
         ConfigError: the number of output names differs from the number of tensors that the network returns, or ONNX
             Runtime computes something else from the file than the network does.
     """
+    network = on_cpu(network)
     with atomic_path(path) as temporary:
         model = with_shapes(to_opset(exported(network, spec), spec.opset))
         require_same_as_network(model, network, spec, path)

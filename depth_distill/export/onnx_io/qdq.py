@@ -54,7 +54,7 @@ def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
 
 def with_constants(quantized: fx.GraphModule) -> fx.GraphModule:
     """A copy whose quantizers are torch's own operators with constant scales, which the exporter supports."""
-    constant = requantize_moves(copy.deepcopy(quantized))
+    constant = requantize_moves(copy.deepcopy(quantized).cpu())
     for path, module in list(constant.named_modules()):
         if isinstance(module, QuantizedLayer):
             module.inputs = ()  # biases are quantized in the file, see quantize_biases

@@ -103,5 +103,5 @@ def _key(quantized: fx.GraphModule, scorer: Scorer, settings: Mapping[str, Enabl
     digest.update(json.dumps(described).encode())
     for images in scorer.images:
         digest.update(str(tuple(images.shape)).encode())  # rows are kept per batch
-        digest.update(images.contiguous().numpy().tobytes())
+        digest.update(images.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

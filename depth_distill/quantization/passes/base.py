@@ -7,7 +7,6 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar
 
 from rich.table import Table
@@ -18,6 +17,7 @@ from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import CalibratorName, NpuTarget
 from depth_distill.quantization.target.validated import ValidatedDataclass
+from depth_distill.streaming import Mapped
 
 
 class PassError(ConfigError):
@@ -70,12 +70,12 @@ class Context:
         """How activation ranges are measured."""
         return self.calibrator or self.target.calibrator
 
-    @cached_property
-    def batches(self) -> list[Tensor]:
+    @property
+    def batches(self) -> Sequence[Tensor]:
         """The calibration images as the graph takes them."""
-        return [self.interface.feed(images) for images in self.images]
+        return Mapped(self.interface.feed, self.images)
 
-    def first_batches(self, count: int) -> list[Tensor]:
+    def first_batches(self, count: int) -> Sequence[Tensor]:
         """Whole batches with about ``count`` images, as the graph takes them."""
         return self.batches[: max(1, count // len(self.batches[0]))] if self.batches else []
 

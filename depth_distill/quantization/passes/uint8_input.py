@@ -65,8 +65,8 @@ def fold_normalization(graph_module: fx.GraphModule, mean: Sequence[float], std:
             f"normalization to be folded into; it is read by {', '.join(str(node.target) for node in readers)}"
         )
     weight = layer.weight.detach().double()
-    scaled = weight / (_WHITE * torch.tensor(std, dtype=torch.float64).view(1, -1, 1, 1))
-    of_white = -(scaled * torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)).sum(1, keepdim=True)
+    scaled = weight / (_WHITE * weight.new_tensor(std, dtype=torch.float64).view(1, -1, 1, 1))
+    of_white = -(scaled * weight.new_tensor(mean, dtype=torch.float64).view(1, -1, 1, 1)).sum(1, keepdim=True)
     wider = nn.Conv2d(
         layer.in_channels + 1,
         layer.out_channels,

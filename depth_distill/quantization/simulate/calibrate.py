@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from depth_distill.atomic import write_json
-from depth_distill.device import full_precision
+from depth_distill.device import device_of, full_precision
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import preserve_quantizer_state, quantizers
@@ -100,7 +100,7 @@ def calibrate(
     }
     if not statistics:
         raise ConfigError("the network has no activation quantizers: fake_quantize it before calibrating")
-    device = next(quantized.parameters()).device
+    device = device_of(quantized)
     first_of_batch = 0
 
     def observe(quantizer: nn.Module, arguments: tuple[Tensor, ...]) -> None:

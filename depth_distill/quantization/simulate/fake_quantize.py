@@ -10,6 +10,7 @@ from typing import cast
 
 from torch import Tensor, fx, nn
 
+from depth_distill.device import device_of
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import Operation, classify, scoped_name
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer, SiteKind
@@ -95,7 +96,7 @@ def fake_quantize(
             continue
         path = f"{_PREFIX}.{site.nodes[0]}"
         quantizer = FakeQuantizer(site.name, site.kind, target.activations, learnable=site.kind in learnable)
-        quantized.add_submodule(path, quantizer)
+        quantized.add_submodule(path, quantizer.to(device_of(graph_module)))
         for name in site.nodes:
             _insert_after(nodes[name], path)
     if target.bias_dtype == "int32":

@@ -25,7 +25,7 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer on rounded parameters; under autocast in float32, because its formats hold no rounded value."""
-        if not (self.weight_quantizer.enabled and in_autocast(input.device)):
+        if not (in_autocast(input.device) and self.weight_quantizer.enabled):
             return self.apply_to(input, *self.rounded())
         with torch.autocast(input.device.type, enabled=False):
             return self.apply_to(input.to(torch.promote_types(input.dtype, torch.float32)), *self.rounded())
