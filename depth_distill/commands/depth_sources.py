@@ -1,14 +1,16 @@
 """Depth in metres from a checkpoint, from an ONNX file, or from a folder of predictions."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from depth_distill.codecs import HostCodec, HostTable, codec_of, describe_codec
 from depth_distill.data.reading import read_depth
 from depth_distill.display.pictures import PanelRow
-from depth_distill.errors import ConfigError, DataError
+from depth_distill.errors import ConfigError, DataError, one_line
 from depth_distill.evaluation import Evaluator
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.bundle.bundle import bundle_of
@@ -30,16 +32,18 @@ def of_checkpoint(run: LoadedRun) -> Depth:
     return lambda batch: run.network.codec.decode(run.network(batch.image).float())
 
 
-def of_file(file: Path, codec: DepthCodec) -> Depth:
-    """Depth of an ONNX file, read as its bundle says, or else by the codec.
+def of_file(file: Path, codec: DepthCodec, table: Path | None = None) -> Depth:
+    """Depth of an ONNX file, read as its bundle says, or else by the codec, through a decode table if there is one.
 
     Raises:
-        ConfigError: the bundle is for another depth range.
+        ConfigError: the bundle is for another depth range, or the table is of another codec or cannot be read.
     """
     bundle = bundle_of(file)
     network = OnnxNetwork(file, inputs=None if bundle is None else bundle.input)
     names = tuple(each.name for each in network.session.get_outputs())
     if names == (METRES,):
+        if table is not None:
+            raise ConfigError(f"{file} returns metres, and a decode table takes codes: give another file of the bundle")
         return lambda batch: network(batch.image)
     if bundle is not None:
         network.outputs = bundle.layout
@@ -48,7 +52,23 @@ def of_file(file: Path, codec: DepthCodec) -> Depth:
         codec = DepthCodec(bundle.codec)
     else:
         network.outputs = named_layout(codec.host, names)
+    if table is not None:
+        codec = DepthCodec(_with_table(table, codec.host))
     return lambda batch: codec.decode(network(batch.image))
+
+
+def _with_table(path: Path, codec: HostCodec) -> HostTable:
+    try:
+        found = codec_of(json.loads(path.read_text(encoding="utf-8"))["codec"])
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist: depth-distill fit-decoder writes it") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no decode table of depth-distill fit-decoder ({one_line(error)})") from error
+    if not isinstance(found, HostTable):
+        raise ConfigError(f"{path} has the codec {found} and no table: give decode_table.json of fit-decoder")
+    if describe_codec(found.inner) != describe_codec(codec):
+        raise ConfigError(f"{path} was fitted to the codec {found.inner} of {found.depth_range}, not to {codec}")
+    return found
 
 
 def of_predictions(folder: Path, run: LoadedRun) -> Depth:

@@ -41,6 +41,9 @@ def add_arguments(parser: CommandParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--onnx", type=Path, metavar="FILE", help="score a file of a bundle, or one that returns codes")
     what.add_argument("--predictions", type=Path, metavar="DIR", help="score a folder of depth maps")
+    parser.add_argument(
+        "--decode-table", type=Path, metavar="JSON", help="decode --onnx through a table of depth-distill fit-decoder"
+    )
     add_images(parser)
     add_device(parser)
     parser.add_argument(
@@ -60,12 +63,14 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     scored = options.onnx or options.predictions or options.checkpoint
     if scored is None:
         raise ConfigError("there is nothing to score: give --checkpoint, --onnx or --predictions")
+    if options.decode_table is not None and options.onnx is None:
+        raise ConfigError("--decode-table goes with --onnx, the file whose codes it corrects")
     loaded = _load(options, overrides)
     evaluator = loaded.evaluator(options.images)
     if options.predictions is not None:
         depth_of = depth_sources.of_predictions(options.predictions, loaded)
     elif options.onnx is not None:
-        depth_of = depth_sources.of_file(options.onnx, loaded.network.codec)
+        depth_of = depth_sources.of_file(options.onnx, loaded.network.codec, options.decode_table)
     else:
         depth_of = depth_sources.of_checkpoint(loaded)
     metrics = evaluator.of_batches(depth_of, "val")

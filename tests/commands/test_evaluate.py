@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from depth_distill.cli import main
+from depth_distill.codecs import DepthRange, HostSingle, HostTable, describe_codec
 from depth_distill.display.pictures import save_depth_png
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
@@ -109,3 +110,28 @@ def test_a_file_that_returns_nan_or_takes_something_else_is_refused(trained_chec
     onnx.save(model, tmp_path / "two.onnx")
     assert main([*words, str(tmp_path / "two.onnx")]) == 2
     assert "two.onnx takes a [1, 3], b [1, 3], expected one image [1, 3, H, W]" in capsys.readouterr().err
+
+
+def test_codes_go_through_a_decode_table(run, trained_checkpoint, tmp_path, capsys):
+    path = export_float(fold(trace(run.network)), tmp_path / "alone.onnx", FileSpec.like(torch.zeros(1, 3, 32, 64)))
+    plain = score(trained_checkpoint, tmp_path, "--onnx", path)
+    file = tmp_path / "decode_table.json"
+
+    def write(values, codec=run.network.codec.host):
+        file.write_text(json.dumps({"codec": describe_codec(HostTable(codec, [values]))}))
+
+    write([0.0, 1.0])
+    same = score(trained_checkpoint, tmp_path, "--onnx", path, "--decode-table", file)
+    assert same["abs_rel"] == pytest.approx(plain["abs_rel"], rel=1e-4)
+    write([0.2, 0.9])
+    assert score(trained_checkpoint, tmp_path, "--onnx", path, "--decode-table", file)["abs_rel"] != plain["abs_rel"]
+    words = ["evaluate", "--checkpoint", str(trained_checkpoint), "--decode-table", str(file)]
+    assert main(words) == 2
+    assert "--decode-table goes with --onnx" in capsys.readouterr().err
+    write([0.2, 0.9], HostSingle(DepthRange(1, 2)))
+    assert main([*words, "--onnx", str(path)]) == 2
+    assert "was fitted to the codec single, log of 1-2 m, not to" in capsys.readouterr().err
+    for content in ("{", "[]", '{"codec": 5}'):
+        file.write_text(content)
+        assert main([*words, "--onnx", str(path)]) == 2
+        assert "decode_table.json is no decode table" in capsys.readouterr().err
