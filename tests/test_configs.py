@@ -12,6 +12,8 @@ import yaml
 from PIL import Image
 
 from depth_distill.cli import main
+from depth_distill.data import RgbdFolder
+from depth_distill.data.streamed import streamed_item
 from depth_distill.lightning_cli import DataCLI, build_cli
 from depth_distill.models import DepthNet
 from depth_distill.types import DepthRange
@@ -127,7 +129,7 @@ def test_a_shipped_student_starts_as_its_teacher(teacher, student):
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("name", [name for name in BLOCKS if name != "nyuv2_labeled"])
+@pytest.mark.parametrize("name", sorted(set(BLOCKS) - {"nyuv2_labeled", "streamed"}))
 def test_a_shipped_data_block_on_real_files(name, data_root, tmp_path):
     build, median_range_m = REAL[name]
     check(name, build(data_root, tmp_path / "data"), median_range_m, tmp_path)
@@ -135,6 +137,25 @@ def test_a_shipped_data_block_on_real_files(name, data_root, tmp_path):
 
 def test_the_shipped_block_of_the_matlab_file(tmp_path):
     check("nyuv2_labeled", nyuv2_labeled(tmp_path), (2.49, 2.51), tmp_path)
+
+
+def test_the_shipped_block_of_streamed_data(tmp_path):
+    pytest.importorskip("litdata", reason="litdata is not installed (the extra 'streaming')")
+    from litdata.streaming.writer import BinaryWriter
+
+    for split in ("train", "val"):
+        chunks = BinaryWriter(str(tmp_path / "chunks" / split), chunk_size=3)
+        for index, files in enumerate(RgbdFolder(rgbd(tmp_path / "data"), f"{split}.csv").sample_files):
+            chunks[index] = streamed_item(files)
+        chunks.done()
+        chunks.merge()
+    check("streamed", tmp_path / "chunks", (0.99, 1.01), tmp_path)
+
+
+def test_the_address_of_streamed_data_stays_as_it_is():
+    block = str(CONFIGS / "data" / "streamed.yaml")
+    words = ["--config", str(CONFIGS / "teacher" / "resnet18.yaml"), "--data", block, "--data.root", "s3://bucket/set"]
+    assert build_cli(DataCLI, words, run=False).datamodule.train.root == "s3://bucket/set/train"
 
 
 @pytest.mark.real_data

@@ -7,6 +7,7 @@ from depth_distill.data.ncdb import NcdbDepth
 from depth_distill.data.nyuv2 import NyuV2Labeled
 from depth_distill.data.rgbd_folder import RgbdFolder
 from depth_distill.data.splits import DepthSplits
+from depth_distill.data.streamed import StreamedDepth
 from depth_distill.data.synthetic import SyntheticDepth
 from depth_distill.data.transforms import RandomZoom
 from depth_distill.data.tum import TumRgbd
@@ -21,6 +22,7 @@ __all__ = [
     "NyuV2Labeled",
     "RandomZoom",
     "RgbdFolder",
+    "StreamedDepth",
     "SyntheticDepth",
     "TumRgbd",
     "report_table",

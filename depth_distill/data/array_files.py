@@ -1,16 +1,16 @@
 """Read NumPy files whose headers are checked before memory is taken; nothing in them is executed."""
 
+import io
 import math
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from depth_distill.data.file_errors import readable_errors
+from depth_distill.data.file_errors import AnyFile, readable_errors
 from depth_distill.errors import DataError
 
 MAX_BYTES = 2**30
@@ -21,7 +21,7 @@ _NPY, _ZIP = b"\x93NUMPY", b"PK"
 HeaderCheck = Callable[[np.dtype[Any], tuple[int, ...]], object]
 
 
-def read_array(path: Path, check: HeaderCheck = lambda *_: None) -> NDArray[np.generic]:
+def read_array(path: AnyFile, check: HeaderCheck = lambda *_: None) -> NDArray[np.generic]:
     """The array of an ``.npy`` file, or that of an ``.npz`` file with one array or one called ``depth``.
 
     Args:
@@ -33,15 +33,16 @@ def read_array(path: Path, check: HeaderCheck = lambda *_: None) -> NDArray[np.g
     """
     with readable_errors(path, "a NumPy array", (_NPY, _ZIP)), path.open("rb") as file:
         if file.read(2) != _ZIP:
+            size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            return _read(path, file, path.stat().st_size, check)
+            return _read(path, file, size, check)
         with zipfile.ZipFile(file) as archive:
             member = archive.getinfo(_depth_member(path, archive.namelist()))
             with archive.open(member) as content:
                 return _read(path, content, member.file_size, check)
 
 
-def _depth_member(path: Path, names: list[str]) -> str:
+def _depth_member(path: AnyFile, names: list[str]) -> str:
     keys = {name.removesuffix(".npy"): name for name in names}
     if "depth" not in keys and len(keys) != 1:
         raise DataError(
@@ -51,7 +52,7 @@ def _depth_member(path: Path, names: list[str]) -> str:
     return keys["depth"] if "depth" in keys else names[0]
 
 
-def _read(path: Path, file: IO[bytes], size: int, check: HeaderCheck) -> NDArray[np.generic]:
+def _read(path: AnyFile, file: IO[bytes], size: int, check: HeaderCheck) -> NDArray[np.generic]:
     """The array that starts here, of a file of ``size`` bytes."""
     version = npy.read_magic(file)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0

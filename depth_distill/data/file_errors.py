@@ -1,11 +1,40 @@
 """Say in one message what is wrong with a file that cannot be decoded, and what it is instead."""
 
+import io
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
+
+from PIL import UnidentifiedImageError
 
 from depth_distill.errors import DataError
+
+
+@dataclass(frozen=True)
+class FileInMemory:
+    """The content of a file that is part of a larger one; it opens as a path does."""
+
+    name: str
+    """Where it comes from, for messages; ends as the file's name does."""
+    content: bytes = field(repr=False)
+
+    @property
+    def suffix(self) -> str:
+        """That of the file."""
+        return Path(self.name).suffix
+
+    def open(self, _: str = "rb") -> IO[bytes]:
+        """The bytes, for reading."""
+        return io.BytesIO(self.content)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AnyFile = Path | FileInMemory
 
 _REMOVE = "or remove the sample from the split"
 _CONVERT = f"convert it, {_REMOVE}"
@@ -31,7 +60,7 @@ _BEGINNINGS: tuple[tuple[bytes, str, str], ...] = (
 
 
 @contextmanager
-def readable_errors(path: Path, expected: str, beginnings: tuple[bytes, ...]) -> Iterator[None]:
+def readable_errors(path: AnyFile, expected: str, beginnings: tuple[bytes, ...]) -> Iterator[None]:
     """Turn whatever a decoder raises on ``path`` into a ``DataError`` that names the cause.
 
     A decoder that is fed foreign bytes may raise anything: Pillow and NumPy raise a dozen types between them.
@@ -57,20 +86,24 @@ def readable_errors(path: Path, expected: str, beginnings: tuple[bytes, ...]) ->
         raise DataError(f"{path}: cannot be read as {expected} ({reason}); {cure}") from error
 
 
-def require_regular(path: Path) -> None:
+def require_regular(path: AnyFile) -> None:
     """Check that a path is that of a file: to open a pipe would wait for ever, and a device may never end.
 
     Raises:
         OSError: it is something else, or nothing.
     """
+    if isinstance(path, FileInMemory):
+        return
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
         raise OSError("it is a folder" if stat.S_ISDIR(mode) else "it is a pipe or a device")
 
 
-def _cause(path: Path, error: Exception, beginnings: tuple[bytes, ...]) -> tuple[str, str]:
+def _cause(path: AnyFile, error: Exception, beginnings: tuple[bytes, ...]) -> tuple[str, str]:
     """What is wrong, and what to do about it."""
     reason = " ".join(str(error).replace(f" '{path}'", "").split()) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = "cannot identify image file"  # Pillow adds the address of the opened file
     try:
         require_regular(path)
         with path.open("rb") as file:

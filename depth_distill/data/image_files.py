@@ -4,11 +4,10 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from PIL import Image
 
-from depth_distill.data.file_errors import readable_errors
+from depth_distill.data.file_errors import AnyFile, readable_errors
 from depth_distill.errors import DataError
 
 # Pillow knows forty formats more: it hands EPS to Ghostscript, and decodes a float TIFF to black.
@@ -24,7 +23,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # th
 
 
 @contextmanager
-def open_image(path: Path, expected: str) -> Iterator[Image.Image]:
+def open_image(path: AnyFile, expected: str) -> Iterator[Image.Image]:
     """Open an image without decoding it.
 
     Args:
@@ -34,9 +33,9 @@ def open_image(path: Path, expected: str) -> Iterator[Image.Image]:
     Raises:
         DataError: it is missing, damaged, neither JPEG nor PNG, or too large; also where decoding fails in the body.
     """
-    with readable_errors(path, expected, (_JPEG, _PNG)):
+    with readable_errors(path, expected, (_JPEG, _PNG)), path.open("rb") as opened:
         try:
-            file = Image.open(path, formats=FORMATS)
+            file = Image.open(opened, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise _too_large(path, int(re.search(r"\d+", str(error)).group())) from error  # type: ignore[union-attr]
         with file:
@@ -56,7 +55,7 @@ def is_16_bit(file: Image.Image) -> bool:
     return file.mode == "I" or file.mode.startswith("I;16")  # "I": how some writers and older Pillows store 16 bits
 
 
-def channels(path: Path, file: Image.Image) -> str:
+def channels(path: AnyFile, file: Image.Image) -> str:
     """Number and bits of the channels of the file; Pillow opens all PNGs with several channels as 8 bits."""
     if file.format != "PNG":
         return f"{len(file.getbands())} of 8 bits"
@@ -65,7 +64,7 @@ def channels(path: Path, file: Image.Image) -> str:
     return f"{_CHANNELS.get(colour_type, 1)} of {bits} bits"
 
 
-def _too_large(path: Path, pixels: int) -> DataError:
+def _too_large(path: AnyFile, pixels: int) -> DataError:
     return DataError(
         f"{path}: the image has {pixels / 1e6:.0f} megapixels, and at most {MAX_PIXELS / 1e6:.0f} are read; make it "
         "smaller, or remove the sample from the split"

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from depth_distill.data.array_files import read_array
+from depth_distill.data.file_errors import AnyFile
 from depth_distill.data.image_files import channels, is_16_bit, open_image, orientation
 from depth_distill.errors import DataError
 
@@ -24,7 +25,7 @@ _MORE_BITS = "export the depth again with 16 bits, and check that this is not a 
 _REDUCTION = 3
 
 
-def read_image(path: Path, goes_with_depth: bool = False) -> Tensor:
+def read_image(path: AnyFile, goes_with_depth: bool = False) -> Tensor:
     """An image, ``(3, H, W)`` uint8 RGB.
 
     Grey, palette and RGBA images are converted; alpha is dropped. The EXIF orientation is applied, so that phone
@@ -43,7 +44,7 @@ def read_image(path: Path, goes_with_depth: bool = False) -> Tensor:
 
 
 def decode_image(
-    path: Path, goes_with_depth: bool = False, size: tuple[int, int] | None = None
+    path: AnyFile, goes_with_depth: bool = False, size: tuple[int, int] | None = None
 ) -> tuple[Tensor, tuple[int, int]]:
     """As :func:`read_image`, with the size (height, width) in the file.
 
@@ -72,7 +73,7 @@ def decode_image(
     return torch.from_numpy(array).permute(2, 0, 1).contiguous(), (width, height) if on_its_side else (height, width)
 
 
-def read_depth(path: Path, depth_scale: float) -> Tensor:
+def read_depth(path: AnyFile, depth_scale: float) -> Tensor:
     """A depth map, ``(1, H, W)`` float32 metres; 0 where the file has 0, NaN, infinity or a negative value.
 
     Args:
@@ -111,7 +112,7 @@ def depth_tensor(array: NDArray[np.generic], depth_scale: float = 1.0) -> Tensor
     return torch.where(torch.isfinite(depth_m) & (depth_m > 0), depth_m, 0.0).unsqueeze(0)
 
 
-def read_mask(path: Path) -> Tensor:
+def read_mask(path: AnyFile) -> Tensor:
     """A mask, ``(1, H, W)`` bool: True (any value except black) where the depth may be used.
 
     Raises:
@@ -160,7 +161,7 @@ def normal_inside(root: Path, relative: str, where: str) -> str:
     return normal
 
 
-def _read_png_16(path: Path) -> NDArray[np.generic]:
+def _read_png_16(path: AnyFile) -> NDArray[np.generic]:
     with open_image(path, "a 16-bit PNG depth map") as file:
         if not is_16_bit(file):
             found = channels(path, file)
@@ -170,7 +171,7 @@ def _read_png_16(path: Path) -> NDArray[np.generic]:
         return np.array(file)
 
 
-def _require_unturned(path: Path, file: Image.Image) -> None:
+def _require_unturned(path: AnyFile, file: Image.Image) -> None:
     if (turned := orientation(file)) != 1:
         raise DataError(
             f"{path}: EXIF orientation {turned} turns the picture, and nothing says whether its depth map is turned, "

@@ -11,6 +11,7 @@ import torch
 from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
+from depth_distill.data.file_errors import AnyFile
 from depth_distill.data.reading import IMAGE_EXTENSIONS, decode_image, read_depth, read_mask
 from depth_distill.data.transforms import JointResize
 from depth_distill.errors import ConfigError, DataError
@@ -48,8 +49,7 @@ class FileDataset(DepthDataset):
     """Expected content of a data root with this layout, for error messages."""
 
     def __init__(self, root: str | Path, depth_scale: float) -> None:
-        if not 0 < depth_scale < float("inf"):
-            raise ConfigError(f"depth_scale must be positive (file units per metre), got {depth_scale}")
+        require_scale(depth_scale)
         self.root = Path(root).expanduser()
         self.depth_scale = depth_scale
 
@@ -98,29 +98,51 @@ class FileDataset(DepthDataset):
         return JointResize(size)(self.checked(index, *self._read(index, size)))
 
     def _read(self, index: int, size: tuple[int, int] | None = None) -> tuple[DepthSample, tuple[int, int]]:
-        """A sample whose image may be decoded smaller, if it is to be resized; and (height, width) in the file."""
         files = self.sample_files[index]
-        image, image_size = decode_image(Path(files.image), files.depth is not None, size)
-        if files.depth is None:
-            no_depth = torch.zeros(1, *image_size)
-            return DepthSample(image, no_depth, no_depth > 0), image_size
-        depth_m = read_depth(Path(files.depth), self.depth_scale)
-        valid = depth_m > 0
-        if files.mask is not None:
-            mask = read_mask(Path(files.mask))
-            if mask.shape != valid.shape:
-                (height, width), (depth_height, depth_width) = mask.shape[-2:], valid.shape[-2:]
-                raise DataError(
-                    f"{files.mask}: the mask is {width} x {height} but its depth map is {depth_width} x "
-                    f"{depth_height}; save both in the same size"
-                )
-            valid &= mask
-        return DepthSample(image, depth_m, valid), image_size
+        depth, mask = (None if file is None else Path(file) for file in (files.depth, files.mask))
+        return read_sample(Path(files.image), depth, mask, self.depth_scale, size)
 
     @property
     @override
     def has_depth(self) -> bool:
         return self.sample_files[0].depth is not None
+
+
+def read_sample(
+    image_file: AnyFile,
+    depth_file: AnyFile | None,
+    mask_file: AnyFile | None,
+    depth_scale: float,
+    size: tuple[int, int] | None = None,
+) -> tuple[DepthSample, tuple[int, int]]:
+    """A sample, and (height, width) of its image in the file.
+
+    Args:
+        image_file: JPEG or PNG.
+        depth_file: the depth map; None for image-only data.
+        mask_file: an image that is black where the depth must not be used, if there is one.
+        depth_scale: units of the depth file per metre.
+        size: (height, width) that the sample is going to be resized to; the image may be decoded smaller.
+
+    Raises:
+        DataError: a file is missing or unreadable, or the mask is not of the size of the depth map.
+    """
+    image, image_size = decode_image(image_file, depth_file is not None, size)
+    if depth_file is None:
+        no_depth = torch.zeros(1, *image_size)
+        return DepthSample(image, no_depth, no_depth > 0), image_size
+    depth_m = read_depth(depth_file, depth_scale)
+    valid = depth_m > 0
+    if mask_file is not None:
+        mask = read_mask(mask_file)
+        if mask.shape != valid.shape:
+            (height, width), (depth_height, depth_width) = mask.shape[-2:], valid.shape[-2:]
+            raise DataError(
+                f"{mask_file}: the mask is {width} x {height} but its depth map is {depth_width} x {depth_height}; "
+                "save both in the same size"
+            )
+        valid &= mask
+    return DepthSample(image, depth_m, valid), image_size
 
 
 def sample_name(image: Path, root: Path) -> str:
@@ -137,6 +159,16 @@ def images_by_stem(folder: Path) -> dict[str, Path]:
 def is_image(path: Path, extensions: Sequence[str] = IMAGE_EXTENSIONS) -> bool:
     """Whether the file name is that of an image; hidden files (macOS leaves ``._photo.jpg`` files) do not count."""
     return path.suffix.lower() in extensions and not path.name.startswith(".")
+
+
+def require_scale(depth_scale: float) -> None:
+    """Check the units of depth files per metre.
+
+    Raises:
+        ConfigError: they are not positive.
+    """
+    if not 0 < depth_scale < float("inf"):
+        raise ConfigError(f"depth_scale must be positive (file units per metre), got {depth_scale}")
 
 
 def require_folder(folder: Path) -> None:

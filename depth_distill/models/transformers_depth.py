@@ -16,7 +16,7 @@ class TransformersDepth(nn.Module):
 
     Args:
         folder: folder written by ``save_pretrained``, with ``config.json`` and ``model.safetensors``. Nothing is
-            downloaded, and pickled weights are refused.
+            downloaded, and pickled weights and code in the folder are refused.
         metres_per_unit: length of one unit of the network's output, in metres.
 
     Raises:
@@ -33,7 +33,7 @@ class TransformersDepth(nn.Module):
             raise ConfigError(f"{folder} holds no config.json: give the folder that save_pretrained wrote")
         try:
             self.network = AutoModelForDepthEstimation.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
             )
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"{folder} holds no depth network that transformers can load: {error}") from error

@@ -2,6 +2,7 @@
 
 import builtins
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,22 @@ def test_without_transformers_the_error_names_the_package_to_install(tmp_path, m
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ConfigError, match="TransformersDepth needs transformers: pip install transformers"):
         TransformersDepth(tmp_path)
+
+
+def test_code_in_the_folder_is_not_trusted(tmp_path, monkeypatch):
+    """Whatever is installed: transformers asks, or runs it, where the argument is not given."""
+    received = {}
+
+    class Loader:
+        @staticmethod
+        def from_pretrained(_, **arguments):
+            received.update(arguments)
+            return torch.nn.Identity()
+
+    monkeypatch.setitem(sys.modules, "transformers", SimpleNamespace(AutoModelForDepthEstimation=Loader))
+    (tmp_path / "config.json").write_text("{}")
+    TransformersDepth(tmp_path)
+    assert received == {"local_files_only": True, "use_safetensors": True, "trust_remote_code": False}
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +29,7 @@ from depth_distill.data.transforms import JointResize
 def write_photograph(path: Path, size: tuple[int, int]) -> None:
     """A JPEG of (width, height) with shapes of all sizes, edges and the noise of a sensor."""
     rng = np.random.default_rng(0)
-    picture = np.zeros((size[1], size[0], 3), np.float32)
+    picture: NDArray[Any] = np.zeros((size[1], size[0], 3), np.float32)
     for cells in (3, 12, 50, 200):
         coarse = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
         picture += np.asarray(
