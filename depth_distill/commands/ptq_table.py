@@ -11,6 +11,7 @@ checkpoint's run folder is used; any key of it can be overridden, as in ``fit``.
 import argparse
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,9 @@ from depth_distill.commands.options import (
     add_target,
     whole_number,
 )
+from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.target import load_target
+from depth_distill.runs import require_checkpoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,18 +67,20 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.display.console import plain_console
     from depth_distill.display.pictures import save_figure
     from depth_distill.export.bundle.manifest import sha256
-    from depth_distill.loading.trained import load_run
+    from depth_distill.export.bundle.steps import content_hash
+    from depth_distill.loading.trained import config_of, load_run
     from depth_distill.quantization.recipe import NAIVE, load_recipe
 
     console = plain_console()
     base = load_recipe(options.recipe)
     file = options.out / "ptq_table.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    for checkpoint in options.checkpoint:
-        title = checkpoint.absolute().parents[1].name + ("" if base == NAIVE else f", {base}")
+    found = _measured(file)
+    for name, checkpoint in _names(options.checkpoint).items():
+        title = name + ("" if base == NAIVE else f", {base}")
         made_with = {
             "checkpoint": sha256(checkpoint),
-            "target": options.target,
+            "config": sha256(config_of(checkpoint, options.config)),
+            "target": content_hash(load_target(options.target).to_dict()),
             "images": options.images,
             "calibration_images": options.calibration_images,
             "overrides": list(overrides),
@@ -100,6 +106,35 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if options.json is not None:
         write_json(options.json, found)
     console.print(f"written  {file}", soft_wrap=True, highlight=False)
+
+
+def _names(checkpoints: Sequence[Path]) -> dict[str, Path]:
+    """Checkpoints by the name of their run folder; of one folder, also by their own."""
+    for checkpoint in checkpoints:
+        require_checkpoint(str(checkpoint))
+    runs = Counter(each.absolute().parents[1].name for each in checkpoints)
+    named: dict[str, Path] = {}
+    for each in checkpoints:
+        run = each.absolute().parents[1].name
+        name = run if runs[run] == 1 else f"{run}, {each.stem}"
+        if name in named:
+            raise ConfigError(f"--checkpoint: {named[name]} and {each} would share the rows of {name!r}: measure one")
+        named[name] = each
+    return named
+
+
+def _measured(file: Path) -> dict[str, Any]:
+    """The rows of an earlier run, by network."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        for network in found.values():
+            for row in network["rows"].values():
+                _cells(row, network["rows"])
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        raise ConfigError(f"{file} is no table of ptq-table: move it away, or give another --out") from error
+    return dict(found)
 
 
 def _cells(row: dict[str, Any], measured: dict[str, dict[str, Any]]) -> list[str]:

@@ -5,7 +5,9 @@ import pytest
 
 from depth_distill.cli import main
 from depth_distill.commands import ptq_rows, ptq_table
+from depth_distill.errors import ConfigError
 from depth_distill.quantization.passes.adaround import AdaRound
+from depth_distill.shipped_configs import shipped_folder
 
 STEPS = ["FP32", "naive PTQ", "+ equalize", "+ bias correction", "+ rounding reconstruction", "per-channel PTQ"]
 
@@ -54,6 +56,36 @@ def test_rows_are_measured_and_none_twice_with_the_same_settings(trained_checkpo
     assert json.loads((tmp_path / "ptq_table.json").read_text()) == found
     assert main(["ptq-table", *words, "--target", "symmetric-pow2"]) == 0  # rows of another target are no use
     assert measured == STEPS
+    measured.clear()
+    profile = tmp_path / "mine.yaml"
+    profile.write_text((shipped_folder() / "target" / "per-tensor-minmax.yaml").read_text())
+    assert main(["ptq-table", *words, "--target", str(profile)]) == 0
+    measured.clear()
+    profile.write_text(profile.read_text().replace("calibrator: minmax", "calibrator: mse"))
+    assert main(["ptq-table", *words, "--target", str(profile)]) == 0  # of the same name, but edited
+    assert measured == STEPS
+
+
+def test_checkpoints_of_one_run_do_not_share_rows(tmp_path, capsys):
+    names = [
+        tmp_path / f"{folder}/run/checkpoints/{name}.ckpt" for folder, name in (("a", "x"), ("a", "y"), ("b", "x"))
+    ]
+    for each in names:
+        each.parent.mkdir(parents=True, exist_ok=True)
+        each.touch()
+    assert list(ptq_table._names(names[:1])) == ["run"]
+    assert list(ptq_table._names(names[:2])) == ["run, x", "run, y"]
+    with pytest.raises(ConfigError, match="would share the rows of 'run, x': measure one"):
+        ptq_table._names(names)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"a": 3}', '{"a": {"rows": {"naive PTQ": {"abs_rel": 1}}}}', "[" * 9999]
+)
+def test_a_damaged_table_is_refused_by_name(text, tmp_path):
+    (tmp_path / "ptq_table.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"ptq_table\.json is no table of ptq-table: move it away"):
+        ptq_table._measured(tmp_path / "ptq_table.json")
 
 
 @pytest.mark.parametrize(

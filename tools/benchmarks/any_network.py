@@ -27,7 +27,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.exit_codes import exit_code
 from depth_distill.export.backends.runtime import OnnxFile
+from depth_distill.export.bundle.steps import content_hash
 from depth_distill.export.harden.hardening import harden
 from depth_distill.export.harden.outcome import HardenOptions
 from depth_distill.loading.onnx_importer import ImportedOnnx, import_onnx
@@ -98,6 +99,7 @@ class Row:
         seconds: time of everything.
         reasons: why a stage is a "no", by stage.
         skipped: package that is missing.
+        made_with: target and recipe that were asked for; a row of others is measured again.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Row:
     seconds: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
     skipped: str = ""
+    made_with: str = ""
 
     @property
     def without_int8(self) -> bool:
@@ -444,10 +447,12 @@ def _work(options: argparse.Namespace, console: Console) -> None:
     every = entries()
     for entry in every:
         before = done.get(entry.name)
+        if before is not None and not options.float_only and before.made_with != _made_with(options):
+            before = None
         is_done = before is not None and not before.skipped and (options.float_only or not before.without_int8)
         if is_done or not re.search(options.only, f"{entry.group} {entry.name}"):
             continue
-        row = _apart(entry, options)
+        row = replace(_apart(entry, options), made_with=_made_with(options))
         console.print(" | ".join(_cells(row)), highlight=False, soft_wrap=True)
         for note in _notes(row):
             console.print(f"    {note}", highlight=False, soft_wrap=True, markup=False)
@@ -457,6 +462,12 @@ def _work(options: argparse.Namespace, console: Console) -> None:
         with atomic_path(options.out / "any_network.md") as temporary:
             temporary.write_text(markdown(rows), encoding="utf-8")
     console.print(f"written  {options.out / 'any_network'}.json and .md", soft_wrap=True, highlight=False)
+
+
+def _made_with(options: argparse.Namespace) -> str:
+    """What tells rows of other settings apart: also a profile or recipe of the same name that was edited."""
+    content = [load_target(options.target).to_dict(), load_recipe(options.recipe).to_dict()]
+    return f"{options.target}, {options.recipe}: {content_hash(content)[:16]}"
 
 
 def _apart(entry: Entry, options: argparse.Namespace) -> Row:

@@ -87,6 +87,9 @@ def test_the_command_resumes_and_names_missing_packages(pictures, tmp_path, monk
     rows = json.loads((tmp_path / "out" / "any_network.json").read_text())
     assert [(each["name"], each["way"]) for each in rows] == [("tiny", "traced"), ("absent", "")]
     assert "| tiny | traced |" in (tmp_path / "out" / "any_network.md").read_text()
+    monkeypatch.setattr(any_network, "_apart", lambda entry, options: any_network.Row(entry.name, entry.group, "again"))
+    assert any_network.main([*words, "--target", "per-channel"]) == 0  # a row of another target is no use
+    assert "| tiny | again |" in (tmp_path / "out" / "any_network.md").read_text()
 
 
 def test_settled_batch_norms_have_the_statistics_of_the_images():
