@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from typing_extensions import override
 
 import depth_distill.losses
@@ -127,7 +128,7 @@ class DepthCLI(LightningCLI):
             runs.require_own_folder(chosen, self.subcommand or "", checkpoint)
         # config.yaml runs again elsewhere: another run with it must not write into this folder.
         (self.config if self.subcommand is None else self.config[self.subcommand]).run_dir = None
-        runs.keep_metrics_log(self.run_folder)
+        rank_zero_only(runs.keep_metrics_log)(self.run_folder)
 
     @override
     def instantiate_classes(self) -> None:
@@ -208,9 +209,12 @@ class DepthCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write predictions; nothing is kept in memory."""
         self.trainer.predict(**kwargs | {"return_predictions": False})
-        plain_console().print(f"predictions  {self.run_folder / 'predictions'}", soft_wrap=True, highlight=False)
+        if self.trainer.is_global_zero:
+            plain_console().print(f"predictions  {self.run_folder / 'predictions'}", soft_wrap=True, highlight=False)
 
     def _print_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
+        if not self.trainer.is_global_zero:
+            return
         protocol = self.model.val_metrics.protocol
         titles = {stage: f"{stage}: {protocol}", "vendor": f"{stage}, after the tool chain's own PTQ: {protocol}"}
         for prefix, title in titles.items():

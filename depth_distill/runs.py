@@ -96,10 +96,17 @@ def new_run_folder(base: Path, name: str) -> Path:
     written is removed when the process ends: not every run gets so far.
 
     Raises:
-        ConfigError: ``base`` cannot hold folders.
+        ConfigError: ``base`` cannot hold folders; or a launcher, such as torchrun or srun, started several processes,
+            which cannot agree on a new folder.
     """
     if os.environ.get(_LOCAL_RANK, "0") != "0" and _RUN_FOLDER in os.environ:
         return Path(os.environ[_RUN_FOLDER])
+    launcher = _launcher()
+    if launcher is not None:
+        raise ConfigError(
+            f"--run_dir is missing: {launcher} started several processes, which each would make a run folder of their "
+            "own; give all of them the same --run_dir"
+        )
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, copy = (base / name / stamp).absolute(), 1
     try:
@@ -175,6 +182,14 @@ def _values(argv: Sequence[str], *options: str) -> list[str]:
         elif equals and name.startswith("--") and name in options:
             values.append(value)
     return values
+
+
+def _launcher() -> str | None:
+    """What started this process together with others; None if nothing did, or Lightning itself."""
+    for name, rank, count in (("torchrun", "RANK", "WORLD_SIZE"), ("srun", "SLURM_PROCID", "SLURM_NTASKS")):
+        if rank in os.environ and os.environ.get(count, "1") not in ("", "1"):
+            return name
+    return "NODE_RANK" if os.environ.get("NODE_RANK", "0") not in ("", "0") else None
 
 
 def _make(folder: Path) -> bool:

@@ -181,3 +181,28 @@ def test_what_is_no_path_of_a_checkpoint_is_refused(checkpoint, message, tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         runs.require_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("environment", "launcher"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "torchrun"),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, "torchrun"),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, "srun"),
+        ({"NODE_RANK": "1"}, "NODE_RANK"),
+    ],
+)
+def test_processes_of_a_launcher_are_told_to_share_a_folder(tmp_path, monkeypatch, environment, launcher):
+    monkeypatch.delenv("DEPTH_DISTILL_RUN_FOLDER", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"--run_dir is missing: {launcher} started several processes"):
+        runs.new_run_folder(tmp_path, "name")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "0", "WORLD_SIZE": "1"}, {"WORLD_SIZE": "2"}, {"SLURM_NTASKS": "2"}])
+def test_a_process_alone_makes_its_folder(tmp_path, monkeypatch, environment):
+    for name, value in environment.items():  # WORLD_SIZE is also set by Lightning, for the processes that it starts
+        monkeypatch.setenv(name, value)
+    assert runs.new_run_folder(tmp_path, "name").is_dir()

@@ -53,8 +53,8 @@ class FakeQuant(Callback):
     that features can be compared; its output does not change. Checkpoints record the recipe, and a run can only be
     resumed with the same one.
 
-    Put it before ``FeatureHooks`` (the command line does). Validation and test also need the calibration images. With
-    several processes and ``ranges: batches``, each step starts from the ranges of the first process.
+    Put it before ``FeatureHooks`` (the command line does). Validation and test also need the calibration images.
+    Several processes have the ranges that one would have with all their samples.
 
     Args:
         target: name of an NPU profile, or its .yaml file.

@@ -12,7 +12,7 @@ from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.file_errors import FileInMemory
 from depth_distill.data.sample_files import SampleFiles, read_sample, require_scale
 from depth_distill.data.transforms import JointResize
-from depth_distill.errors import ConfigError, DataError
+from depth_distill.errors import ConfigError, DataError, first_line
 from depth_distill.types import DepthSample
 
 _KINDS = ("image", "depth", "mask")
@@ -99,7 +99,7 @@ class StreamedDepth(DepthDataset):
             raise
         except Exception as error:  # of the network, of the file system, or of a damaged chunk
             raise DataError(
-                f"{self.source(index)}: cannot be read ({_first_line(error)}); check the chunks, and the network"
+                f"{self.source(index)}: cannot be read ({first_line(error)}); check the chunks, and the network"
             ) from error
         if not isinstance(item, dict) or not set(_KINDS) <= set(item):
             raise DataError(f"{self.source(index)}: expected {', '.join(_KINDS)}; {_WRITE_AGAIN}")
@@ -122,7 +122,7 @@ class StreamedDepth(DepthDataset):
             len(stream)
         except Exception as error:  # whatever the store or the parser of index.json raises
             raise DataError(
-                f"{self.root}: cannot be opened as a data set of LitData ({_first_line(error)}); expected a folder or an "
+                f"{self.root}: cannot be opened as a data set of LitData ({first_line(error)}); expected a folder or an "
                 "address that litdata.optimize wrote, with its index.json"
             ) from error
         return stream
@@ -137,10 +137,6 @@ def streamed_item(files: SampleFiles) -> dict[str, bytes]:
         kind: b"" if path is None else Path(path).suffix.encode() + b"\0" + Path(path).read_bytes()
         for kind, path in zip(_KINDS, (files.image, files.depth, files.mask), strict=True)
     }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _bytes_only() -> dict[str, Any]:

@@ -16,7 +16,7 @@ For export the quantizers are replaced by torch's own operators with constants, 
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from depth_distill.device import in_autocast
 from depth_distill.errors import ConfigError
@@ -62,7 +62,7 @@ class FakeQuantizer(nn.Module):
     * ``enabled``: if False, the tensor is returned as it is.
     * ``in_half``: if True, values are rounded to IEEE half precision instead, as in a layer that stays in FP16.
     * ``tracking``: if True, the range follows each tensor: for weights exactly (the tool chain also measures the final
-      weights), for activations as a moving average with ``momentum``, in training mode only.
+      weights), for activations as a moving average with ``momentum``, in training mode only and over all processes.
 
     Args:
         site: name of the quantizer's place in the network.
@@ -190,6 +190,8 @@ class FakeQuantizer(nn.Module):
 
     def _track(self, values: Tensor) -> None:
         low, high = self.range_of(values)
+        if self.kind != "weight":
+            low, high = _over_processes(low, high)
         if self.has_range and self.kind != "weight":
             low = torch.lerp(self.low, low.float(), self.momentum)
             high = torch.lerp(self.high, high.float(), self.momentum)
@@ -216,6 +218,15 @@ class FakeQuantizer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         self.has_range = not bool(self.scale.isnan().any())
+
+
+def _over_processes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The range of the values of all processes, so that each rounds as one with all their samples would."""
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return low, high
+    widest = torch.stack([-low, high])
+    distributed.all_reduce(widest, distributed.ReduceOp.MAX)
+    return -widest[0], widest[1]
 
 
 class _RoundToFormat(torch.autograd.Function):

@@ -3,6 +3,8 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer, affine_parameters
@@ -172,6 +174,34 @@ def test_a_fixed_range_becomes_a_learnable_one():
     learnable.load_state_dict(quantizer().state_dict())
     values = torch.randn(100)
     assert torch.equal(learnable(values), quantizer()(values))
+
+
+def _track_share(rank, init_file, folder):
+    dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
+    made = tracking()
+    rounded = [made(batch[rank::2]) for batch in seen()]
+    torch.save((made.state_dict(), rounded), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def tracking():
+    made = FakeQuantizer("site", "activation", UINT8)
+    made.tracking = True
+    return made
+
+
+def seen():
+    return torch.randn(3, 4, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+def test_two_processes_have_the_ranges_of_one(tmp_path):
+    mp.spawn(_track_share, args=(tmp_path / "init", tmp_path), nprocs=2)
+    alone = tracking()
+    expected = [alone(batch) for batch in seen()]
+    for rank in range(2):
+        state, rounded = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert all(torch.equal(value, state[name]) for name, value in alone.state_dict().items())
+        assert all(torch.equal(a[rank::2], b) for a, b in zip(expected, rounded, strict=True))
 
 
 def test_bfloat16_comes_back_as_bfloat16():
