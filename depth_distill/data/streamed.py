@@ -122,8 +122,8 @@ class StreamedDepth(DepthDataset):
             len(stream)
         except Exception as error:  # whatever the store or the parser of index.json raises
             raise DataError(
-                f"{self.root}: cannot be opened as a data set of LitData ({first_line(error)}); expected a folder or an "
-                "address that litdata.optimize wrote, with its index.json"
+                f"{self.root}: cannot be opened as a data set of LitData ({first_line(error)}); expected a folder or "
+                "an address that litdata.optimize wrote, with its index.json"
             ) from error
         return stream
 
