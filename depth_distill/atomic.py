@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written beside their place under another name, then renamed."""
 
+import errno
 import json
 import math
 import os
@@ -28,6 +29,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
+    except OSError as error:
+        # NumPy's has neither a number nor a name where the disk is full.
+        if error.errno is None:
+            raise OSError(errno.EIO, str(error), str(path)) from error
+        error.filename = str(path) if error.filename in (None, str(temporary)) else error.filename
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -5,6 +5,7 @@ Words are parsed before anything heavy is imported, so that help and a typo are 
 
 import difflib
 import keyword
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,18 +18,22 @@ from depth_distill.commands.options import CommandParser
 from depth_distill.errors import ConfigError
 from depth_distill.exit_codes import USAGE, exit_code
 
+_CLOSED = 141
+"""As a shell reports a process that SIGPIPE ended."""
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a subcommand and return the exit code.
 
-    It is 0, 1 for a fault or a verdict, 2 for a mistake, 130 after Ctrl-C, 143 after SIGTERM.
+    It is 0, 1 for a fault or a verdict, 2 for a mistake, 130 after Ctrl-C, 143 after SIGTERM, 141 where nobody reads
+    the output any more, as in ``depth-distill list encoders | head``.
 
     Args:
         args: the command line without the program's name; that of the process unless given.
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
-        return exit_code(lambda: _run(words))
+        return exit_code(lambda: _until_closed(words))
     except SystemExit as stopped:  # a help page was printed, or Lightning ended the process
         return stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
 
@@ -39,6 +44,17 @@ def command_parser(name: str) -> CommandParser:
     parser = CommandParser(name, module.__doc__ or "", module.EXAMPLE)
     module.add_arguments(parser)
     return parser
+
+
+def _until_closed(words: Sequence[str]) -> int | None:
+    """Run, and end without a word where the reader of the output went away."""
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return _CLOSED
+    return code
 
 
 def _run(words: Sequence[str]) -> int | None:
@@ -53,7 +69,11 @@ def _run(words: Sequence[str]) -> int | None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "depth-distill --help lists them"
         raise ConfigError(f"there is no command '{name}'; {hint}")
-    if (folder := str(Path.cwd())) not in sys.path:
+    try:
+        folder = str(Path.cwd())
+    except FileNotFoundError as error:
+        raise ConfigError("the working directory is gone: change to one that is there") from error
+    if folder not in sys.path:
         sys.path.append(folder)  # classes that a config names may be the user's own
     options, overrides = command_parser(name).parse(words[1:])
     options.words = list(words)

@@ -1,5 +1,6 @@
 """A file is whole or it is not there."""
 
+import errno
 import json
 import math
 import os
@@ -59,3 +60,12 @@ def test_what_json_has_no_number_for_is_null(tmp_path):
     write_json(tmp_path / "a.json", {"bands": [1.5, math.nan, (math.inf, 2)], "name": "a"})
     written = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)  # called on NaN and Infinity
     assert written == {"bands": [1.5, None, [None, 2]], "name": "a"}
+
+
+def test_an_error_names_the_file_also_where_numpy_does_not(tmp_path):
+    of_numpy, of_a_full_disk = OSError("6144 requested and 3040 written"), OSError(errno.ENOSPC, "full")
+    for raised, expected in ((of_numpy, errno.EIO), (of_a_full_disk, errno.ENOSPC)):
+        with pytest.raises(OSError, match="written|full") as caught, atomic_path(tmp_path / "a.npy"):
+            raise raised
+        assert (caught.value.errno, caught.value.filename) == (expected, str(tmp_path / "a.npy"))
+    assert not list(tmp_path.iterdir())

@@ -517,3 +517,18 @@ def test_markup_in_names_is_printed_as_it_is(config, tmp_path, capsys):
     run = tmp_path / "[red]x[/nope]"
     assert main(["fit", "--config", str(config), "--run_dir", str(run), "--trainer.max_epochs", "1"]) == 0
     assert f"pictures         {run / 'pictures'}" in capsys.readouterr().out
+
+
+def test_nobody_reads_the_output_any_more():
+    command = [sys.executable, "-m", "depth_distill", "list", "encoders"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[1])
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (141, b"")
+
+
+def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["list", "targets"]) == 2
+    assert "the working directory is gone" in capsys.readouterr().err

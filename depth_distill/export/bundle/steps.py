@@ -3,6 +3,7 @@
 import copy
 import errno
 import hashlib
+import io
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -122,8 +123,10 @@ def resumable_passes(steps: StepRunner) -> Callable[[Pass, fx.GraphModule, Conte
 
         def make() -> dict[str, Any]:
             result = pass_(graph, context)
+            buffer = io.BytesIO()  # where the disk is full, torch's own writer says something about positions
+            torch.save({key: value.cpu() for key, value in result.graph.state_dict().items()}, buffer)
             with atomic_path(steps.folder / name) as temporary:
-                torch.save({key: value.cpu() for key, value in result.graph.state_dict().items()}, temporary)
+                temporary.write_bytes(buffer.getvalue())
             tables.append(result.report.table)
             return {"summary": result.report.summary, "values": dict(result.report.values)}
 
