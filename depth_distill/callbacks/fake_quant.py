@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor, fx
 from typing_extensions import override
@@ -71,8 +72,8 @@ class FakeQuant(Callback):
 
     Raises:
         ConfigError: at set-up, if the target does not support the format; the network cannot be quantized, returns
-            something else than codes in [0, 1], or computes something else than its graph; or weights are trained in a
-            format that holds no rounded value, as ``bf16-true``.
+            something else than codes in [0, 1], or computes something else than its graph; weights are averaged before
+            there are ranges; or weights are trained in a format that holds no rounded value, as ``bf16-true``.
     """
 
     def __init__(
@@ -203,6 +204,9 @@ class FakeQuant(Callback):
                 f"trainer.precision is {trainer.precision}, which holds no value that FakeQuant rounds to 8 bits: give "
                 f"{trainer.precision.replace('true', 'mixed')} or 32-true"
             )
+        kinds = [isinstance(each, WeightAveraging) for each in trainer.callbacks]  # type: ignore[attr-defined]
+        if any(kinds[: trainer.callbacks.index(self)]):  # type: ignore[attr-defined]
+            raise ConfigError("weight averaging comes after FakeQuant, whose graph it has to average: put it behind")
         image_size = getattr(getattr(trainer, "datamodule", None), "image_size", None)
         if stage == "fit":
             if hasattr(task, "start"):
@@ -213,6 +217,7 @@ class FakeQuant(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._require_ranges_to_average(trainer)
         # A run that is resumed within an epoch does not start that epoch again.
         self._switch(trainer, pl_module)
 
@@ -279,6 +284,18 @@ class FakeQuant(Callback):
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         set_enabled(_graph(pl_module), _has_ranges(_graph(pl_module)))
+
+    def _require_ranges_to_average(self, trainer: Trainer) -> None:
+        """Refuse weight averaging that begins before ranges are measured: an average with NaN stays NaN."""
+        steps = int(trainer.estimated_stepping_batches * self.start_epoch // max(trainer.max_epochs or 1, 1))
+        for each in trainer.callbacks:  # type: ignore[attr-defined]
+            if not isinstance(each, WeightAveraging) or not self.start_epoch:
+                continue
+            if each.should_update(step_idx=steps - 1) or each.should_update(epoch_idx=self.start_epoch - 1):
+                raise ConfigError(
+                    f"{type(each).__name__} averages from before start_epoch {self.start_epoch} of FakeQuant, when "
+                    f"there are no ranges yet: set update_starting_at_step to {steps} or more, or start_epoch to 0"
+                )
 
     def _state(self, trainer: Trainer) -> tuple[bool, bool]:
         """Whether quantizers are on, and whether their ranges are frozen."""

@@ -9,8 +9,9 @@ import math
 import pytest
 import torch
 from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import EMAWeightAveraging
 
-from depth_distill.callbacks import FakeQuant, FeatureHooks
+from depth_distill.callbacks import FakeQuant, FeatureHooks, StopOnNonFinite
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
 from depth_distill.models import GraphNetwork
@@ -556,3 +557,30 @@ def test_the_sanity_check_needs_no_ranges(tmp_path):
     run = trainer(tmp_path, fake_quant(), num_sanity_val_steps=1)
     run.fit(task(), datamodule())
     assert run.global_step == STEPS_AN_EPOCH
+
+
+@pytest.mark.parametrize("options", [{}, {"update_starting_at_epoch": 0}, {"update_starting_at_step": 2}])
+def test_averaging_before_there_are_ranges_is_refused(tmp_path, options):
+    averaging = EMAWeightAveraging(decay=0.9, **options)
+    run = trainer(tmp_path, fake_quant(start_epoch=1), averaging, epochs=2)
+    with pytest.raises(ConfigError, match="EMAWeightAveraging averages from before start_epoch 1 of FakeQuant"):
+        run.fit(task(), datamodule())
+    assert run.global_step == 0
+
+
+@pytest.mark.parametrize(("start", "options"), [(0, {}), (1, {"update_starting_at_step": STEPS_AN_EPOCH})])
+def test_averages_of_ranges_are_finite_and_kept(tmp_path, start, options):
+    fitted, averaging = task(), EMAWeightAveraging(decay=0.9, **options)
+    run = trainer(tmp_path, fake_quant(start_epoch=start), averaging, StopOnNonFinite(), epochs=3)
+    run.fit(fitted, datamodule())
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())
+    assert math.isfinite(run.callback_metrics["vendor/abs_rel"])
+    assert math.isfinite(run.callback_metrics["val/abs_rel"])
+
+
+def test_averaging_comes_after_it(tmp_path):
+    run = trainer(tmp_path, EMAWeightAveraging(decay=0.9), fake_quant())
+    with pytest.raises(ConfigError, match="weight averaging comes after FakeQuant"):
+        run.fit(task(), datamodule())
