@@ -13,7 +13,7 @@ import pytorch_lightning
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from typing_extensions import override
@@ -21,6 +21,7 @@ from typing_extensions import override
 import depth_distill.losses
 import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
 from depth_distill import runs
+from depth_distill.atomic import atomic_path
 from depth_distill.callbacks import (
     AtomicCheckpointIO,
     CheckMonitors,
@@ -58,6 +59,15 @@ IGNORED_WARNINGS = (
 )
 _RESTORES = re.compile(r"_?(restore|resume)")  # functions of Lightning that read a checkpoint
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
+
+
+class SaveConfig(SaveConfigCallback):
+    """Write ``config.yaml`` into the run folder, whole or not at all: a run is resumed with it."""
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        with atomic_path(Path(trainer.default_root_dir) / runs.CONFIG_FILE) as temporary:
+            self.parser.save(self.config, temporary, skip_none=False)
 
 
 class DepthCLI(LightningCLI):
@@ -266,7 +276,8 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
             auto_configure_optimizers=False,
             seed_everything_default=0,
             parser_kwargs=dict(PARSER),
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             args=with_config_files(args),
             run=run,
         )

@@ -532,3 +532,13 @@ def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch, capsys)
     (tmp_path / "gone").rmdir()
     assert main(["list", "targets"]) == 2
     assert "the working directory is gone" in capsys.readouterr().err
+
+
+def test_killed_while_the_config_is_written_again_the_one_before_is_there(fitted, tmp_path, monkeypatch):
+    run = shutil.copytree(fitted, tmp_path / "run")
+    before = (run / "config.yaml").read_bytes()
+    # The process is killed where the content is on its way to the disk.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(SystemExit(9)))
+    words = ["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
+    assert main([*words, "--trainer.max_epochs", "5"]) == 9
+    assert (run / "config.yaml").read_bytes() == before

@@ -101,7 +101,8 @@ class ResumeInPlace(Callback):
 
     A checkpoint names the best one so far by its path at that time. In a copied or moved run folder these are those of
     the old place: a resumed run would forget which is the best here, and evaluate a file there. What a killed process
-    left of a checkpoint is removed.
+    left of a checkpoint is removed, and so is a best one that was written after the ``last.ckpt`` that the run resumes
+    from: the process was killed between the two, and the run will write it again.
     """
 
     @override
@@ -114,9 +115,21 @@ class ResumeInPlace(Callback):
                 continue
             if trainer.is_global_zero:
                 remove_partial_files(here)
+                if Path(trainer.ckpt_path).name == LAST_CHECKPOINT:
+                    _remove_later_than(checkpoint["global_step"], here)
             state = checkpoint["callbacks"].get(each.state_key)
             if state is not None:
                 checkpoint["callbacks"][each.state_key] = _moved(state, Path(each.dirpath))
+
+
+def _remove_later_than(step: int, folder: Path) -> None:
+    for path in folder.glob(f"*{ModelCheckpoint.FILE_EXTENSION}"):
+        try:
+            content = read_checkpoint(path, mmap=True)
+        except ConfigError:  # not one of this run
+            continue
+        if isinstance(content, dict) and content.get("global_step", 0) > step:
+            path.unlink()
 
 
 def _moved(state: dict[str, Any], folder: Path) -> dict[str, Any]:

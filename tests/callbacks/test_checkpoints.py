@@ -204,3 +204,22 @@ def test_what_fit_did_not_write_is_refused(tmp_path, content):
 def test_the_best_lie_in_the_folder_of_checkpoints(tmp_path, name):
     with pytest.raises(ConfigError, match=r"checkpoint\.filename: .* expected a name below the folder of checkpoints"):
         best_and_last(tmp_path, filename=name)
+
+
+def test_a_best_checkpoint_that_is_later_than_the_last_is_written_again(tmp_path):
+    keeper, last = checkpoints(tmp_path, monitor="worse", mode="max")  # each epoch is better than the one before
+    trainer(tmp_path, Worse(), keeper, last, epochs=1, enable_checkpointing=True).fit(task(), datamodule())
+    before = shutil.copy(tmp_path / "last.ckpt", tmp_path / "before")
+    keepers = checkpoints(tmp_path, monitor="worse", mode="max")
+    again = trainer(tmp_path, Worse(), ResumeInPlace(), *keepers, epochs=2, enable_checkpointing=True)
+    again.fit(task(), datamodule(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    orphan = Path(keepers[0].best_model_path)
+    shutil.move(before, tmp_path / "last.ckpt")  # as if it had been killed between the two writes
+    assert orphan.is_file()
+
+    keepers = checkpoints(tmp_path, monitor="worse", mode="max")
+    again = trainer(tmp_path, Worse(), ResumeInPlace(), *keepers, epochs=3, enable_checkpointing=True)
+    again.fit(task(), datamodule(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    best = Path(keepers[0].best_model_path)
+    assert best.name.startswith("epoch002")
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == [best.name, "last.ckpt"]
