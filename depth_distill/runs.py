@@ -17,6 +17,7 @@ METRICS_LOG = "metrics.csv"
 
 _RUN_FOLDER = "DEPTH_DISTILL_RUN_FOLDER"
 _LOCAL_RANK = "LOCAL_RANK"
+_RANKS = (_LOCAL_RANK, "RANK", "NODE_RANK", "SLURM_PROCID")
 
 
 def run_name(files: Sequence[Path]) -> str:
@@ -68,8 +69,8 @@ def require_own_folder(folder: Path, command: str, checkpoint: str | None) -> No
     Raises:
         ConfigError: it belongs to another run or to somebody else, or cannot be made.
     """
-    if os.environ.get(_LOCAL_RANK, "0") != "0":
-        return  # the first process has made it
+    if any(os.environ.get(name, "0") != "0" for name in _RANKS):
+        return  # the first process, perhaps on another machine, checks and makes it
     try:
         folder.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in folder.iterdir()}

@@ -206,3 +206,10 @@ def test_a_process_alone_makes_its_folder(tmp_path, monkeypatch, environment):
     for name, value in environment.items():  # WORLD_SIZE is also set by Lightning, for the processes that it starts
         monkeypatch.setenv(name, value)
     assert runs.new_run_folder(tmp_path, "name").is_dir()
+
+
+@pytest.mark.parametrize("rank", ["LOCAL_RANK", "RANK", "NODE_RANK", "SLURM_PROCID"])
+def test_only_the_first_process_checks_the_folder(tmp_path, monkeypatch, rank):
+    (tmp_path / "metrics.csv").touch()  # of the first process, which has begun
+    monkeypatch.setenv(rank, "1")
+    runs.require_own_folder(tmp_path, "fit", None)

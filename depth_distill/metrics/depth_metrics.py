@@ -47,8 +47,8 @@ class DepthMetrics(Metric):
     ) -> None:
         super().__init__()
         for near, far in bands_m:
-            if not near < far:
-                raise ConfigError(f"a depth band needs nearest < farthest, got ({near}, {far})")
+            if not 0 <= near < far:
+                raise ConfigError(f"a depth band needs 0 <= nearest < farthest, got ({near}, {far})")
         self.depth_range = depth_range
         self.alignment = alignment
         self.bands_m = tuple((float(near), float(far)) for near, far in bands_m)

@@ -151,3 +151,9 @@ def _evaluate_share(rank, init_file, out_file):
 def test_two_processes_with_a_repeated_sample_equal_one(tmp_path):
     mp.spawn(_evaluate_share, args=(tmp_path / "init", tmp_path / "out.pt"), nprocs=2)
     same(torch.load(tmp_path / "out.pt", weights_only=True), whole())
+
+
+@pytest.mark.parametrize("band", [(2.0, 1.0), (-1.0, 2.0), (1.0, 1.0)])
+def test_a_band_that_cannot_be_is_refused(band):
+    with pytest.raises(ConfigError, match="a depth band needs 0 <= nearest < farthest"):
+        DepthMetrics(DepthRange(0.5, 15.0), [band])
