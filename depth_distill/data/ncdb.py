@@ -62,10 +62,7 @@ class NcdbDepth(FileDataset):
     def _sample_files(self, entry: Any, where: str, folders: "_FolderIndex") -> SampleFiles:
         keys = set(entry) if isinstance(entry, dict) else set()
         if {"dataset_root", "new_filename"} <= keys:
-            base = resolve_inside(self.root, str(entry["dataset_root"]), where)
-            image_folder = base / IMAGE_FOLDER
-            if not image_folder.is_dir():
-                image_folder = base / "synced_data" / IMAGE_FOLDER
+            image_folder = folders.image_folder(resolve_inside(self.root, str(entry["dataset_root"]), where))
             stem = str(entry["new_filename"])
             image = folders.image(image_folder, stem, where)
         elif "image_path" in keys:
@@ -82,8 +79,16 @@ class _FolderIndex:
 
     def __init__(self, depth_name: str) -> None:
         self.depth_name = depth_name
+        self._image_folders: dict[Path, Path] = {}
         self._images: dict[Path, dict[str, Path]] = {}
         self._depths: dict[Path, Path] = {}
+
+    def image_folder(self, base: Path) -> Path:
+        """The folder of images in that of a data set."""
+        if base not in self._image_folders:
+            folder = base / IMAGE_FOLDER
+            self._image_folders[base] = folder if folder.is_dir() else base / "synced_data" / IMAGE_FOLDER
+        return self._image_folders[base]
 
     def image(self, folder: Path, stem: str, where: str) -> Path:
         """Path of the image ``stem`` in a folder, with any suffix."""

@@ -1,6 +1,7 @@
 """NYU Depth v2: 1449 indoor Kinect frames in one MATLAB file."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ import torch
 from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
+from depth_distill.data.image_files import MAX_PIXELS
 from depth_distill.data.reading import depth_tensor, resolve_inside
 from depth_distill.data.sample_files import read_index_file, require_folder
 from depth_distill.errors import DataError
@@ -151,7 +153,21 @@ class NyuV2Labeled(DepthDataset):
         for key in ("images", self._depth_key):
             if key not in content:
                 raise DataError(f"{self._path}: has no '{key}'; {did_you_mean(key, content)}")
+        images, depths = (_described(content[key]) for key in ("images", self._depth_key))
+        (count, colours, *size), kind = images
+        if kind != "u" or colours != 3 or depths != ((count, *size), "f") or math.prod(size) > MAX_PIXELS:
+            raise DataError(
+                f"{self._path}: 'images' and '{self._depth_key}' are {images} and {depths}, expected 8-bit integers of "
+                "shape (N, 3, W, H) and floats of shape (N, W, H); download the file again"
+            )
         return content
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
+
+
+def _described(content: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and kind of type of an array in the file; of something else, of nothing."""
+    if not isinstance(content, h5py.Dataset) or content.ndim < 2:
+        return (0, 0), "-"
+    return content.shape, "u" if content.dtype == "uint8" else content.dtype.kind

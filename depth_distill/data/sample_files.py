@@ -11,7 +11,7 @@ import torch
 from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
-from depth_distill.data.file_errors import AnyFile
+from depth_distill.data.file_errors import AnyFile, require_regular
 from depth_distill.data.reading import IMAGE_EXTENSIONS, decode_image, read_depth, read_mask
 from depth_distill.data.transforms import JointResize
 from depth_distill.errors import ConfigError, DataError
@@ -195,6 +195,7 @@ def read_index_file(root: Path, relative: str | Path, option: str) -> str:
     """
     path = root / relative
     try:
+        require_regular(path)
         return path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark before the header
     except (FileNotFoundError, NotADirectoryError):
         folder = path.parent if path.parent.is_dir() else root

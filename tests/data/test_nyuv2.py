@@ -152,3 +152,12 @@ def test_splits_file_of_the_docstring_is_json(root):
     one_based = np.array([[1], [4]], dtype=np.uint16)
     (root / "train.json").write_text(json.dumps((one_based.ravel() - 1).tolist()))
     assert list(NyuV2Labeled(root, indices="train.json").frames) == [0, 3]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((2, 3, 640), "u1"), ((2, 3, 7, 5), "f8"), ((2, 3, 9, 9), "u1")])
+def test_arrays_that_are_not_those_of_the_set_are_refused(tmp_path, shape, dtype):
+    with h5py.File(tmp_path / FILE, "w") as file:
+        file["images"] = np.zeros(shape, dtype)
+        file["depths"] = np.ones((2, 7, 5), np.float32)
+    with pytest.raises(DataError, match=r"'images' and 'depths' are .*, expected 8-bit integers of shape"):
+        len(NyuV2Labeled(tmp_path))

@@ -1,5 +1,6 @@
 """CSV manifests."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -217,3 +218,9 @@ def test_real_folders(data_root, name, lengths):
     assert sample.image.shape == (3, 192, 256)
     assert 0.5 < sample.depth_m[sample.valid].median() < 4
     assert not {train.name(i) for i in range(len(train))} & {val.name(i) for i in range(len(val))}
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(root):
+    os.mkfifo(root / "train.csv")
+    with pytest.raises(DataError, match=r"train\.csv: cannot be read as text \(it is a pipe or a device\)"):
+        len(RgbdFolder(root))
