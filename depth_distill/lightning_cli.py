@@ -5,12 +5,14 @@ import re
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import lightning_fabric
 import pytorch_lightning
 import torch
+from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -57,6 +59,8 @@ IGNORED_WARNINGS = (
     r"Found \d+ module\(s\) in eval mode",  # the teacher
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
+# jsonargparse renamed the option in 4.49, and warns of the old name.
+_KEEP_NULL = {"skip_unset" if "skip_unset" in signature(ArgumentParser.save).parameters else "skip_none": False}
 _RESTORES = re.compile(r"_?(restore|resume)")  # functions of Lightning that read a checkpoint
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
 
@@ -67,7 +71,7 @@ class SaveConfig(SaveConfigCallback):
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         with atomic_path(Path(trainer.default_root_dir) / runs.CONFIG_FILE) as temporary:
-            self.parser.save(self.config, temporary, skip_none=False)
+            self.parser.save(self.config, temporary, **_KEEP_NULL)
 
 
 class DepthCLI(LightningCLI):

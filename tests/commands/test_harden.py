@@ -255,3 +255,29 @@ def test_a_file_with_weights_beside_it_comes_back_whole(harden, tmp_path, monkey
     batch = torch.randn(1, 3, 16, 24)
     found, expected = OnnxFile(tmp_path / "robust.onnx")(batch), OnnxFile(tmp_path / "inside.onnx")(batch)
     assert all(torch.equal(found[name], values) for name, values in expected.items())
+
+
+def test_calibration_inputs_have_the_type_that_the_file_takes(harden, tmp_path):
+    model = onnx.load(save(tmp_path / "floats.onnx", sigma=2.5))
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    model.graph.node[0].input[0] = "as_floats"
+    model.graph.node.insert(0, helper.make_node("Cast", ["picture"], ["as_floats"], to=onnx.TensorProto.FLOAT))
+    onnx.save(model, tmp_path / "pixels.onnx")
+    assert harden(tmp_path / "pixels.onnx") == 0
+    arrays = [np.load(path) for path in sorted((tmp_path / "robust.calibration").glob("*.npy"))]
+    assert {each.dtype.name for each in arrays} == {"uint8"}
+    assert max(each.max() for each in arrays) > 100
+
+
+def test_files_of_somebody_else_beside_the_new_one_are_kept(harden, tmp_path, capsys):
+    source, folder = save(tmp_path / "theirs.onnx", sigma=2.5), tmp_path / "robust.calibration"
+    folder.mkdir()
+    np.save(folder / "0000.npy", np.zeros(3))
+    assert harden(source) == 2
+    assert "robust.calibration has files of somebody else" in capsys.readouterr().err
+    (folder / "0000.npy").unlink()
+    assert harden(source) == 0
+    np.save(folder / "0042.npy", np.zeros(3))
+    assert harden(source, "--calibration-images", "4") == 0
+    kept = sorted(path.name for path in folder.glob("*.npy"))
+    assert kept == ["0000.npy", "0001.npy", "0002.npy", "0003.npy", "0042.npy"]

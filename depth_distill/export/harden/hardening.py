@@ -12,8 +12,9 @@ from torch import Tensor
 from depth_distill.atomic import atomic_path
 from depth_distill.data.network_inputs import NetworkInputs, PixelFormat, divide
 from depth_distill.errors import ConfigError, UserError
+from depth_distill.export.backends.runtime import as_input
 from depth_distill.export.harden.judge import Judge
-from depth_distill.export.harden.outcome import Hardening, HardenOptions, LayerRow
+from depth_distill.export.harden.outcome import Hardening, HardenOptions, LayerRow, is_calibration
 from depth_distill.export.harden.sources import Source, open_source
 from depth_distill.quantization.analysis.layer_deviation import layer_deviation
 from depth_distill.quantization.graph.channel_groups import channel_groups
@@ -39,7 +40,7 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
     untouched one is returned.
 
     Returns:
-        The outcome, and the inputs that were calibrated on, ``(N, ...)``.
+        The outcome, and the inputs that were calibrated on, ``(N, ...)``, in the type that the file takes.
 
     Raises:
         ConfigError: the source cannot be used, a pass cannot be written back, or no candidate can be quantized.
@@ -49,6 +50,8 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
         raise ConfigError(f"--out {options.out}: expected the path of an .onnx file")
     if options.out.exists() and options.source.exists() and options.out.samefile(options.source):
         raise ConfigError(f"--out {options.out} is the source: choose another name, and keep the original")
+    if options.calibration.is_dir() and any(options.calibration.iterdir()) and not is_calibration(options.calibration):
+        raise ConfigError(f"{options.calibration} has files of somebody else: choose another --out, or move them away")
     _require_recipe(options.recipe)
     source = open_source(options.source, options.size, options.overrides)
     inputs = NetworkInputs(options.images, source.shape, source.interface.inputs.name, _pixels(options, source))
@@ -92,7 +95,7 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
         Hardening(
             options, target, str(inputs), search, verdict, layers, summaries, files, len(judged), tuple(warnings)
         ),
-        calibration,
+        as_input(calibration, torch.uint8, str(source.file)) if source.takes_uint8 else calibration,
     )
 
 

@@ -13,6 +13,9 @@ from depth_distill.quantization.recipe import Recipe, load_recipe
 from depth_distill.quantization.recipe_search import RecipeSearch
 from depth_distill.quantization.target.target import NpuTarget
 
+TENSORS, SOURCES = "tensors.txt", "sources.txt"
+"""Lists in the folder of calibration inputs: its files, and those that they were made of."""
+
 
 @dataclass(frozen=True)
 class HardenOptions:
@@ -41,6 +44,16 @@ class HardenOptions:
     pixels: PixelFormat | None = None
     size: tuple[int, int] | None = None
     overrides: Sequence[str] = ()
+
+    @property
+    def calibration(self) -> Path:
+        """Folder of the inputs that were calibrated on, beside the new file."""
+        return self.out.with_suffix(".calibration")
+
+
+def is_calibration(folder: Path) -> bool:
+    """Whether an earlier hardening wrote the files of a folder."""
+    return all((folder / name).is_file() for name in (TENSORS, SOURCES))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from depth_distill.atomic import atomic_path, write_json
 from depth_distill.display.charts import before_after_bars
 from depth_distill.display.pictures import save_figure
 from depth_distill.export.bundle.report import Report, Section, as_html
-from depth_distill.export.harden.outcome import Hardening, LayerRow, as_json
+from depth_distill.export.harden.outcome import SOURCES, TENSORS, Hardening, LayerRow, as_json, is_calibration
 from depth_distill.quantization.analysis.deviation import Deviation
 from depth_distill.quantization.recipe_search import TRIAL_HEADER
 
@@ -44,7 +44,7 @@ def write_results(found: Hardening, calibration: Tensor, html: Path) -> Path:
         with atomic_path(html) as temporary:
             temporary.write_text(as_html(Path(pictures), page(found)), encoding="utf-8")
     write_json(out.with_suffix(".json"), as_json(found))
-    folder = out.with_suffix(".calibration")
+    folder = found.options.calibration
     _write_calibration(folder, calibration, found.calibration)
     return folder
 
@@ -99,7 +99,7 @@ def page(found: Hardening) -> Report:
             "Calibration images",
             lines=(
                 f"Give your tool chain the {len(found.calibration)} inputs in "
-                f"{found.options.out.with_suffix('.calibration').name}/: these are what the file was hardened on.",
+                f"{found.options.calibration.name}/: these are what the file was hardened on.",
             ),
         ),
     ]
@@ -189,12 +189,13 @@ def _short(name: str) -> str:
 def _write_calibration(folder: Path, inputs: Tensor, files: Sequence[Path]) -> None:
     """One ``.npy`` per input, with a batch of 1, their list, and the files that they were made of."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("[0-9][0-9][0-9][0-9].npy"):
-        old.unlink()  # of an earlier run with more images
+    if is_calibration(folder):
+        for name in (folder / TENSORS).read_text(encoding="utf-8").split():
+            (folder / Path(name).name).unlink(missing_ok=True)  # of an earlier run, perhaps with more images
     for index, each in enumerate(inputs):
         with atomic_path(folder / f"{index:04d}.npy") as temporary:
             np.save(temporary, each[None].numpy(), allow_pickle=False)
-    lists = {"tensors.txt": [f"{index:04d}.npy" for index in range(len(inputs))], "sources.txt": map(str, files)}
+    lists = {TENSORS: [f"{index:04d}.npy" for index in range(len(inputs))], SOURCES: map(str, files)}
     for name, lines in lists.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
