@@ -5,14 +5,13 @@ import re
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import lightning_fabric
 import pytorch_lightning
 import torch
-from jsonargparse import ArgumentParser
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -60,7 +59,8 @@ IGNORED_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 # jsonargparse renamed the option in 4.49, and warns of the old name.
-_KEEP_NULL = {"skip_unset" if "skip_unset" in signature(ArgumentParser.save).parameters else "skip_none": False}
+_RENAMED = tuple(map(int, jsonargparse.__version__.split(".")[:2])) >= (4, 49)
+_KEEP_NULL = {"skip_unset" if _RENAMED else "skip_none": False}
 _RESTORES = re.compile(r"_?(restore|resume)")  # functions of Lightning that read a checkpoint
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
 
