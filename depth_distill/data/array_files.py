@@ -42,6 +42,28 @@ def read_array(path: AnyFile, check: HeaderCheck = lambda *_: None) -> NDArray[n
                 return _read(path, content, member.file_size, check)
 
 
+def read_arrays(path: AnyFile, check: HeaderCheck = lambda *_: None) -> dict[str, NDArray[np.generic]]:
+    """Every array of an ``.npz`` file, by its name.
+
+    Args:
+        path: the file.
+        check: see :func:`read_array`; for each array.
+
+    Raises:
+        DataError: see :func:`read_array`.
+    """
+    with (
+        readable_errors(path, "an .npz file", (_ZIP,)),
+        path.open("rb") as file,
+        zipfile.ZipFile(file) as archive,
+    ):
+        arrays = {}
+        for member in archive.infolist():
+            with archive.open(member) as content:
+                arrays[member.filename.removesuffix(".npy")] = _read(path, content, member.file_size, check)
+        return arrays
+
+
 def _depth_member(path: AnyFile, names: list[str]) -> str:
     keys = {name.removesuffix(".npy"): name for name in names}
     if "depth" not in keys and len(keys) != 1:

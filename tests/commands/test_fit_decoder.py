@@ -188,6 +188,11 @@ def remove(path):
     path.unlink()
 
 
+def npz(path, **arrays):
+    path.with_suffix(".npy").unlink()
+    np.savez(path, **arrays)
+
+
 @pytest.mark.parametrize(
     ("change", "words", "message"),
     [
@@ -197,11 +202,14 @@ def remove(path):
         (None, [*MEANING, "--zero-point", "3"], "--zero-point goes with --scale"),
         (lambda npu: remove(npu / "p03.npy"), MEANING, "has nothing for the image p03: expected one file, p03.npy"),
         (lambda npu: np.save(npu / "9999.npy", np.zeros(3)), MEANING, "9999.npy belongs to no image (1 such)"),
-        (lambda npu: (npu / "p03.npy").write_bytes(b"\x93NUMPY"), MEANING, "p03.npy cannot be read as a NumPy array"),
+        (lambda npu: (npu / "p03.npy").write_bytes(b"\x93NUMPY"), MEANING, "p03.npy: cannot be read as a NumPy array"),
         (lambda npu: np.save(npu / "p03.npy", np.zeros((24, 16))), MEANING, "p03.npy has the shape (24, 16), expected"),
         (lambda npu: np.save(npu / "p03.npy", np.full(SIZE, np.nan)), MEANING, "p03.npy has NaN or infinity"),
         (lambda npu: np.save(npu / "p03.npy", np.full(SIZE, 7.0)), MEANING, "p03.npy has values from 7 to 7, expected"),
         (lambda npu: np.save(npu / "p03.npy", np.zeros(SIZE, int)), MEANING, "p03.npy holds int64: say its --scale"),
+        (lambda npu: np.save(npu / "p03.npy", np.zeros((2, *SIZE))), MEANING, "p03.npy has the shape (2, 16, 24)"),
+        (lambda npu: npz(npu / "p03", a=np.zeros(SIZE), b=np.ones(SIZE)), MEANING, "p03.npz has no array 'disp'; it"),
+        (lambda npu: (npu / "p03.npy").rename(npu / "p03.npz"), MEANING, "p03.npz: cannot be read as an .npz file"),
         (lambda npu: np.save(npu / "p03.npy", np.full(SIZE, "a")), MEANING, "p03.npy holds <U1, expected floats"),
     ],
 )  # fmt: skip

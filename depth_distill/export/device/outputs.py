@@ -1,5 +1,6 @@
 """The outputs of a device for a folder of images, one file per image, as float32 codes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from depth_distill.data.array_files import read_array, read_arrays
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.compare.dumps import DumpDtype, DumpLayout
 
@@ -146,17 +148,14 @@ class DeviceOutputs:
         return found[0]
 
     def _archive(self, path: Path) -> dict[str, NDArray[np.float32]]:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                names = list(arrays.files)
-                if len(self.outputs) == 1 and len(names) == 1:
-                    return {name: self._arranged(path, arrays[names[0]], name) for name in self.outputs}
-                missing = [name for name in self.outputs if name not in names]
-                if missing:
-                    raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(names) or 'none'}")
-                return {name: self._arranged(path, arrays[name], name) for name in self.outputs}
-        except (OSError, ValueError, EOFError, KeyError) as error:
-            raise DataError(f"{path} cannot be read as an .npz file ({error}): write it again") from error
+        most = max(self.outputs.values())
+        arrays = read_arrays(path, lambda dtype, shape: self._require_size(path, shape, most))
+        if len(self.outputs) == 1 and len(arrays) == 1:
+            arrays = dict(zip(self.outputs, arrays.values(), strict=True))
+        missing = [name for name in self.outputs if name not in arrays]
+        if missing:
+            raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
+        return {name: self._arranged(path, arrays[name], name) for name in self.outputs}
 
     def _file(self, path: Path, name: str) -> NDArray[np.float32]:
         if path.suffix in _HEADERLESS:
@@ -168,11 +167,16 @@ class DeviceOutputs:
                     "say the type with --dump-dtype"
                 )
             return self._arranged(path, np.fromfile(path, dtype), name)
-        try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as a NumPy array ({error}): write it again") from error
+        channels = self.outputs[name]
+        values = read_array(path, lambda dtype, shape: self._require_size(path, shape, channels))
         return self._arranged(path, values, name)
+
+    def _require_size(self, path: Path, shape: tuple[int, ...], channels: int) -> None:
+        """Refuse an array with more numbers than an output has, before it is read."""
+        if math.prod(shape) > channels * self.size[0] * self.size[1]:
+            raise DataError(
+                f"{path} has the shape {shape}, expected {channels} maps of {self.size[0]} x {self.size[1]}"
+            )
 
     def _arranged(self, path: Path, values: NDArray[Any], name: str) -> NDArray[np.float32]:
         channels, (height, width) = self.outputs[name], self.size
