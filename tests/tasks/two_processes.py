@@ -1,6 +1,6 @@
 """A run in two processes, to be started as a program of its own: a test that forks after torch has run may hang.
 
-``python -m tests.tasks.two_processes FOLDER KIND`` writes what :func:`fit` keeps: ``0.pt`` and ``1.pt``, one per process.
+``python -m tests.tasks.two_processes FOLDER KIND`` writes what :func:`fit` keeps in each process: ``0.pt``, ``1.pt``.
 """
 
 import sys
