@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """
 depth-distill fit-decoder bundle/model.float.onnx --images photos --device-outputs npu --out decoder
-depth-distill fit-decoder model.onnx --images photos --device-outputs npu --out decoder --depth-range 0.5 15 \\
-  --encoding inverse --near 1
+depth-distill fit-decoder disp.onnx --images photos --device-outputs npu --out d --depth-range 1 9 --encoding inverse
 """
 
 

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.table import Table
@@ -43,7 +42,7 @@ def test_a_run_is_folded_quantized_and_scored_against_its_float_network(prepare)
     assert all(each.has_range and each.enabled for each in quantizers(run.quantized).values())
     assert run.prepared.context.target.name == "per-tensor-minmax"
     assert sum(len(batch) for batch in run.prepared.batches) == 4
-    assert len(torch.cat(run.scorer.images)) == 5
+    assert sum(map(len, run.scorer.images)) == 5
     assert run.scorer(run.prepared.graph)["drift_mm"] == 0
     assert run.scorer(run.quantized)["drift_mm"] > 0
 

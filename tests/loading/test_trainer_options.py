@@ -56,7 +56,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     "good",
     [
         {},
-        {"devices": "auto", "accelerator": "auto", "precision": "16-mixed"},
+        {"devices": "auto", "accelerator": "auto", "precision": "bf16-mixed"},
         {"gradient_clip_val": None, "val_check_interval": 0.5, "limit_train_batches": 2, "max_steps": -1},
     ],
 )

@@ -3,8 +3,8 @@
     python tools/benchmarks/benchmark_training.py --config configs/quickstart.yaml --epochs 3 --repeats 3
 
 The three are timed in turn, ``repeats`` times, and compared within a repeat, because absolute times drift on a shared
-machine. ``fit`` is that of the command line, with run folder, CSV log, callbacks and checkpoints, but without
-validation, which the bare loop lacks.
+machine. ``fit`` is that of the command line, with run folder, CSV log and callbacks, but without validation and
+checkpoints, which the bare loop lacks.
 """
 
 import argparse
@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from rich.table import Table
 
 from depth_distill.atomic import write_json
-from depth_distill.callbacks import RunSummary
+from depth_distill.callbacks import CheckMonitors, RunSummary
 from depth_distill.display.console import plain_console
 from depth_distill.lightning_cli import DepthCLI, build_cli
 
@@ -61,7 +62,9 @@ def time_fit(cli: DepthCLI, epochs: int) -> float:
     """Seconds of ``fit`` with everything that the command line adds, from the start of each epoch to its last batch."""
     summary = RunSummary(epoch_lines=False)
     trainer = cli.instantiate_trainer(max_epochs=epochs, limit_val_batches=0)
-    trainer.callbacks.insert(0, summary)  # type: ignore[attr-defined]
+    monitoring = (ModelCheckpoint, CheckMonitors)  # of a validation, which there is none
+    kept = [each for each in trainer.callbacks if not isinstance(each, monitoring)]  # type: ignore[attr-defined]
+    trainer.callbacks = [summary, *kept]  # type: ignore[attr-defined]
     trainer.fit(cli.model, cli.datamodule)
     return summary.train_s
 

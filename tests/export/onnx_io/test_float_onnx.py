@@ -54,7 +54,7 @@ def test_what_it_refuses(exported, tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         OnnxNetwork(tmp_path / "a.onnx")
     (tmp_path / "broken.onnx").write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ConfigError, match="ONNX Runtime cannot load .*broken.onnx"):
+    with pytest.raises(ConfigError, match="broken.onnx is no ONNX file, or is truncated"):
         OnnxNetwork(tmp_path / "broken.onnx")
 
 
