@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_PARTIAL = re.compile(r"\..*\.\d+-partial(\.[^.]*)?")
+_PARTIAL = re.compile(r"\..*\.(\d+)-partial(?:\.[^.]*)?")
 
 
 @contextmanager
@@ -44,6 +44,20 @@ def remove_partial_files(folder: Path) -> None:
     for path in folder.glob(".*-partial*"):
         if _PARTIAL.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def is_being_written(partial: Path) -> bool:
+    """Whether the process that writes a partial file is still there, on this machine."""
+    found = _PARTIAL.fullmatch(partial.name)
+    if found is None:
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True  # somebody else's
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,10 +10,12 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from depth_distill.atomic import is_being_written
 from depth_distill.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
 METRICS_LOG = "metrics.csv"
+LAST_CHECKPOINT = "last.ckpt"
 
 _RUN_FOLDER = "DEPTH_DISTILL_RUN_FOLDER"
 _LOCAL_RANK = "LOCAL_RANK"
@@ -58,8 +60,8 @@ def chosen_run_folder(argv: Sequence[str], checkpoint: str | None, configured: s
 def require_own_folder(folder: Path, command: str, checkpoint: str | None) -> None:
     """Check that a run may write into a folder that was named for it, and make it.
 
-    It is a new or empty folder, that of a run that never came to a checkpoint, or, for ``fit``, that of the checkpoint
-    that it resumes from. ``test`` would replace the config and the log of a ``fit`` by its own.
+    It is a new or empty folder, that of a run that never came to a checkpoint to go on from, or, for ``fit``, that of
+    the checkpoint that it resumes from. ``test`` would replace the config and the log of a ``fit`` by its own.
 
     Args:
         folder: the named folder.
@@ -81,13 +83,24 @@ def require_own_folder(folder: Path, command: str, checkpoint: str | None) -> No
     resumed = checkpoint if command == "fit" else None
     if resumed == "last" or (resumed is not None and Path(resumed).resolve().parent == checkpoints.resolve()):
         return
+    if command == "fit":
+        _forget_killed_run(checkpoints)
     if any(checkpoints.glob("*.ckpt")):
         raise ConfigError(
             f"run_dir: {folder} holds the checkpoints of another run; give a new folder, or let fit resume that run "
-            f"with --ckpt_path {checkpoints / 'last.ckpt'}"
+            f"with --ckpt_path {checkpoints / LAST_CHECKPOINT}"
         )
     if names and CONFIG_FILE not in names:
         raise ConfigError(f"run_dir: {folder} is neither empty nor a run folder; give a new folder")
+
+
+def _forget_killed_run(checkpoints: Path) -> None:
+    """Remove what a run left that was killed while it wrote its first ``last.ckpt``: nothing there can be resumed."""
+    unfinished = list(checkpoints.glob(".last.*-partial.ckpt"))
+    if not unfinished or (checkpoints / LAST_CHECKPOINT).exists() or any(map(is_being_written, unfinished)):
+        return
+    for path in (*checkpoints.glob("*.ckpt"), *unfinished):
+        path.unlink(missing_ok=True)
 
 
 def new_run_folder(base: Path, name: str) -> Path:

@@ -160,6 +160,31 @@ def test_the_folder_of_another_run_is_left_alone(tmp_path, command, checkpoint):
         runs.require_own_folder(tmp_path, command, checkpoint and str(last))
 
 
+def test_a_run_that_was_killed_while_it_wrote_its_first_last_checkpoint_starts_again(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (tmp_path / "config.yaml").touch()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    best, partial = checkpoints / "epoch000.ckpt", checkpoints / f".last.{ended.pid}-partial.ckpt"
+    for path in (best, partial):
+        path.touch()
+    with pytest.raises(ConfigError, match="holds the checkpoints of another run"):
+        runs.require_own_folder(tmp_path, "test", "elsewhere.ckpt")
+    assert best.exists()
+    runs.require_own_folder(tmp_path, "fit", None)
+    assert not list(checkpoints.iterdir())
+    # A process that writes there now, or a last checkpoint, is another run.
+    best.touch()
+    for other in (checkpoints / f".last.{os.getpid()}-partial.ckpt", checkpoints / "last.ckpt"):
+        other.touch()
+        partial.touch()
+        with pytest.raises(ConfigError, match="holds the checkpoints of another run"):
+            runs.require_own_folder(tmp_path, "fit", None)
+        assert best.exists()
+        other.unlink()
+
+
 def test_the_folder_of_somebody_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="is neither empty nor a run folder; give a new folder"):

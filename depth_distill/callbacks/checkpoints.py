@@ -13,8 +13,8 @@ from typing_extensions import override
 from depth_distill.atomic import atomic_path, remove_partial_files
 from depth_distill.errors import ConfigError
 from depth_distill.models.checkpoints import read_checkpoint
+from depth_distill.runs import LAST_CHECKPOINT
 
-LAST_CHECKPOINT = "last.ckpt"
 _VERSION = "pytorch-lightning_version"  # is in every checkpoint of Lightning's
 
 
