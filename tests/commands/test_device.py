@@ -1,12 +1,15 @@
 """Analyses and export with a network on another device than the CPU: nothing on the way makes a tensor elsewhere."""
 
 import json
+from functools import partial
 from unittest.mock import patch
 
 import pytest
 import torch
 
 from depth_distill.cli import main
+from depth_distill.commands import ptq_rows
+from depth_distill.quantization.passes.adaround import AdaRound
 from tests.pretend_device import pretend_device
 
 IMAGES = ("--calibration-images", "4", "--images", "4")
@@ -37,6 +40,11 @@ def numbers(value, path=""):
             yield from numbers(each, f"{path}/{place}")
     elif isinstance(value, float):
         yield path, value
+
+
+@pytest.fixture(autouse=True)
+def _few_iterations(monkeypatch):
+    monkeypatch.setattr(ptq_rows, "AdaRound", partial(AdaRound, iterations=4))
 
 
 def run(name, checkpoint, out, device):
