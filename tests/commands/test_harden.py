@@ -171,6 +171,7 @@ def test_arrays_are_fed_as_they_are(tmp_path, capsys):
     assert "3 to calibrate on, 1 others to judge on" in printed
     assert main([*words, "--normalize", "unit"]) == 2
     assert "has .npy arrays, which are fed as they are: leave out --normalize" in capsys.readouterr().err
+    assert main([*words, "--normalize", "raw"]) == 0
     np.save(tmp_path / "arrays" / "0.npy", np.zeros((5, 16, 25)))
     assert main(words) == 2
     expected = "0.npy: received float64 of shape 5 x 16 x 25, expected numbers of shape 5 x 16 x 24"

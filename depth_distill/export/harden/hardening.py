@@ -55,7 +55,7 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
     _require_recipe(options.recipe)
     source = open_source(options.source, options.size, options.overrides)
     inputs = NetworkInputs(options.images, source.shape, source.interface.inputs.name, _pixels(options, source))
-    if options.pixels is not None and not inputs.takes_pictures:
+    if options.pixels not in (None, PixelFormat.named("raw")) and not inputs.takes_pictures:
         raise ConfigError(
             f"{options.images} has .npy arrays, which are fed as they are: leave out --normalize, --mean, --std and "
             "--colour-order, or give pictures"
