@@ -258,7 +258,7 @@ def test_a_file_with_weights_beside_it_comes_back_whole(harden, tmp_path, monkey
     assert all(torch.equal(found[name], values) for name, values in expected.items())
 
 
-def test_calibration_inputs_have_the_type_that_the_file_takes(harden, tmp_path):
+def test_calibration_inputs_have_the_type_that_the_file_takes(harden, tmp_path, capsys):
     model = onnx.load(save(tmp_path / "floats.onnx", sigma=2.5))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     model.graph.node[0].input[0] = "as_floats"
@@ -268,6 +268,12 @@ def test_calibration_inputs_have_the_type_that_the_file_takes(harden, tmp_path):
     arrays = [np.load(path) for path in sorted((tmp_path / "robust.calibration").glob("*.npy"))]
     assert {each.dtype.name for each in arrays} == {"uint8"}
     assert max(each.max() for each in arrays) > 100
+    (tmp_path / "arrays").mkdir()
+    for index in range(3):
+        np.save(tmp_path / "arrays" / f"{index}.npy", np.full((3, 16, 24), 0.5, np.float32))
+    words = ["--images", str(tmp_path / "arrays"), "--out", str(tmp_path / "x.onnx")]
+    assert main(["harden", str(tmp_path / "pixels.onnx"), *words]) == 2
+    assert "arrays: the input 'picture' of" in capsys.readouterr().err
 
 
 def test_files_of_somebody_else_beside_the_new_one_are_kept(harden, tmp_path, capsys):

@@ -77,6 +77,11 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
     say("images", f"{len(chosen)} to calibrate on, {len(judged)} others to judge on")
     calibration = torch.stack([inputs.load(index) for index in chosen])
     held_out = torch.stack([inputs.load(index) for index in judged])
+    if source.takes_uint8:
+        for each in (calibration, held_out):
+            as_input(
+                each, torch.uint8, f"{options.images}: the input {source.interface.inputs.name!r} of {source.file}"
+            )
     batches, others = list(calibration.split(source.batch)), list(held_out.split(source.batch))
     context = Context(target, batches, source.interface, progress=console.is_terminal)
     preparer = Preparer(source.network, context)
