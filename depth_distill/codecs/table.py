@@ -112,7 +112,10 @@ def _plain(k: int, name: str) -> str:
 
 
 def _check(place: int, table: Sequence[float]) -> None:
-    values = np.asarray(table)
+    try:
+        values = np.asarray(table)
+    except ValueError as error:  # lists of different lengths
+        raise ConfigError(f"decode table {place}: expected a list of numbers") from error
     if values.ndim != 1 or values.dtype.kind not in "iuf" or not 2 <= len(values) <= _MOST_ENTRIES:
         raise ConfigError(f"decode table {place}: expected a list of 2 to {_MOST_ENTRIES} numbers")
     if not bool(np.isfinite(values).all()) or values.min() < 0 or values.max() > 1:

@@ -6,7 +6,7 @@ its neighbours are. Whether the table helps is judged on images that it was not 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,6 @@ class Deviations:
     mean_mm: float
     relative: float
 
-    def to_dict(self) -> dict[str, float]:
-        """Plain data."""
-        return {"mean_mm": self.mean_mm, "relative": self.relative}
-
 
 @dataclass(frozen=True)
 class TableFit:
@@ -68,8 +64,8 @@ class TableFit:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, without the table."""
         return {
-            "before": self.before.to_dict(),
-            "after": self.after.to_dict(),
+            "before": asdict(self.before),
+            "after": asdict(self.after),
             "images": self.images,
             "codes_seen": list(self.seen),
             "helps": self.helps,
@@ -96,7 +92,7 @@ def fit_table(
         near_is_one: whether 1 is the near end in ``device`` and ``expected``, as 0 is of the codec: the table falls.
 
     Raises:
-        DataError: shapes differ, there are fewer than two images, or codes are not finite.
+        DataError: shapes differ, there are fewer than two images, codes are not finite, or no pixel of an image counts.
     """
     if device.shape != expected.shape or device.ndim != 4 or device.shape[1] != codec.channels:
         raise DataError(
@@ -113,6 +109,9 @@ def fit_table(
     if near_is_one:
         device, expected = 1 - device, 1 - expected
     mask = np.ones((len(device), 1, *device.shape[2:]), bool) if valid is None else valid
+    empty = np.flatnonzero(~mask.any((1, 2, 3)))
+    if len(empty):
+        raise DataError(f"no pixel of image {empty[0]} counts ({len(empty)} such images): leave it out")
     evidence = _Evidence.of(device, expected, mask)
 
     def tables(images: Sequence[int] | range) -> list[list[float]]:
@@ -201,6 +200,4 @@ def rising(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray
 
 def _deviation(found_m: NDArray[np.float32], true_m: NDArray[np.float32], mask: NDArray[np.bool_]) -> Deviations:
     apart = np.abs(found_m.astype(np.float64) - true_m)[mask]
-    if not apart.size:
-        raise DataError("no pixel is compared: the masks are empty")
     return Deviations(float(1000 * apart.mean()), float((apart / true_m[mask]).mean()))

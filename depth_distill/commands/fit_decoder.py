@@ -81,10 +81,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from depth_distill.display.console import wide_console
     from depth_distill.export.device.decoder_fit import FitOptions, fit_decoder
     from depth_distill.export.device.outputs import Reading
-    from depth_distill.export.device.report import as_json, verdict, write_fit
+    from depth_distill.export.device.report import as_json, require_own_folder, verdict, write_fit
 
     if options.zero_point and options.scale is None:
         raise ConfigError("--zero-point goes with --scale: give both, or neither")
+    require_own_folder(options.out)
     asked = FitOptions(
         network=options.network,
         images=options.image_folder,
@@ -106,7 +107,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         write_json(options.json, {**as_json(fitted, asked), "verdict": verdict(fitted)})
     seen = ", ".join(map(str, fitted.fit.seen))
     console.print(
-        f"fitted   {len(fitted.device)} images, {seen} of 256 codes seen, to {as_json(fitted, asked)['fitted_to']}",
+        f"fitted   {len(fitted.device)} images, {seen} of 256 codes seen, to {fitted.reference}",
         soft_wrap=True,
         highlight=False,
     )

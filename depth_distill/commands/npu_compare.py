@@ -26,7 +26,7 @@ from depth_distill.commands.options import (
     output_folder,
 )
 
-# As export.compare.dumps has them, which is not light enough to be imported for a help page.
+# As export.compare.tensor_files has them, which is not light enough to be imported for a help page.
 DUMP_DTYPES = ("float32", "float16", "int8", "uint8", "int16", "uint16")
 DUMP_LAYOUTS = ("nchw", "nhwc")
 

@@ -90,6 +90,7 @@ def test_the_formula_names_the_table():
         ([[0.5]], "decode table 0: expected a list of 2 to 4096 numbers"),
         ([["a", "b"]], "decode table 0: expected a list of 2 to 4096 numbers"),
         ([[0, float("nan"), 1]], r"decode table 0: expected numbers in \[0, 1\]"),
+        ([[[0], [0, 1]]], "decode table 0: expected a list of numbers"),
         ([[0, 2]], r"decode table 0: expected numbers in \[0, 1\]"),
         ([[0, 0.4, 0.3, 1]], "decode table 0 turns: 0.4 is followed by 0.3 behind entry 1"),
         ([[1, 0.3, 0.4, 0]], "decode table 0 turns: 0.3 is followed by 0.4 behind entry 1"),

@@ -87,6 +87,14 @@ def test_only_valid_pixels_count():
     assert fit.after.mean_mm <= 1.05 * fit.before.mean_mm
 
 
+def test_an_image_of_which_nothing_counts_is_named():
+    _, expected = float_codes(3)
+    valid = np.ones((3, 1, 24, 32), bool)
+    valid[1] = False
+    with pytest.raises(DataError, match="no pixel of image 1 counts .1 such images.: leave it out"):
+        fit_table(CODEC, expected, expected, valid)
+
+
 def test_rising_is_the_weighted_projection():
     values, weights = np.array([1.0, 3.0, 2.0, 2.0, 5.0]), np.array([1.0, 1.0, 3.0, 1.0, 1.0])
     assert rising(values, weights) == pytest.approx([1, 2.2, 2.2, 2.2, 5])

@@ -17,7 +17,7 @@ from depth_distill.commands.npu_compare import DUMP_DTYPES, DUMP_LAYOUTS
 from depth_distill.export.backends.backends import BACKENDS
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.bundle.bundle import load_bundle
-from depth_distill.export.compare.dumps import DumpDtype, DumpLayout
+from depth_distill.export.compare.tensor_files import DumpDtype, DumpLayout
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.target.target import load_target
 

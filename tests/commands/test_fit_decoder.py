@@ -145,11 +145,20 @@ def test_whatever_form_the_outputs_have_the_table_is_the_same(fit, device, tmp_p
 
 def test_where_nothing_is_wrong_nothing_is_written_for_the_host(fit, device, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "decode.py").write_text("of an earlier fit")
+    for name in ("decode.py", "fit.json"):
+        (tmp_path / "out" / name).write_text("of an earlier fit")
     assert fit(device("Sigmoid"), *MEANING) == 1
     assert "nothing is written for the host" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["fit.json", "fit.png"]
     assert not json.loads((tmp_path / "out" / "fit.json").read_text())["helps"]
+
+
+def test_a_folder_with_other_files_is_left_alone(fit, device, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "decode.py").write_text("of a bundle")
+    assert fit(device(), *MEANING) == 2
+    assert "has files that are not of fit-decoder" in capsys.readouterr().err
+    assert (tmp_path / "out" / "decode.py").read_text() == "of a bundle"
 
 
 def test_ground_truth_takes_the_place_of_the_float_network(fit, device, photos, tmp_path):

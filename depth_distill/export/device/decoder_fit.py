@@ -15,7 +15,7 @@ from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.data.reading import read_depth
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.bundle.bundle import bundle_of
-from depth_distill.export.device.outputs import DeviceOutputs, Reading, require_unit
+from depth_distill.export.device.outputs import DeviceOutputs, Reading
 from depth_distill.export.harden.sources import Source, open_source
 from depth_distill.quantization.interface import OutputLayout
 
@@ -74,14 +74,18 @@ class FittedDecoder:
         layout: the outputs that are decoded.
         device: codes ``(N, C, H, W)`` of the device.
         expected: codes that they were fitted to.
+        valid: pixels ``(N, 1, H, W)`` that count.
         near_is_one: whether 1 is the near end of them.
+        reference: whose codes they were fitted to: ``the float network`` or ``ground truth``.
     """
 
     fit: TableFit
     layout: OutputLayout
     device: NDArray[np.float32]
     expected: NDArray[np.float32]
+    valid: NDArray[np.bool_]
     near_is_one: bool
+    reference: str
 
 
 def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = lambda done, of: None) -> FittedDecoder:
@@ -97,7 +101,11 @@ def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = la
     """
     source = open_source(options.network, overrides=options.overrides)
     codec, layout, pixels = _known(options, source)
-    require_unit(options.reading.unit, codec.channels)
+    if options.reading.unit == "metres" and codec.channels > 1:
+        raise ConfigError(
+            f"a table is fitted on codes, and metres do not say which of {codec.channels} codes was off: give the "
+            "device's codes"
+        )
     near_is_one = options.meaning is not None and options.meaning.near_is_one
     inputs = NetworkInputs(options.images, source.shape, source.interface.inputs.name, pixels)
     device: list[NDArray[np.float32]] = []
@@ -121,18 +129,18 @@ def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = la
             together = codec.encode(together)
             together = 1 - together if near_is_one else together
         device.append(together)
-        if options.ground_truth is None:
-            expected.append(codes)
-        else:
+        inside = np.ones((1, *codes.shape[1:]), bool)
+        if options.ground_truth is not None:
             depth_m = _truth(options.ground_truth, inputs.files[index].stem, codes.shape[-2:])
             inside = (depth_m >= codec.near_m) & (depth_m <= codec.far_m)
-            wanted = codec.encode(np.where(inside, depth_m, codec.near_m))
-            expected.append(1 - wanted if near_is_one else wanted)
-            valid.append(inside)
+            codes = codec.encode(np.where(inside, depth_m, codec.near_m))
+            codes = 1 - codes if near_is_one else codes
+        expected.append(codes)
+        valid.append(inside)
         on_image(index + 1, len(inputs))
-    masks = np.stack(valid) if valid else None
-    fit = fit_table(codec, np.stack(device), np.stack(expected), masks, near_is_one)
-    return FittedDecoder(fit, layout, np.stack(device), np.stack(expected), near_is_one)
+    every = np.stack(device), np.stack(expected), np.stack(valid)
+    reference = "the float network" if options.ground_truth is None else "ground truth"
+    return FittedDecoder(fit_table(codec, *every, near_is_one), layout, *every, near_is_one, reference)
 
 
 def _known(options: FitOptions, source: Source) -> tuple[HostCodec, OutputLayout, PixelFormat]:

@@ -1,6 +1,5 @@
 """The outputs of a device for a folder of images, one file per image, as float32 codes."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from depth_distill.data.array_files import read_array, read_arrays
-from depth_distill.errors import ConfigError, DataError
-from depth_distill.export.compare.dumps import DumpDtype, DumpLayout
+from depth_distill.data.array_files import read_arrays
+from depth_distill.errors import DataError
+from depth_distill.export.compare.tensor_files import HEADERLESS, DumpDtype, DumpLayout, arranged, read_tensor
 
 Unit = Literal["codes", "metres"]
 
-_HEADERLESS = (".raw", ".bin")
-_SUFFIXES = (".npy", ".npz", *_HEADERLESS)
+_SUFFIXES = (".npy", ".npz", *HEADERLESS)
 # Scale and zero point that make [0, 1] of all codes of a type.
 _WHOLE_RANGE = {"uint8": (1 / 255, 0), "int8": (1 / 255, -128), "uint16": (1 / 65535, 0), "int16": (1 / 65535, -32768)}
 
@@ -148,57 +146,20 @@ class DeviceOutputs:
         return found[0]
 
     def _archive(self, path: Path) -> dict[str, NDArray[np.float32]]:
-        most = max(self.outputs.values())
-        arrays = read_arrays(path, lambda dtype, shape: self._require_size(path, shape, most))
+        arrays = read_arrays(path)
         if len(self.outputs) == 1 and len(arrays) == 1:
             arrays = dict(zip(self.outputs, arrays.values(), strict=True))
         missing = [name for name in self.outputs if name not in arrays]
         if missing:
             raise DataError(f"{path} has no array {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
-        return {name: self._arranged(path, arrays[name], name) for name in self.outputs}
+        return {name: self._map(path, arrays[name], name) for name in self.outputs}
 
     def _file(self, path: Path, name: str) -> NDArray[np.float32]:
-        if path.suffix in _HEADERLESS:
-            dtype = np.dtype(self.reading.dtype).newbyteorder("<")
-            count, size = self.outputs[name] * self.size[0] * self.size[1], path.stat().st_size
-            if size != count * dtype.itemsize:
-                raise DataError(
-                    f"{path} has {size} bytes, expected {count * dtype.itemsize} ({count} values of {dtype.name}); "
-                    "say the type with --dump-dtype"
-                )
-            return self._arranged(path, np.fromfile(path, dtype), name)
-        channels = self.outputs[name]
-        values = read_array(path, lambda dtype, shape: self._require_size(path, shape, channels))
-        return self._arranged(path, values, name)
+        return self._map(path, read_tensor(path, self._shape(name), self.reading.dtype), name)
 
-    def _require_size(self, path: Path, shape: tuple[int, ...], channels: int) -> None:
-        """Refuse an array with more numbers than an output has, before it is read."""
-        if math.prod(shape) > channels * self.size[0] * self.size[1]:
-            raise DataError(
-                f"{path} has the shape {shape}, expected {channels} maps of {self.size[0]} x {self.size[1]}"
-            )
+    def _map(self, path: Path, values: NDArray[Any], name: str) -> NDArray[np.float32]:
+        real = self.reading.real(path, arranged(path, values, self._shape(name), self.reading.layout))
+        return np.asarray(real[0])
 
-    def _arranged(self, path: Path, values: NDArray[Any], name: str) -> NDArray[np.float32]:
-        channels, (height, width) = self.outputs[name], self.size
-        stored = (channels, height, width) if self.reading.layout == "nchw" else (height, width, channels)
-        plain = tuple(side for side in values.shape if side != 1)
-        if values.size != channels * height * width or (
-            values.ndim > 1 and plain != tuple(side for side in stored if side != 1)
-        ):
-            cure = "say --dump-layout" if channels > 1 else "the network returns another size, or it is transposed"
-            raise DataError(f"{path} has the shape {values.shape}, expected {stored} ({self.reading.layout}): {cure}")
-        real = self.reading.real(path, values).reshape(stored)
-        return real if self.reading.layout == "nchw" else np.moveaxis(real, -1, 0)
-
-
-def require_unit(unit: Unit, channels: int) -> None:
-    """Refuse metres of a device for a network with several codes.
-
-    Raises:
-        ConfigError: there are several.
-    """
-    if unit == "metres" and channels > 1:
-        raise ConfigError(
-            f"a table is fitted on codes, and metres do not say which of {channels} codes was off: give the device's "
-            "codes"
-        )
+    def _shape(self, name: str) -> tuple[int, ...]:
+        return (1, self.outputs[name], *self.size)

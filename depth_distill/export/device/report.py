@@ -12,11 +12,22 @@ from depth_distill.codecs import describe_codec
 from depth_distill.codecs.table_fit import Deviations
 from depth_distill.display.charts import code_curves
 from depth_distill.display.pictures import save_figure
+from depth_distill.errors import ConfigError
 from depth_distill.export.device.decoder_fit import FitOptions, FittedDecoder
 from depth_distill.export.interface.decoders import write_decoders
 
 TABLE, FOUND, PICTURE = "decode_table.json", "fit.json", "fit.png"
 _BINS = 64  # of the device's codes, in the picture
+
+
+def require_own_folder(out: Path) -> None:
+    """Refuse a folder with anything but an earlier fit: a bundle has decoders of its own.
+
+    Raises:
+        ConfigError: there are files, and no ``fit.json``.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / FOUND).is_file():
+        raise ConfigError(f"--out {out} has files that are not of fit-decoder: give a folder of its own")
 
 
 def write_fit(fitted: FittedDecoder, options: FitOptions, out: Path) -> list[Path]:
@@ -50,7 +61,7 @@ def as_json(fitted: FittedDecoder, options: FitOptions) -> dict[str, Any]:
     """The record of a fit."""
     return {
         "network": options.network.name,
-        "fitted_to": "the float network" if options.ground_truth is None else "ground truth",
+        "fitted_to": fitted.reference,
         "outputs": list(fitted.layout.names),
         **fitted.fit.to_dict(),
     }
@@ -61,8 +72,8 @@ def verdict(fitted: FittedDecoder) -> str:
     fit = fitted.fit
     if not fit.helps:
         return (
-            f"the device is {_text(fit.before)} from the float network, and no table lowers that on images that it was "
-            f"not fitted on (with one: {_text(fit.after)}): nothing is written for the host"
+            f"the device is {_text(fit.before)} from {fitted.reference}, and no table lowers that on images that it "
+            f"was not fitted on (with one: {_text(fit.after)}): nothing is written for the host"
         )
     return f"deviation on images that the table was not fitted on: {_text(fit.before)} -> {_text(fit.after)}"
 
@@ -72,7 +83,7 @@ def figure(fitted: FittedDecoder) -> Figure:
     codes = fitted.fit.codec
     curves = []
     for k, table in enumerate(codes.tables):
-        device, expected = fitted.device[:, k].ravel(), fitted.expected[:, k].ravel()
+        device, expected = (each[:, k][fitted.valid[:, 0]] for each in (fitted.device, fitted.expected))
         if fitted.near_is_one:  # a codec's 0 is near
             expected = 1 - expected
         centres, spread = _spread(device, expected)
