@@ -102,6 +102,11 @@ class Recipe:
         """The record of a manifest or checkpoint."""
         return {"name": self.name, "passes": self.to_entries(), "sha256": self.sha256}
 
+    @property
+    def title(self) -> str:
+        """The names of its passes, for people: ``fold + equalize``."""
+        return " + ".join(each.name for each in self.passes)
+
     def has(self, name: str) -> bool:
         """Whether a pass of this name is in it."""
         return any(each.name == name for each in self.passes)

@@ -59,7 +59,7 @@ class Trial:
 
     def cells(self) -> tuple[str, str, str, str]:
         """Passes, SQNR in dB, relative error in percent, and the outcome, for tables."""
-        passes = " + ".join(each.name for each in self.recipe.passes)
+        passes = self.recipe.title
         if self.deviation is None:
             return passes, "-", "-", f"cannot run: {self.note}"
         error = f"{100 * self.deviation.relative:.2f}"

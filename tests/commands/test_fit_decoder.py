@@ -15,6 +15,7 @@ from depth_distill.codecs import DepthRange, HostSingle, codec_of
 from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.loading.trained import load_network_only
+from tests.data.files import write_photos
 
 SIZE = (16, 24)
 CODEC = HostSingle(DepthRange(0.5, 15.0), "inverse")
@@ -46,12 +47,7 @@ def save(path, last="Sigmoid", near=0):
 
 @pytest.fixture
 def photos(tmp_path):
-    generator = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for index in range(10):
-        coarse = Image.fromarray(generator.integers(0, 255, (4, 6, 3), dtype=np.uint8))
-        coarse.resize((48, 32)).save(tmp_path / "photos" / f"p{index:02d}.png")
-    return tmp_path / "photos"
+    return write_photos(tmp_path / "photos", 10, "p")
 
 
 def outputs_of(file, photos):

@@ -8,7 +8,6 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from PIL import Image
 
 from depth_distill.cli import command_parser, main
 from depth_distill.commands.options import CommandParser
@@ -16,6 +15,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.harden.judge import Judge
 from depth_distill.quantization.analysis.deviation import Deviation
+from tests.data.files import write_photos
 
 OPSET = 11
 
@@ -57,12 +57,7 @@ def save(path, sigma=0.0, channels=3, activation="Relu", batch=1, size=(16, 24),
 
 @pytest.fixture
 def photos(tmp_path):
-    generator = np.random.default_rng(0)
-    (tmp_path / "photos").mkdir()
-    for index in range(12):
-        coarse = Image.fromarray(generator.integers(0, 255, (4, 6, 3), dtype=np.uint8))
-        coarse.resize((48, 32)).save(tmp_path / "photos" / f"{index:02d}.png")
-    return tmp_path / "photos"
+    return write_photos(tmp_path / "photos", 12)
 
 
 @pytest.fixture

@@ -36,3 +36,13 @@ def write_depth(path: Path, value: int = 1500, size: tuple[int, int] = SIZE) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
     return path
+
+
+def write_photos(folder: Path, count: int, prefix: str = "") -> Path:
+    """PNG pictures of coloured blobs, 48 x 32."""
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    for index in range(count):
+        coarse = Image.fromarray(generator.integers(0, 255, (4, 6, 3), dtype=np.uint8))
+        coarse.resize((48, 32)).save(folder / f"{prefix}{index:02d}.png")
+    return folder

@@ -56,14 +56,14 @@ class Judge:
                 with console.status(f"{judge} measures the hardened file"):
                     after = measured(recipe)
             except Exception as error:  # see above
-                notes.append(f"{_title(recipe)}: {judge} refuses the hardened file ({first_line(error)})")
+                notes.append(f"{recipe.title}: {judge} refuses the hardened file ({first_line(error)})")
                 continue
             if before is None or gains(after, before):
                 self.winner = recipe
                 change = self.scorer(OnnxFile(self.files[recipe]))
                 return Verdict(judge, before, after, recipe, True, change, tuple(notes))
             notes.append(
-                f"{_title(recipe)} gains in our simulation, but not by {judge}: {sqnr_and_error(before)[0]} untouched, "
+                f"{recipe.title} gains in our simulation, but not by {judge}: {sqnr_and_error(before)[0]} untouched, "
                 f"{sqnr_and_error(after)[0]} hardened"
             )
         if before is None:
@@ -82,7 +82,3 @@ class Judge:
         quantized = vendor_ptq(self.files[recipe], self.batches, self.folder / "quantized.onnx", target=self.target)
         # As written in the file: fused into integers, uint8 times int8 saturates on CPUs without VNNI, as on no NPU.
         return self.scorer(OnnxFile(quantized, optimize=False))
-
-
-def _title(recipe: Recipe) -> str:
-    return " + ".join(each.name for each in recipe.passes)
