@@ -37,12 +37,24 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ConfigError: it does not exist, is no text in UTF-8, or no YAML, or :func:`check_yaml` refuses it.
     """
-    text = read_yaml_text(path)
+    return parse_yaml(read_yaml_text(path), path)
+
+
+def parse_yaml(text: str, what: object) -> Any:
+    """The content of a text in YAML.
+
+    Args:
+        text: the text.
+        what: where it comes from, for messages.
+
+    Raises:
+        ConfigError: it is no YAML, or :func:`check_yaml` refuses it.
+    """
     try:
         check_yaml(text)
         return yaml.load(text, Loader=_LOADER)
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {one_line(error)}") from error
+        raise ConfigError(f"{what}: not valid YAML: {one_line(error)}") from error
 
 
 def read_yaml_text(path: Path) -> str:

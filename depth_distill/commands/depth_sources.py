@@ -104,11 +104,12 @@ def panel_rows(run: LoadedRun, evaluator: Evaluator, depth_of: Depth) -> list[Pa
 
 
 def _panel_row(run: LoadedRun, evaluator: Evaluator, depth_of: Depth, position: int, row: int) -> PanelRow:
-    batch = evaluator.batches[position]
+    batch = DepthBatch(*(each[row : row + 1] for each in evaluator.batches[position]))
     with torch.inference_mode():
-        depth_m = depth_of(batch._replace(image=evaluator.images[position]))[row]
-    picture = run.data.normalize.inverse(batch.image[row])
-    return PanelRow(_names(run, batch)[row], picture, depth_m, batch.depth_m[row], batch.valid[row])
+        (depth_m,) = depth_of(batch._replace(image=batch.image.to(evaluator.device)))
+    (name,) = _names(run, batch)
+    picture = run.data.normalize.inverse(batch.image[0])
+    return PanelRow(name, picture, depth_m, batch.depth_m[0], batch.valid[0])
 
 
 def _names(run: LoadedRun, batch: DepthBatch) -> list[str]:

@@ -6,13 +6,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
-from depth_distill.errors import ConfigError, one_line
+from depth_distill.errors import ConfigError
 from depth_distill.loading.imported import NetworkInput
 from depth_distill.loading.meaning import Meaning
 from depth_distill.loading.run_config import read_config
-from depth_distill.yaml_files import check_yaml, read_yaml
+from depth_distill.yaml_files import parse_yaml, read_yaml
 
 ONNX_MODULE = "depth_distill.loading.onnx_importer.OnnxModule"
 
@@ -63,14 +61,7 @@ def completed_config(options: argparse.Namespace) -> dict[str, Any]:
 
 def _meaning(text: str) -> dict[str, Any]:
     """The keys of a meaning, from YAML or a file with it."""
-    if text.endswith((".yaml", ".yml")):
-        found = read_yaml(Path(text))
-    else:
-        try:
-            check_yaml(text)
-            found = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--meaning cannot be read: {one_line(error)}") from error
+    found = read_yaml(Path(text)) if text.endswith((".yaml", ".yml")) else parse_yaml(text, "--meaning")
     if not isinstance(found, dict):
         raise ConfigError(f"--meaning: expected keys such as encoding and min_m, received {found!r}")
     return found

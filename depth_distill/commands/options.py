@@ -16,8 +16,8 @@ from depth_distill.suggestions import did_you_mean
 if TYPE_CHECKING:
     from depth_distill.data.network_inputs import PixelFormat
 
-# Keys of a config that an override may name as a whole; every other one has a dot.
 _PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+# Keys of a config that an override may name as a whole; every other one has a dot.
 _WHOLE_KEYS = ("--seed_everything", "--data", "--model", "--trainer")
 
 
@@ -163,8 +163,12 @@ def config_file(text: str) -> Path:
 def output_file(text: str) -> Path:
     """A file that can be written: found out before the work, and not after it."""
     path = Path(text)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:  # a name that is too long
+        raise argparse.ArgumentTypeError(f"{text:.100}: {error.strerror}") from error
     _require_room(path.absolute().parent)
-    if path.is_dir():
+    if is_folder:
         raise argparse.ArgumentTypeError(f"must be the path of a file, {path} is a folder")
     return path
 

@@ -143,6 +143,14 @@ def resolve_inside(root: Path, relative: str, where: str) -> Path:
     return root / normal_inside(root, relative, where)
 
 
+def lies_inside(folder: Path, name: str) -> bool:
+    """Whether a path that somebody's file names stays in a folder, also behind links."""
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # a NUL byte, a name that is too long
+        return False
+
+
 def normal_inside(root: Path, relative: str, where: str) -> str:
     """As :func:`resolve_inside`, but as text that is relative to ``root``: a tenth of the time, for long manifests."""
     if not relative:

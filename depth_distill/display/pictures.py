@@ -76,7 +76,7 @@ def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically."""
+    """Write a figure, whole or not at all, in the format that the suffix says."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=90)
 

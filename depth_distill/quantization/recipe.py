@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
-
-from depth_distill.errors import ConfigError, one_line
+from depth_distill.errors import ConfigError
 from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.registry import PASSES
@@ -18,7 +16,7 @@ from depth_distill.quantization.passes.surgery.surgery import Surgery
 from depth_distill.quantization.target.validated import FieldError, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder, shipped_names
 from depth_distill.suggestions import did_you_mean
-from depth_distill.yaml_files import check_yaml, read_yaml
+from depth_distill.yaml_files import parse_yaml, read_yaml
 
 DEFAULT_RECIPE = "equalize"
 
@@ -162,11 +160,7 @@ def load_recipe(recipe: RecipeLike) -> Recipe:
         return Recipe.from_entries(recipe)
     text = str(recipe)
     if text.lstrip().startswith("["):
-        try:
-            check_yaml(text)
-            return Recipe.from_entries(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"recipe {text:.200} is not valid YAML: {one_line(error)}") from error
+        return Recipe.from_entries(parse_yaml(text, f"recipe {text:.200}"))
     path = Path(text)
     if path.suffix not in (".yaml", ".yml"):
         if text not in recipe_names():

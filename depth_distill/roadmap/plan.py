@@ -116,6 +116,8 @@ def _check(path: Path, plan: Plan) -> None:
     for key, number in numbers.items():
         if not 0 < number < math.inf:
             raise ConfigError(f"{path}: {key}: received {number}, expected a positive number")
+    if any(row.kind == "distill" and not (row.seeds or plan.seeds) for row in plan.rows):
+        raise ConfigError(f"{path}: seeds is empty: expected at least one for rows of the kind distill")
     if not plan.rows:
         raise ConfigError(f"{path}: rows is empty: expected the rows to measure")
     try:

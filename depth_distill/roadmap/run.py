@@ -16,6 +16,7 @@ from depth_distill.atomic import write_json
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.vendor_ptq import vendor_network
+from depth_distill.export.bundle.steps import content_hash
 from depth_distill.lightning_cli import DepthCLI, build_cli
 from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.quantization.analysis.mixed_precision import megabytes, mixed_network, search_mixed_precision
@@ -71,7 +72,9 @@ class Roadmap:
 
     def _made_with(self, teacher: Path) -> dict[str, Any]:
         shared = {key: value for key, value in asdict(self.plan).items() if key not in ("rows", "networks", "seeds")}
-        return shared | {"teacher_checkpoint": str(teacher.absolute()), "data_options": self.data_options}
+        profile = content_hash(load_target(self.plan.target).to_dict())  # may change under its name
+        options = {"data_options": self.data_options, "profile": profile}
+        return shared | {"teacher_checkpoint": str(teacher.absolute()), **options}
 
     def _require_same(self, name: str, made: dict[str, Any], kept: dict[str, Any]) -> None:
         """Refuse to mix results of different settings in one folder."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from depth_distill.data.reading import decode_image, read_depth, read_image, read_mask, resolve_inside
+from depth_distill.data.reading import decode_image, lies_inside, read_depth, read_image, read_mask, resolve_inside
 from depth_distill.data.transforms import JointResize
 from depth_distill.errors import DataError
 from depth_distill.types import DepthSample
@@ -334,6 +334,12 @@ def test_backslashes_are_refused_unless_the_file_has_that_name(tmp_path):
         resolve_inside(tmp_path, r"rgb\1.jpg", "line 2")
     path = write_image(tmp_path / r"rgb\1.jpg")
     assert resolve_inside(tmp_path, r"rgb\1.jpg", "line 2") == path
+
+
+def test_what_lies_inside_of_a_folder(tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path.parent)
+    assert lies_inside(tmp_path, "a/../b")
+    assert not any(lies_inside(tmp_path, name) for name in ("../x", "/etc", "out/x", "a\0b"))
 
 
 def test_empty_path_is_refused(tmp_path):

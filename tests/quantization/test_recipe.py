@@ -112,3 +112,8 @@ def test_channels_are_stressed_behind_surgery():
     stressed = load_recipe("[fold, replace_relu6, zero_padding, equalize]").stressed(0.5)
     assert [each.name for each in stressed.passes] == ["fold", "replace_relu6", "zero_padding", "stress", "equalize"]
     assert [each.name for each in load_recipe("equalize").stressed(0.5).passes] == ["fold", "stress", "equalize"]
+
+
+def test_a_list_that_yaml_cannot_make_sense_of_is_named():
+    with pytest.raises(ConfigError, match=r"recipe \[fold, 2001-99-99\]: not valid YAML: month must be"):
+        load_recipe("[fold, 2001-99-99]")

@@ -41,6 +41,7 @@ def test_a_plan_without_networks_has_the_plain_one(tmp_path):
         (SMALL.replace("kind: float", "kind: float, reach: .inf"), "row 'FP32 teacher': reach: received inf"),
         (SMALL.partition("rows")[0] + "rows: []\n", "rows is empty"),
         (SMALL + "target: nope\n", "unknown target 'nope'"),
+        (SMALL.replace("kind: float", "kind: distill") + "seeds: []\n", "seeds is empty: expected at least one"),
         (SMALL.replace("kind: float", "kind: distill"), "distill_config: there is no file b.yaml"),
         (SMALL + "target: a\ntarget: b\n", "'target' is given twice"),
         ("- 1\n", "is not a roadmap: it has no keys"),

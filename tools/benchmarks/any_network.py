@@ -444,15 +444,15 @@ def _work(options: argparse.Namespace, console: Console) -> None:
     load_target(options.target)
     load_recipe(options.recipe)
     done = {each["name"]: Row(**each) for each in json.loads(file.read_text())} if file.is_file() else {}
-    every = entries()
+    every, made_with = entries(), _made_with(options)
     for entry in every:
         before = done.get(entry.name)
-        if before is not None and not options.float_only and before.made_with != _made_with(options):
+        if before is not None and not options.float_only and before.made_with != made_with:
             before = None
         is_done = before is not None and not before.skipped and (options.float_only or not before.without_int8)
         if is_done or not re.search(options.only, f"{entry.group} {entry.name}"):
             continue
-        row = replace(_apart(entry, options), made_with=_made_with(options))
+        row = replace(_apart(entry, options), made_with=made_with)
         console.print(" | ".join(_cells(row)), highlight=False, soft_wrap=True)
         for note in _notes(row):
             console.print(f"    {note}", highlight=False, soft_wrap=True, markup=False)

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from depth_distill.atomic import write_json
 from depth_distill.data import ImageFolder, RgbdFolder
 from depth_distill.data.transforms import JointResize
+from depth_distill.display.console import plain_console
 
 
 def write_photograph(path: Path, size: tuple[int, int]) -> None:
@@ -89,7 +89,7 @@ def main(args: Sequence[str] | None = None) -> None:
     table.add_column("value", justify="right")
     for name, value in figures.items():
         table.add_row(name, f"{value:.3f}")
-    Console().print(table)
+    plain_console().print(table)
     if options.out is not None:
         write_json(options.out, figures)
 

@@ -37,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     run = analysis.quantize_run(options, overrides)
-    trained = load_run(options.checkpoint, options.config, overrides)
+    trained = load_run(options.checkpoint, options.config, overrides, options.device)
 
     started = time.perf_counter()
     found = sensitivity(run.quantized, run.scorer)

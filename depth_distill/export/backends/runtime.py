@@ -84,9 +84,10 @@ class OnnxFile:
     """
 
     def __init__(self, path: Path, optimize: bool = True, threads: int = 0) -> None:
-        self.input_name, self.dtype = only_input(path)
+        model = read_onnx(path, weights=False)  # its weights are looked for in its folder only
+        self.input_name, self.dtype = input_of(path, model)
         self.path = path
-        self.session = open_file(path, session_options(optimize, threads))
+        self.session = _session_of(path, session_options(optimize, threads))
         self.output_names: tuple[str, ...] = tuple(each.name for each in self.session.get_outputs())
 
     def __call__(self, batch: Tensor) -> dict[str, Tensor]:
@@ -106,7 +107,12 @@ def only_input(path: Path) -> tuple[str, torch.dtype]:
     Raises:
         ConfigError: the file does not exist, or its input is not one tensor of numbers.
     """
-    inputs = declared_inputs(read_onnx(path, weights=False))
+    return input_of(path, read_onnx(path, weights=False))
+
+
+def input_of(path: Path, model: onnx.ModelProto) -> tuple[str, torch.dtype]:
+    """As :func:`only_input`, of a file that was read."""
+    inputs = declared_inputs(model)
     if len(inputs) != 1:
         names = ", ".join(each.name for each in inputs) or "none"
         raise ConfigError(f"{path} has {len(inputs)} inputs ({names}), expected one")
@@ -144,6 +150,10 @@ def open_file(path: Path, options: onnxruntime.SessionOptions | None = None) -> 
         ConfigError: the file cannot be read, or ONNX Runtime refuses it.
     """
     read_onnx(path, weights=False)  # its weights are looked for in its folder only
+    return _session_of(path, options)
+
+
+def _session_of(path: Path, options: onnxruntime.SessionOptions | None) -> onnxruntime.InferenceSession:
     try:
         return open_session(path, path, options)
     except ConfigError as error:

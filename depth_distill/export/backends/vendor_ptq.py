@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import DataError
-from depth_distill.export.backends.runtime import OnnxNetwork, as_input, only_input
+from depth_distill.export.backends.runtime import OnnxNetwork, as_input, input_of
 from depth_distill.export.onnx_io.edits import to_opset
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
@@ -53,9 +53,9 @@ def vendor_ptq(
         ConfigError: the file has several inputs.
         DataError: there are no calibration images.
     """
-    reader = _Reader(float_onnx, batches, *only_input(float_onnx))
-    formats = _formats(target) if target is not None else dict(_FORMATS, per_channel=per_channel)
     model = read_onnx(float_onnx)
+    reader = _Reader(float_onnx, batches, *input_of(float_onnx, model))
+    formats = _formats(target) if target is not None else dict(_FORMATS, per_channel=per_channel)
     # Older ones have no scale per channel, and it would call Upsample an operator of opset 11.
     newer = to_opset(model, _OLDEST) if opset_of(model) < _OLDEST else float_onnx
     with atomic_path(path) as temporary:

@@ -3,20 +3,19 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from depth_distill.atomic import write_json
 from depth_distill.codecs import codec_of
 from depth_distill.codecs.base import HostCodec
+from depth_distill.data.reading import lies_inside
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 2  # 2: a thermometer has num_codes and spacing, and the scripts lie in runners/
-
-T = TypeVar("T")
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
@@ -62,9 +61,8 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     for key in ("files", "artifacts", "codec", "input", "outputs"):
         if not isinstance(manifest.get(key), dict):
             raise ConfigError(f"{path}: {key} is {manifest.get(key)!r:.60}, expected keys and values: export again")
-    inside = path.parent.resolve()
     for name, entry in manifest["files"].items():
-        if not (path.parent / name).resolve().is_relative_to(inside):
+        if not lies_inside(path.parent, name):
             raise ConfigError(f"{path}: files: {name} lies outside of the bundle: do not use it, or export again")
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
             raise ConfigError(f"{path}: files: {name} has no sha256: export again")
@@ -72,7 +70,12 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         if not isinstance(name, str) or name not in manifest["files"]:
             raise ConfigError(f"{path}: artifacts: {kind} is {name!r}, which is none of its files: export again")
     for key, read in (("codec", codec_in), ("input", input_in), ("outputs", outputs_in)):
-        _readable(path, key, lambda read=read: read(manifest))  # type: ignore[misc]
+        try:
+            read(manifest)
+        except KeyError as error:
+            raise ConfigError(f"{path}: {key} has no {error.args[0]!r}: export again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{path}: {key} cannot be read ({error}): export again") from error
 
 
 def check_hash(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
@@ -121,15 +124,6 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _readable(path: Path, key: str, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except KeyError as error:
-        raise ConfigError(f"{path}: {key} has no {error.args[0]!r}: export again") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: {key} cannot be read ({error}): export again") from error
 
 
 def _refuse_constant(word: str) -> float:

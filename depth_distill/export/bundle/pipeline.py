@@ -131,7 +131,7 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     folder = work / BUNDLE
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
     verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps)
-    opsets = {kind: opset_of(read_onnx(folder / name)) for kind, name in written.items()}
+    opsets = {kind: opset_of(read_onnx(folder / name, weights=False)) for kind, name in written.items()}
     manifest = {"opset": spec.opset, "opsets": opsets, **_manifest(options, target, prepared, written, folder)}
     passes = [
         (each.name, report.summary) for each, report in zip(prepared.recipe.passes, prepared.reports, strict=True)

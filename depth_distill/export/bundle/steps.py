@@ -61,7 +61,7 @@ class StepRunner:
             StepError: ``make`` failed for a reason that a user can fix, such as a full disk.
         """
         key = content_hash([self.depends_on, depends_on])
-        self.console.print(Text(f"{len(self.seconds) + 1:>3}", "dim").append(f"  {name}", "not dim"), end="")
+        self.console.print(Text.assemble((f"{len(self.seconds) + 1:>3}", "dim"), f"  {name}"), end="")
         entry = self._record.get(name)
         if value and entry is not None and entry["key"] == key and entry["files"] == self._hashes(files):
             self.seconds[name] = entry["seconds"]

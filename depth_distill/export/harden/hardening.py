@@ -14,7 +14,7 @@ from depth_distill.data.network_inputs import NetworkInputs, PixelFormat, divide
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.export.backends.runtime import as_input
 from depth_distill.export.harden.judge import Judge
-from depth_distill.export.harden.outcome import Hardening, HardenOptions, LayerRow, is_calibration
+from depth_distill.export.harden.outcome import Hardening, HardenOptions, LayerRow, require_own_calibration
 from depth_distill.export.harden.sources import Source, open_source
 from depth_distill.quantization.analysis.layer_deviation import layer_deviation
 from depth_distill.quantization.graph.channel_groups import channel_groups
@@ -50,8 +50,7 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
         raise ConfigError(f"--out {options.out}: expected the path of an .onnx file")
     if options.out.exists() and options.source.exists() and options.out.samefile(options.source):
         raise ConfigError(f"--out {options.out} is the source: choose another name, and keep the original")
-    if options.calibration.is_dir() and any(options.calibration.iterdir()) and not is_calibration(options.calibration):
-        raise ConfigError(f"{options.calibration} has files of somebody else: choose another --out, or move them away")
+    require_own_calibration(options.calibration)
     _require_recipe(options.recipe)
     source = open_source(options.source, options.size, options.overrides)
     inputs = NetworkInputs(options.images, source.shape, source.interface.inputs.name, _pixels(options, source))
@@ -77,11 +76,10 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
     say("images", f"{len(chosen)} to calibrate on, {len(judged)} others to judge on")
     calibration = torch.stack([inputs.load(index) for index in chosen])
     held_out = torch.stack([inputs.load(index) for index in judged])
+    given = calibration
     if source.takes_uint8:
-        for each in (calibration, held_out):
-            as_input(
-                each, torch.uint8, f"{options.images}: the input {source.interface.inputs.name!r} of {source.file}"
-            )
+        title = f"{options.images}: the input {source.interface.inputs.name!r} of {source.file}"
+        given, _ = (as_input(each, torch.uint8, title) for each in (calibration, held_out))
     batches, others = list(calibration.split(source.batch)), list(held_out.split(source.batch))
     context = Context(target, batches, source.interface, progress=console.is_terminal)
     preparer = Preparer(source.network, context)
@@ -100,7 +98,7 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
         Hardening(
             options, target, str(inputs), search, verdict, layers, summaries, files, len(judged), tuple(warnings)
         ),
-        as_input(calibration, torch.uint8, str(source.file)) if source.takes_uint8 else calibration,
+        given,
     )
 
 

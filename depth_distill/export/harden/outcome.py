@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depth_distill.data.network_inputs import PixelFormat
+from depth_distill.errors import ConfigError
 from depth_distill.quantization.analysis.deviation import Deviation
 from depth_distill.quantization.passes.auto import Effort
 from depth_distill.quantization.recipe import Recipe, load_recipe
@@ -54,6 +55,17 @@ class HardenOptions:
 def is_calibration(folder: Path) -> bool:
     """Whether an earlier hardening wrote the files of a folder."""
     return all((folder / name).is_file() for name in (TENSORS, SOURCES))
+
+
+def require_own_calibration(folder: Path) -> None:
+    """Refuse a folder of calibration inputs that holds anything but those of an earlier hardening.
+
+    Raises:
+        ConfigError: it is a file, or has files of somebody else.
+    """
+    taken = folder.exists() and not is_calibration(folder)
+    if taken and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"{folder} has files of somebody else: choose another --out, or move them away")
 
 
 @dataclass(frozen=True)

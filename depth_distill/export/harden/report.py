@@ -192,13 +192,14 @@ def _write_calibration(folder: Path, inputs: Tensor, files: Sequence[Path]) -> N
     if is_calibration(folder):
         for name in (folder / TENSORS).read_text(encoding="utf-8").split():
             (folder / Path(name).name).unlink(missing_ok=True)  # of an earlier run, perhaps with more images
-    for index, each in enumerate(inputs):
-        with atomic_path(folder / f"{index:04d}.npy") as temporary:
-            np.save(temporary, each[None].numpy(), allow_pickle=False)
+    # The lists first: what a killed process left is then known to be of a hardening.
     lists = {TENSORS: [f"{index:04d}.npy" for index in range(len(inputs))], SOURCES: map(str, files)}
     for name, lines in lists.items():
         with atomic_path(folder / name) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for index, each in enumerate(inputs):
+        with atomic_path(folder / f"{index:04d}.npy") as temporary:
+            np.save(temporary, each[None].numpy(), allow_pickle=False)
 
 
 def _outputs(before: Deviation | None, after: Deviation) -> list[tuple[str, ...]]:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depth_distill.atomic import atomic_path
-from depth_distill.data.reading import read_array
+from depth_distill.data.array_files import read_array
+from depth_distill.data.reading import lies_inside
 from depth_distill.errors import DataError
 
 _README = """\
@@ -83,12 +84,12 @@ def read_calibration_set(folder: Path) -> NDArray[np.generic]:
 
 def _read_tensor(folder: Path, name: str, listed: Path) -> NDArray[np.generic]:
     file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
+    if not lies_inside(folder, name):
         raise DataError(f"{listed} names {name}, which lies outside of {folder}")
     if not file.is_file():
         raise DataError(f"{file} does not exist, though {listed} names it")
     tensor = read_array(file)
-    if tensor.ndim < 1 or not np.issubdtype(tensor.dtype, np.number) or not np.isfinite(tensor).all():
+    if tensor.shape[:1] != (1,) or tensor.dtype.kind not in "iuf" or not np.isfinite(tensor).all():
         raise DataError(f"{file}: expected finite numbers with a batch of 1, as an input of the network")
     return tensor
 

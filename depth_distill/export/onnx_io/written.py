@@ -65,7 +65,7 @@ def _random_image(spec: FileSpec) -> Tensor:
 
 def _run(model: onnx.ModelProto, image: Tensor, spec: FileSpec, path: Path) -> list[np.ndarray]:
     # As written: fused operators would compute something else.
-    options, name = session_options(optimize=False, threads=1), Path(f"{path.name} with opset {opset_of(model)}")
+    options, name = session_options(optimize=False, threads=1), f"{path.name} with opset {opset_of(model)}"
     pixels = image.numpy().astype(np.uint8) if spec.uint8_input else image.numpy()
     session = open_session(model.SerializeToString(), name, options)
     return run_session(session, {INPUT_NAME: pixels}, name, spec.output_names)

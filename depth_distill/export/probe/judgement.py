@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 
 from depth_distill.export.probe.graphs import IMAGE
-from depth_distill.loading.onnx_importer.session import open_session, session_options
+from depth_distill.loading.onnx_importer.session import open_session, run_session, session_options
 
 Verdict = Literal["confirmed", "unsupported", "unconfirmed"]
 Arrays = Mapping[str, np.ndarray]
@@ -124,8 +123,8 @@ def reference(model: onnx.ModelProto, inputs: np.ndarray) -> dict[str, np.ndarra
     if any(node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16 for node in model.graph.node):
         results = ReferenceEvaluator(model).run(names, {IMAGE: inputs})
     else:
-        session = open_session(model.SerializeToString(), Path("probe.onnx"), session_options(False, 1))
-        results = session.run(names, {IMAGE: inputs})
+        session = open_session(model.SerializeToString(), "probe.onnx", session_options(False, 1))
+        results = run_session(session, {IMAGE: inputs}, "probe.onnx", names)
     return dict(zip(names, results, strict=True))
 
 

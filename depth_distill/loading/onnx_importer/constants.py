@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -92,6 +91,6 @@ def _constant(node: Node) -> np.ndarray:
 
 def _by_onnxruntime(model: onnx.ModelProto, feeds: dict[str, np.ndarray], error: Exception) -> list[np.ndarray]:
     try:
-        return run_session(open_session(model.SerializeToString(), Path("constant")), feeds, Path("constant"))
+        return run_session(open_session(model.SerializeToString(), "constant"), feeds, "constant")
     except ConfigError:
         raise ValueError(first_line(error)) from error

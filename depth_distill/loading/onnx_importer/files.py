@@ -8,6 +8,7 @@ import onnx
 import torch
 from onnx import TensorProto, external_data_helper, numpy_helper
 
+from depth_distill.data.reading import lies_inside
 from depth_distill.errors import ConfigError, first_line
 
 MOST_VALUES = 1 << 30
@@ -63,7 +64,7 @@ def read_onnx(file: Path, weights: bool = True) -> onnx.ModelProto:
 
 def has_external_weights(file: Path) -> bool:
     """Whether weights of a file lie in files beside it."""
-    model = onnx.load(file, load_external_data=False)
+    model = read_onnx(file, weights=False)
     return any(map(external_data_helper.uses_external_data, tensors_of(model)))
 
 
@@ -147,7 +148,7 @@ def _require_inside(file: Path, tensor: TensorProto) -> None:
     location = next((each.value for each in tensor.external_data if each.key == "location"), "")
     folder = file.absolute().parent
     absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).is_absolute()
-    if not location or absolute or not (folder / location).resolve().is_relative_to(folder.resolve()):
+    if not location or absolute or not lies_inside(folder, location):
         raise ConfigError(
             f"{file}: the weight {tensor.name!r} lies in {location!r}, outside of its folder: do not use this file"
         )

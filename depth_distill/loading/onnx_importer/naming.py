@@ -25,6 +25,7 @@ class ModulePaths:
     def __init__(self, nodes: Iterable[Node]) -> None:
         self._folders = {folder for node in nodes for folder in _folders(wanted_path(node))}
         self._paths: set[str] = set()
+        self._taken = set(self._folders)
 
     def take(self, node: Node, wanted: str | None = None) -> str:
         """A free path for a module that ``node`` becomes; ``wanted`` instead of the path in its name."""
@@ -35,9 +36,10 @@ class ModulePaths:
         for end in range(1, len(parts)):  # a module is not a folder
             while ".".join(parts[:end]) in self._paths:
                 parts[end - 1] += "_"
-        path = free_name(".".join(parts), self._paths | self._folders)
+        path = free_name(".".join(parts), self._taken)
         self._paths.add(path)
         self._folders.update(_folders(path))
+        self._taken.update((path, *_folders(path)))
         return path
 
 

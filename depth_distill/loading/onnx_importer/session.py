@@ -40,13 +40,13 @@ def session_options(optimize: bool = True, threads: int = 0) -> "onnxruntime.Ses
 
 
 def open_session(
-    model: Path | bytes, title: Path, options: "onnxruntime.SessionOptions | None" = None
+    model: Path | bytes, title: Path | str, options: "onnxruntime.SessionOptions | None" = None
 ) -> "onnxruntime.InferenceSession":
     """A session on the CPU.
 
     Args:
         model: ONNX file, or the content of one.
-        title: path of the model for the error message.
+        title: the model, for the error message.
         options: see :func:`session_options`; operators one by one unless given.
 
     Raises:
@@ -64,7 +64,7 @@ def open_session(
 def run_session(
     session: "onnxruntime.InferenceSession",
     feeds: Mapping[str, np.ndarray],
-    title: Path,
+    title: Path | str,
     outputs: Sequence[str] | None = None,
 ) -> list[np.ndarray]:
     """Outputs of a session, in the order of ``outputs``, or all.
