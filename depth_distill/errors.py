@@ -40,6 +40,14 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether there is too little memory, of the machine or of a GPU."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def one_line(error: object, longest: int = 300) -> str:
     """The message of an error of another package as one line that is not endless."""
     text = " ".join(str(error).replace('in "<unicode string>", ', "").split())
@@ -58,12 +66,14 @@ def building(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, MemoryError):
+    except OSError:
         raise
     except Exception as error:  # a class that a config names raises whatever it does
         cause = user_error_in(error)
         if cause is not None:
             raise cause from error
+        if is_out_of_memory(error):
+            raise
         first: BaseException = error
         while first.__cause__ is not None or first.__context__ is not None:
             first = first.__cause__ or first.__context__  # type: ignore[assignment]

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from depth_distill.errors import one_line, user_error_in
+from depth_distill.errors import is_out_of_memory, one_line, user_error_in
 
 USAGE = 2
 """Something that the person can mend; 0 is success, 1 a fault or a verdict."""
@@ -11,9 +11,6 @@ INTERRUPTED = 130
 """As a shell reports a process that Ctrl-C ended."""
 TERMINATED = 143
 """As a shell reports a process that SIGTERM ended."""
-
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def exit_code(run: Callable[[], int | None]) -> int:
@@ -51,7 +48,7 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         file = f"{error.filename}: " if error.filename is not None else ""
         return f"{file}{error.strerror}; check the path, its permissions and the space on that disk"
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         last = one_line(str(error).strip().rpartition("\n")[2], 160)
         return f"there is not enough memory ({last}); lower data.batch_size, data.image_size or data.num_workers"
     return None

@@ -41,7 +41,7 @@ from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.device import allow_tf32
 from depth_distill.display.console import plain_console
 from depth_distill.display.tables import metric_table
-from depth_distill.errors import ConfigError, building, one_line, user_error_in
+from depth_distill.errors import ConfigError, building, is_out_of_memory, one_line, user_error_in
 from depth_distill.loading import imported  # noqa: F401 - makes ImportedNetwork known to configs
 from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.loading.trainer_options import check_seed, check_trainer_options
@@ -131,7 +131,7 @@ class DepthCLI(LightningCLI):
         runs.require_checkpoint(checkpoint)
         if self._get(self.config, "weights_only") is False:
             raise ConfigError("weights_only: received false, but checkpoints are never unpickled; leave it out")
-        check_trainer_options(self._get(self.config, "trainer"))
+        check_trainer_options(self._get(self.config, "trainer"), fits=self.subcommand == "fit")
         resumed = checkpoint if self.subcommand == "fit" else None
         chosen = runs.chosen_run_folder(self.argv, resumed, self._get(self.config, "run_dir"))
         name = runs.run_name(runs.config_files(self.argv))
@@ -286,7 +286,8 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
             run=run,
         )
     except Exception as error:
-        reason = None if user_error_in(error) is not None else _of_an_option(error)
+        is_known = user_error_in(error) is not None or is_out_of_memory(error)
+        reason = None if is_known else _of_an_option(error)
         if reason is None:
             raise
         raise ConfigError(reason) from error

@@ -110,16 +110,16 @@ class ResumeInPlace(Callback):
         if trainer.ckpt_path is None:
             return
         here = Path(trainer.ckpt_path).resolve().parent
-        for each in trainer.checkpoint_callbacks:
-            if not isinstance(each, ModelCheckpoint) or not each.dirpath or Path(each.dirpath).resolve() != here:
-                continue
-            if trainer.is_global_zero:
-                remove_partial_files(here)
-                if Path(trainer.ckpt_path).name == LAST_CHECKPOINT:
-                    _remove_later_than(checkpoint["global_step"], here)
+        every = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint) and each.dirpath]
+        own = [each for each in every if Path(each.dirpath or "").resolve() == here]
+        if own and trainer.is_global_zero:
+            remove_partial_files(here)
+            if Path(trainer.ckpt_path).name == LAST_CHECKPOINT:
+                _remove_later_than(checkpoint["global_step"], here)
+        for each in own:
             state = checkpoint["callbacks"].get(each.state_key)
             if state is not None:
-                checkpoint["callbacks"][each.state_key] = _moved(state, Path(each.dirpath))
+                checkpoint["callbacks"][each.state_key] = _moved(state, Path(each.dirpath or ""))
 
 
 def _remove_later_than(step: int, folder: Path) -> None:

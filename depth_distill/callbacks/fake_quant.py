@@ -1,5 +1,6 @@
 """Fake quantization of a student in training, and its metrics after the tool chain's own calibration."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -287,9 +288,11 @@ class FakeQuant(Callback):
 
     def _require_ranges_to_average(self, trainer: Trainer) -> None:
         """Refuse weight averaging that begins before ranges are measured: an average with NaN stays NaN."""
-        steps = int(trainer.estimated_stepping_batches * self.start_epoch // max(trainer.max_epochs or 1, 1))
+        if not self.start_epoch:
+            return
+        steps = self.start_epoch * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         for each in trainer.callbacks:  # type: ignore[attr-defined]
-            if not isinstance(each, WeightAveraging) or not self.start_epoch:
+            if not isinstance(each, WeightAveraging):
                 continue
             if each.should_update(step_idx=steps - 1) or each.should_update(epoch_idx=self.start_epoch - 1):
                 raise ConfigError(

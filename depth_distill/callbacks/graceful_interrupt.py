@@ -12,9 +12,9 @@ from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from depth_distill.callbacks.checkpoints import LAST_CHECKPOINT
 from depth_distill.display.console import plain_console
 from depth_distill.exit_codes import TERMINATED
+from depth_distill.runs import LAST_CHECKPOINT
 
 
 class GracefulInterrupt(Callback):

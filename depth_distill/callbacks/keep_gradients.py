@@ -23,7 +23,8 @@ class KeepGradients(Callback):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        is_between = batches.completed == batches.processed and batches.completed % trainer.accumulate_grad_batches
+        # A batch counts as processed behind its backward pass, and as completed behind callbacks that save there.
+        is_between = batches.ready == batches.processed and batches.processed % trainer.accumulate_grad_batches
         if is_between and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and trainer.world_size == 1:
             checkpoint[_KEY] = {name: each.grad for name, each in pl_module.named_parameters() if each.grad is not None}
 

@@ -89,11 +89,12 @@ def require_classes(value: Any, key: str = "") -> None:
         ConfigError: naming the key and the function.
     """
     if isinstance(value, Namespace | Mapping):
-        items = vars(value) if isinstance(value, Namespace) else value
-        path = items.get("class_path")
+        # What the parser builds is a Namespace. A mapping is the argument of a class, such as the module of
+        # ImportedNetwork, which may name a function, and code that is not on the path yet.
+        path = value.get("class_path") if isinstance(value, Namespace) else None
         if isinstance(path, str) and "." in path and not inspect.isclass(_imported(path)):
             raise ConfigError(f"{key}: {path} is no class; expected the class_path of one")
-        for name, each in items.items():
+        for name, each in (vars(value) if isinstance(value, Namespace) else value).items():
             require_classes(each, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list | tuple):
         for each in value:

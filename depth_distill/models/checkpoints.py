@@ -114,7 +114,7 @@ def recorded_recipe(checkpoint: Path) -> list[Any] | None:
     Raises:
         ConfigError: a file that cannot be read.
     """
-    content = read_content(checkpoint)
+    content = read_content(checkpoint, mmap=True)
     states = content.get("callbacks", {}) if isinstance(content, dict) else {}
     own = states.get("FakeQuant") if isinstance(states, dict) else None
     recipe = own.get("recipe") if isinstance(own, dict) else None
@@ -168,8 +168,5 @@ def load_encoder_decoder(network: nn.Module, checkpoint: Path) -> None:
 
 def _recorded_codec(checkpoint: Path) -> Any:
     """The description of the codec in a checkpoint of ``fit``; None of any other file."""
-    try:
-        content = read_checkpoint(checkpoint, mmap=True)
-    except ConfigError:  # a format of others, from which only the tensors are read
-        return None
+    content = read_content(checkpoint, mmap=True)
     return content.get(CODEC) if isinstance(content, dict) else None

@@ -213,8 +213,12 @@ def _likely_prefixes(tensors: Mapping[str, Tensor], network: nn.Module) -> dict[
     return dict(sorted(found.items(), key=lambda item: (-item[1][1], -item[1][0])))
 
 
-def read_content(path: Path) -> Any:
+def read_content(path: Path, mmap: bool = False) -> Any:
     """Everything in a checkpoint, without running code of it; objects of unknown classes stay descriptions.
+
+    Args:
+        path: the file.
+        mmap: whether tensors are read from the disk when they are used, where the format allows it.
 
     Raises:
         ConfigError: the file does not exist or cannot be read.
@@ -229,7 +233,7 @@ def read_content(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles of other protocols and archives that it refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist") from error
     except IsADirectoryError as error:

@@ -7,6 +7,7 @@ from torch.utils.hooks import RemovableHandle
 
 from depth_distill.errors import DivergedError
 from depth_distill.models.finite import first_non_finite_weight
+from depth_distill.quantization.simulate.fake_quantize import preserve_quantizer_state, quantizers
 
 
 def diverged(task: LightningModule, what: str, first: str | None) -> DivergedError:
@@ -50,7 +51,10 @@ def first_non_finite(network: nn.Module, image: Tensor) -> str | None:
         for name, module in network.named_modules()
     ]
     try:
-        with torch.no_grad():
+        # Ranges that are tracked would move, and wait for the other processes, which do not come here.
+        with torch.no_grad(), preserve_quantizer_state(network):
+            for each in quantizers(network).values():
+                each.tracking = False
             network(image)
     finally:
         for handle in handles:

@@ -580,6 +580,14 @@ def test_averages_of_ranges_are_finite_and_kept(tmp_path, start, options):
     assert math.isfinite(run.callback_metrics["val/abs_rel"])
 
 
+@pytest.mark.parametrize("limits", [{"max_time": "00:00:10:00", "epochs": None}, {"max_steps": 6, "epochs": 10}])
+def test_when_ranges_come_is_known_whatever_ends_the_run(tmp_path, limits):
+    averaging = EMAWeightAveraging(decay=0.9, update_starting_at_step=1)
+    run = trainer(tmp_path, fake_quant(start_epoch=1), averaging, **limits)
+    with pytest.raises(ConfigError, match="averages from before start_epoch 1"):
+        run.fit(task(), datamodule())
+
+
 def test_averaging_comes_after_it(tmp_path):
     run = trainer(tmp_path, EMAWeightAveraging(decay=0.9), fake_quant())
     with pytest.raises(ConfigError, match="weight averaging comes after FakeQuant"):

@@ -49,3 +49,45 @@ def test_after_a_step_there_is_nothing_to_keep(tmp_path):
     run.fit(task(), datamodule())
     run.save_checkpoint(tmp_path / "a.ckpt")
     assert "accumulated_gradients" not in torch.load(tmp_path / "a.ckpt", weights_only=True)
+
+
+class SaveAt(Callback):
+    """Write a checkpoint behind a batch, as a time limit does."""
+
+    def __init__(self, path, batch_idx):
+        self.path, self.batch_idx = path, batch_idx
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == self.batch_idx:
+            trainer.save_checkpoint(self.path)
+
+
+class FailBehindBackward(Callback):
+    """Save where the gradients hold a batch that counts as not trained."""
+
+    def __init__(self, path):
+        self.path, self.batches = path, 0
+
+    def on_after_backward(self, trainer, pl_module):
+        self.batches += 1
+        if self.batches == 3:
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_checkpoint_behind_a_batch_has_that_batch(tmp_path):
+    whole = task()
+    trainer(tmp_path, KeepGradients(), accumulate_grad_batches=2).fit(whole, datamodule())
+    saving = SaveAt(tmp_path / "a.ckpt", 2)
+    trainer(tmp_path, KeepGradients(), saving, accumulate_grad_batches=2).fit(task(), datamodule())
+    assert "accumulated_gradients" in torch.load(tmp_path / "a.ckpt", weights_only=True)
+    resumed = task()
+    again = trainer(tmp_path, KeepGradients(), accumulate_grad_batches=2)
+    again.fit(resumed, datamodule(), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    pairs = zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    assert all(torch.equal(expected, actual) for expected, actual in pairs)
+
+
+def test_a_batch_that_will_be_repeated_is_not_kept(tmp_path):
+    run = trainer(tmp_path, KeepGradients(), FailBehindBackward(tmp_path / "a.ckpt"), accumulate_grad_batches=2)
+    run.fit(task(), datamodule())
+    assert "accumulated_gradients" not in torch.load(tmp_path / "a.ckpt", weights_only=True)

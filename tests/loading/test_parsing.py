@@ -69,3 +69,23 @@ def test_what_a_class_raises_is_one_line_with_its_place(tmp_path):
     assert "the config cannot be built: ZeroDivisionError: " in str(caught.value)
     assert "(test_parsing.py line 12)" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Wrapper:
+    """As ImportedNetwork: what its argument names is built by itself, from code that is not on the path yet."""
+
+    def __init__(self, module: dict) -> None:
+        self.module = module
+
+
+def test_an_argument_may_name_a_function_or_code_that_is_not_there_yet(tmp_path):
+    made = ArgumentParser(**PARSER)
+    made.add_argument("--config", action="config")
+    made.add_subclass_arguments(Wrapper, "network")
+    for named in ("my_code_of_nowhere.Net", "os.path.join"):
+        file = tmp_path / "a.yaml"
+        file.write_text(
+            f"network: {{class_path: {__name__}.Wrapper, init_args: {{module: {{class_path: {named}}}}}}}\n"
+        )
+        found = parse(made, ["--config", str(file)], [file])
+        assert found.network.init_args.module["class_path"] == named

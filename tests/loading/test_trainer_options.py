@@ -57,6 +57,7 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch):
     [
         {},
         {"devices": "auto", "accelerator": "auto", "precision": "bf16-mixed"},
+        {"max_epochs": -1, "max_steps": 1000},
         {"gradient_clip_val": None, "val_check_interval": 0.5, "limit_train_batches": 2, "max_steps": -1},
     ],
 )
@@ -73,3 +74,15 @@ def test_a_seed_that_numpy_does_not_take_is_refused(seed):
 def test_no_seed_and_a_good_one_are_left_alone():
     for seed in (0, 2**32 - 1, True, False, None):
         check_seed("seed_everything", seed)
+
+
+def test_an_evaluation_needs_no_end():
+    check_trainer_options(GOOD | {"max_epochs": None, "limit_train_batches": 0.0}, fits=False)
+
+
+def test_a_gpu_of_another_make_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    check_trainer_options(GOOD | {"accelerator": "gpu"})
+    with pytest.raises(ConfigError, match="received cuda, but torch finds no GPU"):
+        check_trainer_options(GOOD | {"accelerator": "cuda"})

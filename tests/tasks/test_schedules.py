@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, PolynomialLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR, PolynomialLR, StepLR
 
 from depth_distill.errors import ConfigError
 from depth_distill.tasks.schedules import WarmupCosineLR, built_scheduler
@@ -39,6 +39,12 @@ def test_shares_outside_their_interval_are_refused(wrong):
 
 def optimizer():
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+
+
+def test_a_function_gives_the_steps_to_what_they_are_of():
+    made = built_scheduler(lambda each, steps: OneCycleLR(each, 0.1, total_steps=steps), optimizer(), 100)
+    assert made.total_steps == 100
+    assert isinstance(built_scheduler(lambda each, steps: StepLR(each, steps // 3), optimizer(), 100), StepLR)
 
 
 @pytest.mark.parametrize("factory", [StepLR, ExponentialLR])
