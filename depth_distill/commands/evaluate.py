@@ -12,15 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depth_distill.commands.options import (
-    CommandParser,
-    add_checkpoint,
-    add_config,
-    add_device,
-    add_images,
-    add_json,
-    output_picture,
-)
+from depth_distill.commands.options import CommandParser, add_checkpoint, add_config, add_device, add_images, add_json
+from depth_distill.commands.values import output_picture
 from depth_distill.errors import ConfigError
 
 if TYPE_CHECKING:

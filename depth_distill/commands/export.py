@@ -24,9 +24,8 @@ from depth_distill.commands.options import (
     add_out,
     add_recipe,
     add_target,
-    positive_number,
-    whole_number,
 )
+from depth_distill.commands.values import positive_number, whole_number
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import CalibratorName
 

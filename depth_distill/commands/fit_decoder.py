@@ -20,15 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depth_distill.commands.npu_compare import DUMP_DTYPES, DUMP_LAYOUTS
-from depth_distill.commands.options import (
-    CommandParser,
-    add_json,
-    add_out,
-    add_pixels,
-    finite_number,
-    pixels_of,
-    positive_number,
-)
+from depth_distill.commands.options import CommandParser, add_json, add_out, add_pixels, pixels_of
+from depth_distill.commands.values import finite_number, positive_number
 from depth_distill.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -14,16 +14,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from depth_distill.commands.options import (
-    CommandParser,
-    add_json,
-    add_pixels,
-    add_recipe,
-    add_target,
-    output_file,
-    pixels_of,
-    whole_number,
-)
+from depth_distill.commands.options import CommandParser, add_json, add_pixels, add_recipe, add_target, pixels_of
+from depth_distill.commands.values import output_file, whole_number
 
 EXAMPLE = """
 depth-distill harden model.onnx --images photos --target per-tensor-minmax --out model.hardened.onnx

@@ -9,7 +9,8 @@ import argparse
 import shutil
 from collections.abc import Sequence
 
-from depth_distill.commands.options import CommandParser, add_analysis, finite_number, positive_number
+from depth_distill.commands.options import CommandParser, add_analysis
+from depth_distill.commands.values import finite_number, positive_number
 
 EXAMPLE = """
 depth-distill mixed-precision --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --target-abs-rel 0.05 --out mixed

@@ -15,16 +15,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from depth_distill.commands.options import (
-    CommandParser,
-    add_checkpoint,
-    add_config,
-    add_images,
-    add_json,
-    add_out,
-    number_from_zero,
-    output_folder,
-)
+from depth_distill.commands.options import CommandParser, add_checkpoint, add_config, add_images, add_json, add_out
+from depth_distill.commands.values import number_from_zero, output_folder
 
 # As export.compare.tensor_files has them, which is not light enough to be imported for a help page.
 DUMP_DTYPES = ("float32", "float16", "int8", "uint8", "int16", "uint16")

@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from depth_distill.commands.options import CommandParser, add_config, add_json, add_target, output_file
+from depth_distill.commands.options import CommandParser, add_config, add_json, add_target
+from depth_distill.commands.values import output_file
 from depth_distill.errors import ConfigError
 
 EXAMPLE = """

@@ -1,22 +1,29 @@
-"""How subcommands are parsed: options that several of them share, checked numbers, and errors of one line."""
+"""How subcommands are parsed: options that several of them share, and errors of one line."""
 
 import argparse
-import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from depth_distill.commands.values import (
+    config_file,
+    device_name,
+    finite_number,
+    output_file,
+    output_folder,
+    positive_number,
+    recipe_word,
+    target_name,
+    whole_number,
+)
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.target.target import load_target
-from depth_distill.shipped_configs import find_config, shipped_names, with_config_files
+from depth_distill.shipped_configs import with_config_files
 from depth_distill.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from depth_distill.data.network_inputs import PixelFormat
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 # Keys of a config that an override may name as a whole; every other one has a dot.
 _WHOLE_KEYS = ("--seed_everything", "--data", "--model", "--trainer")
 
@@ -95,111 +102,6 @@ class CommandParser(argparse.ArgumentParser):
             raise ConfigError(f"there is no option {option}; {did_you_mean(option, known)}")
 
 
-def whole_number(text: str) -> int:
-    """A count: 1 or more."""
-    if not re.fullmatch(r"\+?\d+", text.strip()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of 1 or more, received '{text}'")
-    return int(text)
-
-
-def finite_number(text: str) -> float:
-    """Any number but NaN and the infinities."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be a finite number, received '{text}'")
-    return value
-
-
-def positive_number(text: str) -> float:
-    """A finite number above 0."""
-    value = finite_number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be positive, received {value}")
-    return value
-
-
-def number_from_zero(text: str) -> float:
-    """A finite number that is not negative."""
-    value = finite_number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, received {value}")
-    return value
-
-
-def target_name(text: str) -> str:
-    """Name or file of an NPU profile that can be read."""
-    try:
-        load_target(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def recipe_word(text: str) -> str:
-    """Name of a recipe, its file, or a list of passes; what is in it is checked where it is run."""
-    if text.lstrip().startswith("["):
-        return text
-    if text.endswith((".yaml", ".yml")):
-        if not Path(text).is_file():
-            raise argparse.ArgumentTypeError(f"there is no file '{text}'")
-        return text
-    names = shipped_names("recipe")
-    if text not in names:
-        raise argparse.ArgumentTypeError(f"there is no recipe '{text}'; {did_you_mean(text, names)}")
-    return text
-
-
-def config_file(text: str) -> Path:
-    """A file, also by the name of a shipped config."""
-    try:
-        return find_config(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def output_file(text: str) -> Path:
-    """A file that can be written: found out before the work, and not after it."""
-    path = Path(text)
-    try:
-        is_folder = path.is_dir()
-    except OSError as error:  # a name that is too long
-        raise argparse.ArgumentTypeError(f"{text:.100}: {error.strerror}") from error
-    _require_room(path.absolute().parent)
-    if is_folder:
-        raise argparse.ArgumentTypeError(f"must be the path of a file, {path} is a folder")
-    return path
-
-
-def output_picture(text: str) -> Path:
-    """A picture that can be written, of a kind that its suffix says."""
-    path = output_file(text)
-    if path.suffix.lower() not in _PICTURES:
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(_PICTURES)}, received '{text}'")
-    return path
-
-
-def output_folder(text: str) -> Path:
-    """A folder that is there or can be made."""
-    path = Path(text)
-    _require_room(path.absolute(), "exists and is not a folder: choose another")
-    return path
-
-
-def _require_room(folder: Path, reason: str = "is a file, expected a folder there") -> None:
-    """Require a folder into which files can be written, or one that can be made."""
-    try:
-        there = next(each for each in (folder, *folder.parents) if each.exists())
-    except OSError as error:  # a name that is too long
-        raise argparse.ArgumentTypeError(f"{folder!s:.100}: {error.strerror}") from error
-    if not there.is_dir():
-        raise argparse.ArgumentTypeError(f"{there} {reason}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"{there} cannot be written to: choose another, or change its permissions")
-
-
 def add_checkpoint(parser: argparse._ActionsContainer, required: bool = True, several: bool = False) -> None:
     """``--checkpoint``."""
     parser.add_argument(
@@ -270,13 +172,6 @@ def add_calibration_images(parser: argparse._ActionsContainer) -> None:
         metavar="N",
         help="calibrate on this many images of the training split, unless the config names a calibration set",
     )
-
-
-def device_name(text: str) -> str:
-    """A device by name; whether it is there is found out where torch is imported."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:N, received '{text}'")
-    return text
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:

@@ -27,8 +27,8 @@ from depth_distill.commands.options import (
     add_out,
     add_recipe,
     add_target,
-    whole_number,
 )
+from depth_distill.commands.values import whole_number
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.target import load_target
 from depth_distill.runs import require_checkpoint

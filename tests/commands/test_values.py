@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from depth_distill.commands.options import output_file, output_folder, output_picture, whole_number
+from depth_distill.commands.values import output_file, output_folder, output_picture, whole_number
 
 
 @pytest.fixture
