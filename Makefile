@@ -62,8 +62,16 @@ lint: $(STAMP) ## ruff, mypy and the import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: docs
+docs: $(STAMP) ## The documentation as a site, in site/; every link is checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+.PHONY: docs-serve
+docs-serve: $(STAMP) ## The documentation while it is written, on port 8000
+	$(BIN)/mkdocs serve
+
 .PHONY: check
-check: lint test ## Everything that CI runs
+check: lint docs test ## Everything that CI runs
 
 .PHONY: format
 format: $(STAMP) ## Let ruff rewrite what it can
@@ -72,4 +80,4 @@ format: $(STAMP) ## Let ruff rewrite what it can
 
 .PHONY: clean
 clean: ## Remove .venv and caches; runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist site

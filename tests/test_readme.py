@@ -18,7 +18,7 @@ from depth_distill.runs import run_name
 from depth_distill.shipped_configs import shipped_folder
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 TRAINING = ("fit", "validate", "test", "predict")
 OWN_FILES = {
     "my.yaml": "configs/teacher/resnet18.yaml",
