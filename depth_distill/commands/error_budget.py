@@ -25,13 +25,16 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     quantized = analysis.quantize_run(options, overrides)
     budget = error_budget(quantized.quantized, quantized.scorer)
-    title = f"Error budget: {quantized.title}"
+    title, axis = f"Error budget: {quantized.title}", budget.axis
     figure = paired_bars(
         [item.name for item in budget.items],
-        ("abs_rel with only it rounded", [item.alone["abs_rel"] for item in budget.items]),
-        ("abs_rel with all but it rounded", [item.leave_one_out["abs_rel"] for item in budget.items]),
-        title,
-        [("FP32", budget.float_metrics["abs_rel"]), ("INT8", budget.integer_metrics["abs_rel"])],
+        (f"{axis.label} with only it rounded", [item.alone[axis.metric] for item in budget.items]),
+        (f"{axis.label} with all but it rounded", [item.leave_one_out[axis.metric] for item in budget.items]),
+        f"{title}\n{budget.verdict}",
+        [
+            (name, each[axis.metric], axis.text(each[axis.metric]))
+            for name, each in (("FP32", budget.float_metrics), ("INT8", budget.integer_metrics))
+        ],
     )
     values = {"title": quantized.title, "protocol": quantized.protocol, **budget.to_dict()}
     analysis.report(options.out, "error_budget", values, budget.table(title), figure, options.json)

@@ -13,7 +13,7 @@ from depth_distill.commands.options import CommandParser, add_analysis
 from depth_distill.commands.values import finite_number, positive_number
 
 EXAMPLE = """
-depth-distill mixed-precision --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --target-abs-rel 0.05 --out mixed
+depth-distill mixed-precision --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --out mixed
 """
 
 
@@ -21,7 +21,10 @@ def add_arguments(parser: CommandParser) -> None:
     """The options."""
     add_analysis(parser)
     parser.add_argument(
-        "--target-abs-rel", type=positive_number, default=0.05, metavar="X", help="abs_rel that is to be reached"
+        "--target-abs-rel",
+        type=positive_number,
+        metavar="X",
+        help="abs_rel that is to be reached (default: 1.02 times that of FP32)",
     )
     parser.add_argument(
         "--threshold",
@@ -37,10 +40,13 @@ def add_arguments(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Search, print and write."""
+    from rich.progress import Progress
+
     from depth_distill.commands import analysis
     from depth_distill.display.charts import size_curve
     from depth_distill.display.console import plain_console
     from depth_distill.quantization.analysis.mixed_precision import (
+        RELATIVE_TARGET,
         MixedNetwork,
         check_high_precision_format,
         layers_above,
@@ -63,21 +69,33 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         quantized.scorer(set_precision(quantized.quantized, above, options.high_precision))["abs_rel"],
         megabytes(npu_operators(quantized.quantized), above, options.high_precision),
     )
+    exact = ranking.float_metrics["abs_rel"]
+    wanted = RELATIVE_TARGET * exact if options.target_abs_rel is None else options.target_abs_rel
+    console.print(
+        f"looking for abs_rel {wanted:.4f}, {wanted / exact:.3f} times FP32; pure INT8 has "
+        f"{ranking.integer_metrics['abs_rel']:.4f}",
+        soft_wrap=True,
+        highlight=False,
+    )
     console.print(
         f"layers that cost more than {options.threshold:g} alone: {len(above)}; "
         f"those in {options.high_precision.upper()} give "
         f"abs_rel {by_threshold.abs_rel:.4f} at {by_threshold.megabytes:.2f} MB",
         soft_wrap=True,
     )
-    with console.status("searching") as status:
+    # At most one step per layer to add, one to take back, and those of the curve.
+    with Progress(*Progress.get_default_columns(), transient=True) as bar:
+        task = bar.add_task("searching", total=2 * len(ranking.layers) + len(ranking.layers).bit_length() + 1)
         found = search_mixed_precision(
             quantized.quantized,
             quantized.scorer,
             ranking,
             quantized.prepared.batches,
-            options.target_abs_rel,
+            wanted,
             options.high_precision,
-            lambda step: status.update(f"{len(step.layers)} layers: abs_rel {step.abs_rel:.4f}"),
+            lambda step: bar.update(
+                task, advance=1, description=f"{len(step.layers)} layers: abs_rel {step.abs_rel:.4f}"
+            ),
             quantized.prepared.context.chosen_calibrator,
         )
     title = f"Mixed precision: {quantized.title}"

@@ -43,12 +43,12 @@ def _exact(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> None
 
     unfinished = out / "unfinished"
     found = sensitivity(quantized.quantized, quantized.scorer, resume=unfinished)
-    title = f"Sensitivity: {quantized.title}"
+    title, label = f"Sensitivity: {quantized.title}", found.axis.label
     figure = paired_bars(
         [each.name for each in found.layers],
-        ("increase of abs_rel with only it in INT8", [each.degradation for each in found.layers]),
-        ("decrease of abs_rel with only it in float", [each.recovery for each in found.layers]),
-        title,
+        (f"{label}: increase with only it in INT8", [each.degradation for each in found.layers]),
+        (f"{label}: decrease with only it in float", [each.recovery for each in found.layers]),
+        f"{title}\n{found.verdict}",
     )
     bands = [f"{near:g}-{far:g}m" for near, far in quantized.scorer.evaluator.metrics.bands_m]
     values = {"title": quantized.title, "protocol": quantized.protocol, **found.to_dict()}

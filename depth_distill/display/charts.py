@@ -17,7 +17,7 @@ def paired_bars(
     left: tuple[str, Sequence[float]],
     right: tuple[str, Sequence[float]],
     title: str,
-    lines: Sequence[tuple[str, float]] = (),
+    lines: Sequence[tuple[str, float, str]] = (),
 ) -> Figure:
     """Two panels of horizontal bars side by side, one row per name, the first name on top.
 
@@ -25,11 +25,11 @@ def paired_bars(
         names: names of the rows.
         left: axis label and values of the left panel.
         right: axis label and values of the right panel.
-        title: title of the figure.
-        lines: labels and positions of vertical lines in both panels, such as float and integer.
+        title: title of the figure; long lines are wrapped.
+        lines: name, position and written value of vertical lines in both panels, such as float and integer.
     """
-    figure = Figure(figsize=(11, 1.6 + 0.22 * len(names)), layout="constrained")
-    figure.suptitle(title)
+    figure = Figure(figsize=(11, 1.8 + 0.22 * len(names)), layout="constrained")
+    figure.suptitle("\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 130)), fontsize=10)
     one, two = figure.subplots(1, 2, sharey=True)
     for ax, (label, values), color in ((one, left, _BLUE), (two, right, _ORANGE)):
         ax.barh(range(len(names)), values, color=color)
@@ -37,8 +37,8 @@ def paired_bars(
         ax.set_xlabel(label)
         ax.grid(axis="x", alpha=0.3)
         ax.set_axisbelow(True)
-        for (name, value), shade in zip(lines, cycle((_GREEN, _RED)), strict=False):
-            ax.axvline(value, color=shade, linestyle="--", linewidth=1.2, label=f"{name} {value:.4f}")
+        for (name, value, text), shade in zip(lines, cycle((_GREEN, _RED)), strict=False):
+            ax.axvline(value, color=shade, linestyle="--", linewidth=1.2, label=f"{name} {text}")
     one.set_yticks(range(len(names)), names, fontsize=7)
     one.set_ylim(len(names) - 0.5, -0.5)
     if lines:

@@ -13,7 +13,7 @@ def test_it_writes_numbers_and_a_picture(trained_checkpoint, tmp_path, capsys):
     words = ["error-budget", "--checkpoint", str(trained_checkpoint), "--calibration-images", "4", "--images", "2"]
     assert main([*words, "--recipe", "naive", "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "error_budget.json").read_text())
-    assert found.keys() == {"title", "protocol", "float_metrics", "integer_metrics", "items"}
+    assert found.keys() == {"title", "protocol", "float_metrics", "integer_metrics", "items", "metric", "verdict"}
     assert found["title"] == "small, per-tensor-minmax, recipe naive"
     assert found["protocol"] == "per-image mean, depth 0.5-15 m"
     names = [item["name"] for item in found["items"]]

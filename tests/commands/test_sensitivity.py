@@ -31,13 +31,14 @@ def run(trained_checkpoint, tmp_path):
 def test_it_ranks_every_layer_by_what_it_costs(run, tmp_path, capsys):
     assert run() == 0
     found = json.loads((tmp_path / "sensitivity.json").read_text())
-    assert found.keys() == {"title", "protocol", "float_metrics", "integer_metrics", "layers"}
+    assert found.keys() == {"title", "protocol", "float_metrics", "integer_metrics", "layers", "metric", "verdict"}
     increases = [layer["degradation"] for layer in found["layers"]]
     assert increases == sorted(increases, reverse=True)
-    exact, integer = found["float_metrics"]["abs_rel"], found["integer_metrics"]["abs_rel"]
+    metric = found["metric"]
+    exact, integer = found["float_metrics"][metric], found["integer_metrics"][metric]
     for layer in found["layers"]:
-        assert layer["degradation"] == pytest.approx(layer["alone"]["abs_rel"] - exact)
-        assert layer["recovery"] == pytest.approx(integer - layer["leave_one_out"]["abs_rel"])
+        assert layer["degradation"] == pytest.approx(layer["alone"][metric] - exact)
+        assert layer["recovery"] == pytest.approx(integer - layer["leave_one_out"][metric])
         assert "abs_rel_2-5m" in layer["alone"]
     with Image.open(tmp_path / "sensitivity.png") as picture:
         assert picture.format == "PNG"

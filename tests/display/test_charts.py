@@ -34,9 +34,9 @@ def test_bars_stand_in_two_panels_the_first_name_on_top(tmp_path):
 
 
 def test_every_vertical_line_is_drawn():
-    lines = [("float", 0.1), ("INT8", 0.2), ("mixed", 0.3)]
+    lines = [("float", 0.1, "0.1 mm"), ("INT8", 0.2, "0.2 mm"), ("mixed", 0.3, "0.3 mm")]
     one, _ = paired_bars(["a"], ("", [1]), ("", [1]), "", lines).axes
-    assert labels(one) == ["float 0.1000", "INT8 0.2000", "mixed 0.3000"]
+    assert labels(one) == ["float 0.1 mm", "INT8 0.2 mm", "mixed 0.3 mm"]
 
 
 def test_more_names_make_a_taller_picture():
@@ -48,7 +48,7 @@ def test_more_names_make_a_taller_picture():
 
 
 def test_lines_are_in_both_panels_and_named_once():
-    figure = paired_bars(["a"], ("l", [0.1]), ("r", [0.2]), "t", [("FP32", 0.05), ("INT8", 0.25)])
+    figure = paired_bars(["a"], ("l", [0.1]), ("r", [0.2]), "t", [("FP32", 0.05, "0.0500"), ("INT8", 0.25, "0.2500")])
     for ax in figure.axes:
         assert [line.get_xdata()[0] for line in ax.lines] == [0, 0.05, 0.25]
     assert labels(figure.axes[0]) == ["FP32 0.0500", "INT8 0.2500"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.quantization.analysis.mixed_precision import (
+    RELATIVE_TARGET,
     check_high_precision_format,
     chosen_layers,
     search_mixed_precision,
@@ -54,7 +55,7 @@ def choose_high_precision_layers(
     scorer = InterfaceScorer(evaluator(), prepared.interface)
     float_abs_rel = scorer(prepared.graph)["abs_rel"]
     integer_abs_rel = scorer(prepared.quantized)["abs_rel"]
-    wanted = 1.02 * float_abs_rel if target_abs_rel is None else target_abs_rel
+    wanted = RELATIVE_TARGET * float_abs_rel if target_abs_rel is None else target_abs_rel
     if integer_abs_rel <= wanted:
         return HighPrecisionLayers(
             (), f"pure INT8 reaches abs_rel {integer_abs_rel:.4f}, wanted {wanted:.4f}: no layer needs FP16"

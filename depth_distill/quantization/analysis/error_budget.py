@@ -7,11 +7,13 @@ from typing import Any
 from rich.table import Table
 from torch import fx
 
+from depth_distill.quantization.analysis.axis import Axis, cost_of_int8, telling_axis
 from depth_distill.quantization.analysis.scoring import Scorer
 from depth_distill.quantization.analysis.switching import score_settings
 from depth_distill.quantization.simulate.fake_quantize import EnabledSites, quantizers
 
 _FLOAT, _INTEGER = "float", "integer"
+_STAGE = "stage "
 _STEM = ("stem", "conv", "bn", "norm", "act")  # timm's names of the modules before the stages
 
 
@@ -33,14 +35,38 @@ class ErrorBudget:
     integer_metrics: Mapping[str, float]
     items: tuple[BudgetItem, ...]
 
+    @property
+    def axis(self) -> Axis:
+        """What sources are compared by."""
+        return telling_axis(self.float_metrics, self.integer_metrics)
+
+    @property
+    def verdict(self) -> str:
+        """What INT8 costs and which kind of tensor, and which stage, causes most of it, in a sentence."""
+        axis = self.axis
+        kinds = [item for item in self.items if not item.name.startswith(_STAGE)]
+        stages = [item for item in self.items if item.name.startswith(_STAGE)]
+        whole = self.integer_metrics[axis.metric] - self.float_metrics[axis.metric]
+        causes = [
+            f"{item.name.removeprefix(_STAGE)} {axis.text(self._caused(item))}"
+            for item in (max(group, key=self._caused) for group in (kinds, stages) if group)
+        ]
+        return (
+            f"{cost_of_int8(self.float_metrics, self.integer_metrics)}; of {axis.text(whole)}, most comes from "
+            f"{' and, by stage, from '.join(causes)} (each rounded alone; they add in squares, and overlap)"
+        )
+
+    def _caused(self, item: BudgetItem) -> float:
+        return item.alone[self.axis.metric] - self.float_metrics[self.axis.metric]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return asdict(self) | {"metric": self.axis.metric, "verdict": self.verdict}
 
     def table(self, title: str) -> Table:
         """One row per source: abs_rel against ground truth and, if measured, mean drift from the float network."""
         metrics = [name for name in ("abs_rel", "drift_mm") if name in self.float_metrics]
-        table = Table(title=title)
+        table = Table(title=title, caption=self.verdict)
         table.add_column("rounded")
         table.add_column("quantizers", justify="right")
         for heading in (f"{name}{suffix}" for suffix in (", alone", ", all but it") for name in metrics):
@@ -101,7 +127,7 @@ def error_sources(quantized: fx.GraphModule) -> dict[str, EnabledSites]:
     for site, each in found.items():
         if each.kind in ("weight", "activation"):
             stages.setdefault(_stage(site), []).append(site)
-    sources = kinds | {f"stage {name}": sites for name, sites in stages.items()}
+    sources = kinds | {f"{_STAGE}{name}": sites for name, sites in stages.items()}
     return {name: frozenset(sites) for name, sites in sources.items() if sites}
 
 

@@ -23,6 +23,9 @@ HighPrecisionFormat = Literal["fp16", "int16"]
 Evaluate = Callable[[fx.GraphModule], dict[str, float]]
 """Computes the metrics of a network, including ``abs_rel``."""
 
+RELATIVE_TARGET = 1.02
+"""abs_rel over that of FP32 which is searched for unless another target is given."""
+
 _BYTES = {"int8": (1, 4), "fp16": (2, 2), "int16": (2, 4)}  # per weight and per bias
 _MEGABYTE = 1e6
 
@@ -72,7 +75,10 @@ class MixedPrecision:
         target = f"abs_rel {self.target_abs_rel:g}"
         high_precision, found = self.high_precision.upper(), f"abs_rel {self.chosen.abs_rel:.4f}"
         if not self.reached:
-            return f"{target} cannot be reached: the best found is {found}; FP32 has {self.float_abs_rel:.4f}"
+            return (
+                f"{target} cannot be reached: not with all layers in {high_precision}, and the best found is {found}; "
+                f"FP32 has {self.float_abs_rel:.4f}"
+            )
         if not self.chosen.layers:
             return f"pure INT8 already suffices for {target}: {found}"
         count = len(self.chosen.layers)
@@ -190,7 +196,8 @@ def megabytes(
 
 def layers_above(sensitivity: Sensitivity, threshold: float = 0.02) -> tuple[str, ...]:
     """Layers that alone cost more than ``threshold`` in abs_rel in integers, the most sensitive first."""
-    return tuple(each.name for each in sensitivity.layers if each.degradation > threshold)
+    exact = sensitivity.float_metrics["abs_rel"]
+    return tuple(each.name for each in sensitivity.layers if each.alone["abs_rel"] - exact > threshold)
 
 
 def search_mixed_precision(
@@ -205,9 +212,10 @@ def search_mixed_precision(
 ) -> MixedPrecision:
     """Search for the smallest set of high-precision layers with which abs_rel is at most the target.
 
-    Layers are added in order of their ``recovery``, then of their ``degradation``, until the target is reached. Then
-    each added layer, starting with the last, is set back to INT8 if the target is still reached. The network is
-    calibrated and evaluated again after every change. The search is greedy, so a smaller set may exist.
+    If all layers together do not reach it, nothing is searched. Otherwise layers are added in order of their
+    ``recovery``, then of their ``degradation``, until the target is reached. Then each added layer, starting with the
+    last, is set back to INT8 if the target is still reached. The network is calibrated and evaluated again after every
+    change. The search is greedy, so a smaller set may exist.
 
     The curve also has the first 1, 2, 4, 8, ... and all layers in that order.
 
@@ -239,20 +247,22 @@ def search_mixed_precision(
 
     ranked = [each.name for each in sorted(sensitivity.layers, key=lambda each: (-each.recovery, -each.degradation))]
     found = assess([])
+    reached = found.abs_rel <= target_abs_rel or assess(ranked).abs_rel <= target_abs_rel
     for count in range(1, len(ranked) + 1):
-        if found.abs_rel <= target_abs_rel:
+        if not reached or found.abs_rel <= target_abs_rel:
             break
         found = assess(ranked[:count])
-    if reached := found.abs_rel <= target_abs_rel:
+    if reached:
         for name in reversed(found.layers):
             fewer = assess([other for other in found.layers if other != name])
             if fewer.abs_rel <= target_abs_rel:
                 found = fewer
-    else:
-        found = min(seen.values(), key=lambda each: each.abs_rel)
     every = [each.name for each in operators if each.is_layer]
     for count in [2**power for power in range(len(every).bit_length())] + [len(every)]:
         assess(ranked[:count])  # more points for the curve
+    if not reached:
+        found = min(seen.values(), key=lambda each: each.abs_rel)
+        reached = found.abs_rel <= target_abs_rel
     return MixedPrecision(
         high_precision,
         target_abs_rel,

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import fx
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.analysis.axis import DRIFT, Axis, cost_of_int8, telling_axis
 from depth_distill.quantization.analysis.replay import Replay
 from depth_distill.quantization.analysis.scoring import Scorer
 from depth_distill.quantization.analysis.switching import score_settings
@@ -29,8 +30,9 @@ class LayerSensitivity:
         weights: number of weights.
         alone: metrics with only this layer in integers.
         leave_one_out: metrics with only this layer in floating point.
-        degradation: abs_rel of ``alone`` minus that of the float network: the cost of this layer in integers.
-        recovery: abs_rel of the integer network minus that of ``leave_one_out``: the gain of this layer in floating
+        degradation: the metric of ``alone`` minus that of the float network: the cost of this layer in integers. The
+            metric is that of :attr:`Sensitivity.axis`.
+        recovery: the metric of the integer network minus that of ``leave_one_out``: the gain of this layer in floating
             point.
     """
 
@@ -50,28 +52,45 @@ class Sensitivity:
     integer_metrics: Mapping[str, float]
     layers: tuple[LayerSensitivity, ...]
 
+    @property
+    def axis(self) -> Axis:
+        """What layers are ranked by."""
+        return telling_axis(self.float_metrics, self.integer_metrics)
+
+    @property
+    def verdict(self) -> str:
+        """What INT8 costs, and which layer costs most, in a sentence."""
+        axis, first = self.axis, self.layers[0]
+        return (
+            f"{cost_of_int8(self.float_metrics, self.integer_metrics)}; of all layers {first.name} costs most alone, "
+            f"{axis.text(first.degradation)}; with it in float "
+            f"{axis.text(self.integer_metrics[axis.metric])} become {axis.text(first.leave_one_out[axis.metric])}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self)
+        return asdict(self) | {"metric": self.axis.metric, "verdict": self.verdict}
 
     def table(self, title: str, bands: Sequence[str] = ()) -> Table:
         """One row per layer; ``bands`` are suffixes of metric names, such as ``0.5-2m``."""
-        table = Table(title=title)
+        axis = self.axis
+        table = Table(title=title, caption=self.verdict)
         table.add_column("layer")
-        columns = ["abs_rel", *(f"abs_rel_{band}" for band in bands)]
-        for heading in ["weights", *columns, "degradation", "all but it", "recovery"]:
+        columns = [Axis("abs_rel"), *(Axis(f"abs_rel_{band}") for band in bands)]
+        columns += [Axis(DRIFT)] if DRIFT in self.float_metrics else []
+        for heading in ["weights", *(each.metric for each in columns), "degradation", "all but it", "recovery"]:
             table.add_column(heading, justify="right")
         rows: list[tuple[str, str, Mapping[str, float], str, str, str]] = [
             ("none (float)", "", self.float_metrics, "", "", ""),
             *(
-                (each.name, f"{each.weights:,}", each.alone)
-                + (f"{each.degradation:+.4f}", f"{each.leave_one_out['abs_rel']:.4f}", f"{each.recovery:+.4f}")
+                (each.name, f"{each.weights:,}", each.alone, axis.text(each.degradation, sign=True))
+                + (axis.text(each.leave_one_out[axis.metric]), axis.text(each.recovery, sign=True))
                 for each in self.layers
             ),
             ("all (integer)", "", self.integer_metrics, "", "", ""),
         ]
         for name, weights, metrics, *rest in rows:
-            table.add_row(name, weights, *(f"{metrics[column]:.4f}" for column in columns), *rest)
+            table.add_row(name, weights, *(each.text(metrics[each.metric]) for each in columns), *rest)
         return table
 
 
@@ -95,11 +114,12 @@ def sensitivity(
     operators = npu_operators(quantized)
     settings = sensitivity_settings(operators)
     scores = score_settings(quantized, scorer, settings, resume, progress)
-    exact, integer = scores[_FLOAT]["abs_rel"], scores[_INTEGER]["abs_rel"]
+    metric = telling_axis(scores[_FLOAT], scores[_INTEGER]).metric
+    exact, integer = scores[_FLOAT][metric], scores[_INTEGER][metric]
     layers = []
     for each in (each for each in operators if each.is_layer):
         alone, leave_one_out = scores[f"{each.name} alone"], scores[f"all but {each.name}"]
-        degradation, recovery = alone["abs_rel"] - exact, integer - leave_one_out["abs_rel"]
+        degradation, recovery = alone[metric] - exact, integer - leave_one_out[metric]
         layers.append(LayerSensitivity(each.name, each.parameters[0], alone, leave_one_out, degradation, recovery))
     layers.sort(key=lambda each: -each.degradation)
     return Sensitivity(scores[_FLOAT], scores[_INTEGER], tuple(layers))

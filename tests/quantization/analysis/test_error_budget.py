@@ -119,5 +119,5 @@ def test_the_table_lies_between_nothing_and_everything():
 
 def test_plain_data():
     budget = error_budget(quantized_net(), drift(), progress=False).to_dict()
-    assert set(budget) == {"float_metrics", "integer_metrics", "items"}
+    assert set(budget) == {"float_metrics", "integer_metrics", "items", "metric", "verdict"}
     assert set(budget["items"][0]) == {"name", "quantizers", "alone", "leave_one_out"}
