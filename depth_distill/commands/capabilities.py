@@ -22,6 +22,7 @@ from depth_distill.export.probe.profile_writing import check_destination, write_
 from depth_distill.export.probe.report import ProbeReport
 from depth_distill.loading.trained import build_untrained
 from depth_distill.quantization.recipe import NAIVE
+from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 from depth_distill.quantization.target.target import NpuTarget
 
 _WORDS = {"yes": "confirmed", "no": "unsupported", "unconfirmed": "unconfirmed"}
@@ -66,6 +67,10 @@ def capability_table(target: NpuTarget) -> Table:
     for name, support in dataclasses.asdict(target.capabilities).items():
         line = target.line_of(f"capabilities.{name}").split(": ")[0] if target.source else "-"
         table.add_row(name.replace("_", " "), _WORDS[support], line)
+    for operator, by in target.substitutions.items():
+        line = target.line_of(f"substitutions.{operator}").split(": ")[0] if target.source else "-"
+        words = {ITSELF: "computed itself", UNCONFIRMED: UNCONFIRMED}
+        table.add_row(operator, words.get(by, f"computed as {by}"), line)
     line = target.line_of("alignment").split(": ")[0] if target.source else "-"
     table.add_row("alignment", str(target.alignment), line)
     return table

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.graph.substitutions import Substituted
 from depth_distill.quantization.target.target import ActivationName
 
 Kind = Literal["input", "output", "layer", "activation", "add", "concat", "move", "identity", "compute", "not_a_tensor"]
@@ -132,6 +133,8 @@ def operation_name(graph_module: fx.GraphModule, node: fx.Node) -> str:
 
 def scoped_name(node: fx.Node) -> str:
     """Dotted name of a node: the path of its module, or the path of the module around it and the function's name."""
+    if "scoped_name" in node.meta:  # of a function that is substituted
+        return str(node.meta["scoped_name"])
     if node.op in ("call_module", "placeholder", "get_attr", "output"):
         return str(node.target)
     function = node.target if isinstance(node.target, str) else node.target.__name__
@@ -186,7 +189,7 @@ def _classify_module(node: fx.Node, module: nn.Module) -> Operation:
         return Operation("move")
     if isinstance(module, nn.Upsample):
         return Operation("move" if _is_nearest(module.mode) else "compute")
-    activation = _ACTIVATIONS.get(type(module))
+    activation = module.activation if isinstance(module, Substituted) else _ACTIVATIONS.get(type(module))
     return Operation("activation", activation) if activation else Operation("compute")
 
 

@@ -1,76 +1,28 @@
-"""What tool chains compute in place of a smooth activation, and a network in which that is done."""
+"""A network as a tool chain computes it that substitutes activations, and the network itself again."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from depth_distill.errors import ConfigError
-from depth_distill.quantization.graph.node_kinds import operation_name, scoped_name
-from depth_distill.suggestions import did_you_mean
+from depth_distill.quantization.graph.node_kinds import argument, classify, operation_name, scoped_name
+from depth_distill.quantization.graph.substitutions import (
+    EXACT,
+    SUBSTITUTIONS,
+    Around,
+    Function,
+    Substituted,
+    require_substitution,
+)
+from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 
-_TABLE_END = 8.0  # a table covers [-8, 8]: beyond it a sigmoid is closer to its limit than a step of 8 bits
-
-
-def hard_sigmoid(x: Tensor) -> Tensor:
-    """``clip(x / 5 + 1 / 2, 0, 1)``: ONNX's HardSigmoid with its default attributes."""
-    return (0.2 * x + 0.5).clamp(0.0, 1.0)
-
-
-def relu6_sigmoid(x: Tensor) -> Tensor:
-    """``ReLU6(x + 3) / 6``: the hard sigmoid of MobileNetV3 (Howard et al. 2019) and of PyTorch."""
-    return F.hardsigmoid(x)
-
-
-def piecewise_sigmoid(x: Tensor) -> Tensor:
-    """Four straight lines on either side of 0: the PLAN approximation (Amin, Curtis and Hayes-Gill 1997, table 1)."""
-    size = x.abs()
-    value = torch.where(size < 1.0, 0.25 * size + 0.5, 0.125 * size + 0.625)
-    value = torch.where(size < 2.375, value, 0.03125 * size + 0.84375)
-    value = torch.where(size < 5.0, value, torch.ones_like(value))
-    return torch.where(x < 0, 1 - value, value)
-
-
-def table(function: Callable[[Tensor], Tensor], bits: int) -> Callable[[Tensor], Tensor]:
-    """A function from a table of ``2^bits`` values at evenly spaced inputs in [-8, 8]; the nearest one is taken."""
-    step = 2 * _TABLE_END / (2**bits - 1)
-
-    def looked_up(x: Tensor) -> Tensor:
-        return function(((x.clamp(-_TABLE_END, _TABLE_END) + _TABLE_END) / step).round() * step - _TABLE_END)
-
-    return looked_up
-
-
-_SIGMOIDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "hard_sigmoid": hard_sigmoid,
-    "relu6_sigmoid": relu6_sigmoid,
-    "piecewise_sigmoid": piecewise_sigmoid,
-    **{f"table_{bits}": table(torch.sigmoid, bits) for bits in (5, 6, 7, 8)},
-}
-
-SUBSTITUTIONS: Mapping[str, Mapping[str, Callable[[Tensor], Tensor]]] = {
-    "Sigmoid": _SIGMOIDS,
-    "Tanh": {
-        "hard_tanh": F.hardtanh,
-        "hard_sigmoid": lambda x: 2 * hard_sigmoid(2 * x) - 1,
-        **{f"table_{bits}": table(torch.tanh, bits) for bits in (5, 6, 7, 8)},
-    },
-    "Softplus": {"relu": F.relu, **{f"table_{bits}": table(F.softplus, bits) for bits in (5, 6, 7, 8)}},
-    "Elu": {"relu": F.relu, **{f"table_{bits}": table(F.elu, bits) for bits in (5, 6, 7, 8)}},
-    "Swish": {"hard_swish": F.hardswish, "relu": F.relu},
-    "Gelu": {
-        "tanh": lambda x: F.gelu(x, approximate="tanh"),
-        "sigmoid": lambda x: x * torch.sigmoid(1.702 * x),  # Hendrycks and Gimpel 2016, section 2
-        "relu": F.relu,
-    },
-    "HardSwish": {"swish": F.silu, "relu": F.relu},
-}
-"""By ONNX operator, what is known to be computed in its place, by name."""
+__all__ = ["SUBSTITUTIONS", "Substituted", "operator_of", "restore", "substitute", "substituted"]
 
 _OPERATORS = {
     "sigmoid": "Sigmoid",
+    "hardsigmoid": "HardSigmoid",
     "tanh": "Tanh",
     "softplus": "Softplus",
     "elu": "Elu",
@@ -78,76 +30,168 @@ _OPERATORS = {
     "gelu": "Gelu",
     "hardswish": "HardSwish",
 }
+_HARD_SWISH_SINCE = 14  # opset; in an older file it is x * HardSigmoid(x)
+_NEWEST = 10**6
 
 
-class Substituted(nn.Module):
-    """An activation as a tool chain computes it.
-
-    Args:
-        operator: ONNX operator of the activation.
-        by: what is computed in its place, a name in :data:`SUBSTITUTIONS`.
-
-    Raises:
-        ConfigError: there is no such operator or substitution.
-    """
-
-    def __init__(self, operator: str, by: str) -> None:
-        super().__init__()
-        require_substitution(operator, by)
-        self.operator, self.by = operator, by
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values in the shape of ``x``."""
-        return SUBSTITUTIONS[self.operator][self.by](x)
-
-    def extra_repr(self) -> str:
-        """Operator and substitution."""
-        return f"{self.operator} by {self.by}"
-
-
-def require_substitution(operator: str, by: str) -> None:
-    """Refuse what is not known.
-
-    Raises:
-        ConfigError: there is no such operator or substitution; the message has the nearest name.
-    """
-    if operator not in SUBSTITUTIONS:
-        raise ConfigError(f"no substitution of {operator!r} is known; {did_you_mean(operator, SUBSTITUTIONS)}")
-    if by not in SUBSTITUTIONS[operator]:
-        raise ConfigError(f"{operator} by {by!r} is not known; {did_you_mean(by, SUBSTITUTIONS[operator])}")
-
-
-def substitute(graph_module: fx.GraphModule, substitutions: Mapping[str, str]) -> tuple[fx.GraphModule, list[str]]:
+def substitute(
+    graph_module: fx.GraphModule, substitutions: Mapping[str, str], max_opset: int | None = None
+) -> tuple[fx.GraphModule, list[str]]:
     """A copy in which activations are computed as a tool chain does, and the names of those.
+
+    A substituted Sigmoid is also that in a SiLU or GLU, which a file has as ``x * Sigmoid(x)``, unless ``Swish`` is
+    named as well; a Tanh also that in a GELU of this kind, a HardSigmoid that in a HardSwish of a file before opset 14.
 
     Args:
         graph_module: a traced network; it is not changed.
-        substitutions: what is computed in place of which ONNX operator, see :data:`SUBSTITUTIONS`.
+        substitutions: what is computed in place of which operator, see :data:`SUBSTITUTIONS`; ``no`` and
+            ``unconfirmed`` are the operator itself.
+        max_opset: newest opset of the files that the tool chain reads; None: of the newest operators.
 
     Raises:
         ConfigError: an operator or substitution is not known.
     """
     for operator, by in substitutions.items():
-        require_substitution(operator, by)
+        if by not in (ITSELF, UNCONFIRMED):
+            require_substitution(operator, by)
     changed = copy.deepcopy(graph_module)
-    places = []
-    for node in list(changed.graph.nodes):
-        operator = operator_of(changed, node)
-        if operator is None or operator not in substitutions:
+    return changed, substitute_in_place(changed, substitutions, max_opset)
+
+
+def substitute_in_place(
+    graph_module: fx.GraphModule, substitutions: Mapping[str, str], max_opset: int | None = None
+) -> list[str]:
+    """Do that to the graph itself; nodes keep their names and their kind."""
+    operations, places = classify(graph_module), []
+    for node in list(graph_module.graph.nodes):
+        found = _choice(graph_module, node, substitutions, max_opset or _NEWEST)
+        if found is None:
             continue
-        places.append(scoped_name(node))
-        path = f"substituted_{node.name}"
-        changed.add_submodule(path, Substituted(operator, substitutions[operator]))
-        source = node.all_input_nodes[0]
-        node.op, node.target, node.args, node.kwargs = "call_module", path, (source,), {}
-    changed.delete_all_unused_submodules()
-    changed.graph.lint()
-    changed.recompile()
-    return changed, places
+        operator, by, exact, around = found
+        place = scoped_name(node)
+        places.append(place)
+        count = places.count(place)
+        site = f"{place}{f'_{count - 1}' if count > 1 else ''} ({operator} by {by})"
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        replaced: Any = module
+        if module is None:
+            replaced = (node.op, node.target, tuple(node.args[1:]), dict(node.kwargs))
+            node.meta["scoped_name"] = place  # what functions are called by survives
+        path = str(node.target) if module is not None else f"substituted_{node.name}"
+        stand_in = Substituted(operator, by, exact, around, site, operations[node].activation, replaced)
+        stand_in.train(graph_module.training)
+        if module is not None:
+            graph_module.set_submodule(path, stand_in)
+        else:
+            graph_module.add_submodule(path, stand_in)
+            source = node.all_input_nodes[0]
+            node.op, node.target, node.args, node.kwargs = "call_module", path, (source,), {}
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return places
+
+
+def restore(graph_module: fx.GraphModule) -> None:
+    """Put every activation back in its place, in the graph itself."""
+    for node, stand_in in _stand_ins(graph_module):
+        if isinstance(stand_in.replaced, nn.Module):
+            graph_module.set_submodule(str(node.target), stand_in.replaced)
+        elif stand_in.replaced is not None:
+            op, target, args, kwargs = stand_in.replaced
+            node.op, node.target, node.args, node.kwargs = op, target, (node.args[0], *args), kwargs
+            node.meta.pop("scoped_name", None)
+    graph_module.delete_all_unused_submodules()
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def substituted(model: nn.Module) -> dict[str, Substituted]:
+    """The substituted activations of a model by the name of their site."""
+    return {module.site: module for module in model.modules() if isinstance(module, Substituted)}
 
 
 def operator_of(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
-    """The ONNX operator of an activation that tool chains may substitute; None of any other node."""
+    """The operator of an activation that tool chains may substitute; None of any other node."""
     if not node.op.startswith("call"):
         return None
     return _OPERATORS.get(operation_name(graph_module, node))
+
+
+def _stand_ins(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, Substituted]]:
+    for node in graph_module.graph.nodes:
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, Substituted):
+            yield node, module
+
+
+def _choice(
+    graph_module: fx.GraphModule, node: fx.Node, substitutions: Mapping[str, str], max_opset: int
+) -> tuple[str, str, Function, Around | None] | None:
+    """What is substituted in a node: operator, by what, the operator as it is there, and what is around it."""
+    for operator, exact, around in _written_as(graph_module, node, max_opset):
+        by = substitutions.get(operator, UNCONFIRMED)
+        if by == ITSELF:
+            return None
+        if by != UNCONFIRMED:
+            return operator, by, exact, around
+    return None
+
+
+def _written_as(
+    graph_module: fx.GraphModule, node: fx.Node, max_opset: int
+) -> Iterator[tuple[str, Function, Around | None]]:
+    """The operators that an activation may be in a file, the one that stands for all of it first."""
+    if not node.op.startswith("call"):
+        return
+    name = operation_name(graph_module, node)
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if name in _OPERATORS:
+        yield _OPERATORS[name], _call(node) if module is None else _out_of_place(module), None
+    if name == "silu":
+        yield "Sigmoid", EXACT["Sigmoid"], _gated
+    elif name == "hardswish" and max_opset < _HARD_SWISH_SINCE:
+        yield "HardSigmoid", EXACT["HardSigmoid"], _gated
+    elif name == "gelu":
+        approximate = argument(node, 1, "approximate", "none") if module is None else module.approximate
+        if approximate == "tanh":
+            yield "Tanh", EXACT["Tanh"], _gelu_of_tanh
+    elif name == "glu":
+        dim = argument(node, 1, "dim", -1) if module is None else module.dim
+        yield "Sigmoid", EXACT["Sigmoid"], _glu(int(dim))  # type: ignore[arg-type]
+
+
+def _call(node: fx.Node) -> Function:
+    """The function or method of a node with its arguments, as a function of its first one."""
+    op, target, args, kwargs = node.op, node.target, tuple(node.args[1:]), dict(node.kwargs)
+
+    def call(x: Tensor) -> Tensor:
+        function: Any = getattr(type(x), str(target)) if op == "call_method" else target
+        found: Tensor = function(x, *args, **kwargs)
+        return found
+
+    return call
+
+
+def _out_of_place(module: nn.Module) -> nn.Module:
+    """An activation that does not write over its input, which others may still read."""
+    if getattr(module, "inplace", False):
+        module = copy.copy(module)
+        module.inplace = False  # type: ignore[assignment]
+    return module
+
+
+def _gated(x: Tensor, gate: Function) -> Tensor:
+    return x * gate(x)
+
+
+def _glu(dim: int) -> Around:
+    def gated(x: Tensor, gate: Function) -> Tensor:
+        value, source = x.chunk(2, dim)
+        return value * gate(source)
+
+    return gated
+
+
+def _gelu_of_tanh(x: Tensor, tanh: Function) -> Tensor:
+    """Hendrycks and Gimpel 2016, section 2."""
+    return 0.5 * x * (1 + tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from depth_distill.device import device_of
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import Operation, classify, scoped_name
+from depth_distill.quantization.graph.substituted import restore, substitute_in_place
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer, SiteKind
 from depth_distill.quantization.simulate.quantized_layers import QUANTIZED_LAYERS, QuantizedLayer
 from depth_distill.quantization.target.target import NpuTarget
@@ -79,6 +80,9 @@ def fake_quantize(
     follow the weights. Activation ranges are unknown until ``calibrate``, tracking or a state dict sets them; running
     the network earlier is an error.
 
+    Activations that the target substitutes are computed as it does, whether quantizers are on or off: a tool chain
+    replaces an operator when it reads the file, before it calibrates, and in every precision.
+
     Args:
         graph_module: a traced network without batch norm.
         target: NPU whose formats and fusions are simulated.
@@ -99,6 +103,8 @@ def fake_quantize(
         quantized.add_submodule(path, quantizer.to(device_of(graph_module)))
         for name in site.nodes:
             _insert_after(nodes[name], path)
+    if target.substituted:
+        substitute_in_place(quantized, target.substitutions, target.operators.max_opset)
     if target.bias_dtype == "int32":
         _connect_biases(quantized)
     quantized.graph.lint()
@@ -110,9 +116,11 @@ def remove_fake_quant(quantized: fx.GraphModule) -> fx.GraphModule:
     """A float copy without quantizers, for a tool chain that quantizes by itself.
 
     It has the modules, names, and current weights and biases of ``quantized``, so that bias correction, adaptive
-    rounding or training take effect in the exported file.
+    rounding or training take effect in the exported file. Activations are the true ones: it is the tool chain that
+    substitutes them.
     """
     plain = copy.deepcopy(quantized)
+    restore(plain)
     modules = dict(plain.named_modules())
     for node in list(plain.graph.nodes):
         if node.op == "call_module" and isinstance(modules[str(node.target)], FakeQuantizer):

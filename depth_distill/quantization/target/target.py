@@ -11,6 +11,7 @@ import yaml  # type: ignore[import-untyped]
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.target.operators import OperatorLimits, OperatorRules
+from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED, problem_of
 from depth_distill.quantization.target.validated import FieldError, ValidatedDataclass, validated_from_mapping
 from depth_distill.shipped_configs import shipped_folder
 from depth_distill.suggestions import did_you_mean
@@ -94,6 +95,10 @@ class NpuTarget(ValidatedDataclass):
     shared_scales: tuple[Literal["concat", "add"], ...]
     """``concat``: inputs and output must share one scale; ``add``: both inputs must share one scale."""
     operators: OperatorRules
+    substitutions: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What the tool chain computes in place of a smooth activation, by operator: the name of a substitution; ``no``: it
+    was seen to compute the operator itself; ``unconfirmed``, and every operator that is not named: not tested. See
+    :data:`~depth_distill.quantization.target.substitutions.SUBSTITUTION_NAMES`."""
     source: Path | None = field(default=None, compare=False)
     """The file that the profile was read from."""
 
@@ -113,6 +118,15 @@ class NpuTarget(ValidatedDataclass):
         if self.activations.granularity == "per_channel":
             reason = "received 'per_channel', expected per_tensor: convolutions do not support per-channel inputs"
             raise FieldError(reason, _GRANULARITY)
+        for operator, by in self.substitutions.items():
+            problem = problem_of(operator, by)
+            if problem is not None:
+                raise FieldError(problem, f"substitutions.{operator}")
+
+    @property
+    def substituted(self) -> dict[str, str]:
+        """What is computed in place of each operator that the tool chain does not compute itself."""
+        return {operator: by for operator, by in self.substitutions.items() if by not in (ITSELF, UNCONFIRMED)}
 
     def to_dict(self) -> dict[str, Any]:
         """The profile as plain data, without its source file, and without limits that no operator has."""
@@ -164,11 +178,27 @@ def load_target(name_or_path: str | Path) -> NpuTarget:
         values["capabilities"] = {
             key: words[value] if isinstance(value, bool) else value for key, value in values["capabilities"].items()
         }
+    if "substitutions" in values:
+        values["substitutions"] = _substitutions(values["substitutions"], path)
     try:
         return dataclasses.replace(validated_from_mapping(NpuTarget, {**values, "name": path.stem}), source=path)
     except FieldError as error:
         place = f"{path}:{_line(path, error.key)}" if error.key else path
         raise ConfigError(f"{place}: {error}") from error
+
+
+def _substitutions(values: Any, path: Path) -> Any:
+    """Substitutions by operator: operators with the same one may share a key, and ``no`` needs no quotes."""
+    if not isinstance(values, Mapping):
+        return values  # refused as any wrong value is
+    words, found = {True: "yes", False: ITSELF}, {}
+    for together, value in values.items():
+        for operator in map(str.strip, str(together).split(",")):
+            if operator in found:
+                line = _line(path, f"substitutions.{operator}")
+                raise ConfigError(f"{path}:{line}: substitutions.{operator}: {operator} stands there twice")
+            found[operator] = words[value] if isinstance(value, bool) else str(value)
+    return found
 
 
 @lru_cache

@@ -21,6 +21,8 @@ from depth_distill.quantization.simulate.fake_quantize import (
     select,
     set_enabled,
 )
+from depth_distill.quantization.simulate.npu_operators import npu_operators
+from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
 
 TARGET = load_target("per-tensor-minmax")
@@ -325,3 +327,42 @@ def test_the_float_network_has_the_weights_as_they_are_now():
     with torch.no_grad():
         quantized.get_submodule("head").bias.add_(0.25)
     assert torch.equal(remove_fake_quant(quantized).get_submodule("head").bias, quantized.get_submodule("head").bias)
+
+
+SUBSTITUTING = dataclasses.replace(TARGET, substitutions={"Sigmoid": "hard_sigmoid", "Elu": "no"})
+
+
+def test_a_substituted_activation_changes_no_site_and_no_weight():
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid()))
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 3
+    with torch.no_grad():
+        graph.get_submodule("0").weight.fill_(0.2)
+        graph.get_submodule("2").weight.copy_(torch.tensor([1.0, -2.0, 3.0, 1.0]).view(1, 4, 1, 1))
+    plain, hard = (quantize_post_training(graph, each, [images], False) for each in (TARGET, SUBSTITUTING))
+    assert list(quantizers(plain)) == list(quantizers(hard))
+    assert plain.state_dict().keys() == hard.state_dict().keys()
+    assert npu_operators(plain) == npu_operators(hard)
+    with torch.no_grad():
+        exact = graph(images)
+        assert float((hard(images) - exact).abs().mean()) > 2 * float((plain(images) - exact).abs().mean())
+        set_enabled(hard, False)  # in floating point it is substituted, too
+        expected = through_hard_sigmoids(graph, images)
+        torch.testing.assert_close(hard(images), expected)
+    back = remove_fake_quant(hard)
+    assert torch.equal(back(images), graph(images))
+    assert isinstance(back.get_submodule("3"), nn.Sigmoid)
+
+
+def through_hard_sigmoids(graph: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    gated = graph.get_submodule("0")(images)
+    logits = graph.get_submodule("2")(gated * (0.2 * gated + 0.5).clamp(0, 1))
+    return (0.2 * logits + 0.5).clamp(0, 1)
+
+
+def test_training_against_a_substitution_has_the_gradient_of_what_is_computed():
+    graph = trace(nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Sigmoid()))
+    with torch.no_grad():
+        graph.get_submodule("0").weight.fill_(1.0)
+    hard = quantize_post_training(graph, SUBSTITUTING, [torch.linspace(-2, 2, 64).view(1, 1, 8, 8)], False)
+    hard(torch.ones(1, 1, 8, 8)).sum().backward()
+    assert hard.get_submodule("0").weight.grad.item() == pytest.approx(64 * 0.2, rel=0.01)

@@ -21,6 +21,7 @@ def edited(tmp_path: Path, old: str, new: str, profile: str = "per-tensor-minmax
 def test_the_built_in_profiles():
     assert target_names() == (
         "aiware-apache6",
+        "hard-sigmoid",
         "onnxruntime-cpu",
         "per-channel",
         "per-tensor-minmax",
@@ -143,3 +144,34 @@ def test_the_line_of_a_key():
     target = load_target("symmetric-pow2")
     assert target.line_of("capabilities.fp16").endswith("symmetric-pow2.yaml:11: capabilities.fp16: no")
     assert isinstance(target, NpuTarget)
+
+
+def with_substitutions(tmp_path: Path, text: str) -> Path:
+    return edited(tmp_path, "operators: {}", f"operators: {{}}\nsubstitutions: {text}")
+
+
+def test_substitutions(tmp_path):
+    target = load_target(with_substitutions(tmp_path, "{Sigmoid: hard_sigmoid, 'Tanh, Elu': no, Gelu: unconfirmed}"))
+    assert target.substitutions == {"Sigmoid": "hard_sigmoid", "Tanh": "no", "Elu": "no", "Gelu": "unconfirmed"}
+    assert target.substituted == {"Sigmoid": "hard_sigmoid"}
+    assert target.to_dict()["substitutions"]["Tanh"] == "no"
+    assert target.line_of("substitutions.Elu").endswith(":20: substitutions.Elu: no")
+    assert isinstance(hash(target), int)
+    assert load_target("per-tensor-minmax").substituted == {}  # unconfirmed
+    assert load_target("hard-sigmoid").substituted == {"Sigmoid": "hard_sigmoid"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{Sigmoyd: hard_sigmoid}", "chip.yaml:20: substitutions.Sigmoyd: .*did you mean 'Sigmoid'"),
+        ("{Sigmoid: hard_sigmod}", "chip.yaml:20: substitutions.Sigmoid: received 'hard_sigmod'.*mean 'hard_sigmoid'"),
+        ("{Sigmoid: yes}", "chip.yaml:20: substitutions.Sigmoid: received 'yes', which does not say what"),
+        ("{Sigmoid: 3}", "chip.yaml:20: substitutions.Sigmoid: received '3'"),
+        ("{Sigmoid: no, 'Sigmoid, Tanh': no}", "chip.yaml:20: substitutions.Sigmoid: Sigmoid stands there twice"),
+        ("hard_sigmoid", "chip.yaml:20: substitutions: .*expected a mapping"),
+    ],
+)
+def test_a_substitution_that_is_not_known(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_target(with_substitutions(tmp_path, text))
