@@ -125,23 +125,32 @@ class Substituted(nn.Module):
     ) -> None:
         super().__init__()
         require_substitution(operator, by)
-        exact = exact or EXACT[operator]
-        bits = by.removeprefix("table_")
-        function = table(exact, int(bits)) if bits != by else SUBSTITUTIONS[operator][by]
-        self.operator, self.by, self.site, self.activation = operator, by, site, activation
+        self.operator, self.site, self.activation = operator, site, activation
         self.enabled = True
         # In a tuple, so that a module does not become a submodule.
-        self._held = (exact, function, around, replaced)
+        self._held = (exact or EXACT[operator], around, replaced)
+        self.use(by)
 
     @property
     def replaced(self) -> Any:
         """What stood in its place."""
-        return self._held[3]
+        return self._held[2]
+
+    def use(self, by: str) -> None:
+        """Compute something else in place of the same operator.
+
+        Raises:
+            ConfigError: there is no such substitution.
+        """
+        require_substitution(self.operator, by)
+        bits = by.removeprefix("table_")
+        self.by = by
+        self._function = table(self._held[0], int(bits)) if bits != by else SUBSTITUTIONS[self.operator][by]
 
     def forward(self, x: Tensor) -> Tensor:
         """Values in the shape of ``x``, but where a gate halves it."""
-        exact, substitute, around, _ = self._held
-        function = substitute if self.enabled else exact
+        exact, around, _ = self._held
+        function = self._function if self.enabled else exact
         return function(x) if around is None else around(x, function)
 
     def extra_repr(self) -> str:
