@@ -1,5 +1,6 @@
 """Fake quantization of a student in training, and its metrics after the tool chain's own calibration."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -144,7 +145,8 @@ class FakeQuant(Callback):
         if rescaled and getattr(task, "student_init", None) == "teacher":
             # The same channel scales as the student, so that features correspond. Its quantizers stay off, and allow
             # hooks on the results of additions.
-            teacher = fake_quantize(prepared.trained, self.target, self.learnable)
+            exact = dataclasses.replace(self.target, substitutions={})  # a teacher says what is right
+            teacher = fake_quantize(prepared.trained, exact, self.learnable)
             set_enabled(teacher, False)
             task.teacher = GraphNetwork(teacher, task.network, codec).requires_grad_(False).eval()
             task.teacher.to(memory_format=task.memory_format)

@@ -15,6 +15,7 @@ from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.compare.parity import share_within_one_step
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.qdq import export_qdq
+from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.quantization.passes.adaround import AdaRound
 from depth_distill.quantization.passes.base import Pass
@@ -23,7 +24,7 @@ from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6, replace_relu6
 from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import Recipe
-from depth_distill.quantization.simulate.fake_quantize import quantizers
+from depth_distill.quantization.simulate.fake_quantize import quantizers, without_substitutions
 from depth_distill.quantization.target.target import load_target
 
 FLOAT, PER_CHANNEL = "FP32", "per-channel PTQ"
@@ -78,21 +79,28 @@ class PtqRows:
         per_channel = row == PER_CHANNEL
         quantized = _per_channel(prepared) if per_channel else prepared.quantized
         metrics = scorer(quantized)
-        vendor = scorer(vendor_network(prepared.graph, prepared.batches, self.folder, per_channel))
+        substitutions = self.target.substituted
+        vendor = None
+        if unwritable(substitutions) is None:
+            network = vendor_network(prepared.graph, prepared.batches, self.folder, per_channel, substitutions)
+            vendor = scorer(network)["abs_rel"]
         spec = dataclasses.replace(FileSpec.of(prepared.interface), uint8_input=False)  # graphs take pixels as floats
         qdq = OnnxNetwork(export_qdq(quantized, self.folder / "qdq.onnx", spec))
         step = next(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
+        in_file = without_substitutions(quantized)
         return {
             "abs_rel": metrics["abs_rel"],
-            "vendor": vendor["abs_rel"],
+            "vendor": vendor,  # None where its quantizer cannot stand for the target
             "drift_mm": metrics["drift_mm"],
-            "parity": share_within_one_step(quantized, qdq, _first(scorer.images, _PARITY_IMAGES), step),
+            "parity": share_within_one_step(in_file, qdq, _first(scorer.images, _PARITY_IMAGES), step),
             "seconds": prepared.seconds,
         }
 
 
 def _per_channel(prepared: Prepared) -> fx.GraphModule:
-    context = dataclasses.replace(prepared.context, target=load_target("per-channel"))
+    of_target = prepared.context.target.substitutions
+    target = dataclasses.replace(load_target("per-channel"), substitutions=of_target)
+    context = dataclasses.replace(prepared.context, target=target)
     return context.quantize(prepared.graph)
 
 

@@ -142,7 +142,9 @@ def _cells(row: dict[str, Any], measured: dict[str, dict[str, Any]]) -> list[str
     cells = [f"{row['abs_rel']:.4f}", f"{row['abs_rel'] / exact:.3f}"]
     if "vendor" not in row:
         return [*cells, "", "", f"{row['drift_mm']:.2f}", "", ""]
-    cells += [f"{row['vendor']:.4f}", f"{row['vendor'] / exact:.3f}", f"{row['drift_mm']:.2f}"]
+    vendor = row["vendor"]
+    cells += ["-", "-"] if vendor is None else [f"{vendor:.4f}", f"{vendor / exact:.3f}"]
+    cells.append(f"{row['drift_mm']:.2f}")
     return [*cells, f"{row['parity']:.2%}", f"{row['seconds']:.1f}"]
 
 
@@ -169,7 +171,7 @@ def _picture(found: dict[str, Any]) -> "Figure":
             place + (index - (len(steps) - 1) / 2) * width: each["rows"][step]["vendor"]
             / each["rows"]["FP32"]["abs_rel"]
             for place, each in enumerate(found.values())
-            if step in each["rows"]
+            if step in each["rows"] and each["rows"][step]["vendor"] is not None
         }
         for place, height in bars.items():
             ax.text(place, height, f" {height:.2f}", rotation=90, ha="center", va="bottom", fontsize=7)

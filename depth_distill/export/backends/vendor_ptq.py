@@ -1,7 +1,7 @@
 """Post-training quantization by a vendor's tool chain, represented by ONNX Runtime's quantizer."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from depth_distill.export.backends.runtime import OnnxNetwork, as_input, input_o
 from depth_distill.export.onnx_io.edits import to_opset
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.export.onnx_io.substitution import substitute_operators, unwritable
 from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
 from depth_distill.quantization.target.target import NpuTarget
 
@@ -36,6 +37,7 @@ def vendor_ptq(
     path: Path,
     per_channel: bool = False,
     target: NpuTarget | None = None,
+    substitutions: Mapping[str, str] | None = None,
 ) -> Path:
     """ONNX Runtime's ``quantize_static``: QDQ, min/max, one scale per tensor, uint8 activations, int8 weights.
 
@@ -48,23 +50,28 @@ def vendor_ptq(
         path: path of the new file, which is written completely or not at all.
         per_channel: whether weights have one scale per output channel, as most current NPUs support; for reference.
         target: formats to use in place of these; one of which :func:`inexpressible` says nothing.
+        substitutions: what is computed in place of which operator; those of the target unless given. They are made in
+            the file before it is calibrated, as a tool chain makes them when it reads the file.
 
     Raises:
-        ConfigError: the file has several inputs.
+        ConfigError: the file has several inputs, or ONNX has no operator for a substitution.
         DataError: there are no calibration images.
     """
     model = read_onnx(float_onnx)
     reader = _Reader(float_onnx, batches, *input_of(float_onnx, model))
     formats = _formats(target) if target is not None else dict(_FORMATS, per_channel=per_channel)
     # Older ones have no scale per channel, and it would call Upsample an operator of opset 11.
-    newer = to_opset(model, _OLDEST) if opset_of(model) < _OLDEST else float_onnx
+    newer = to_opset(model, _OLDEST) if opset_of(model) < _OLDEST else model
+    if substitutions is None:
+        substitutions = {} if target is None else target.substituted
+    given = substitute_operators(newer, substitutions) if substitutions else float_onnx if newer is model else newer
     with atomic_path(path) as temporary:
         # It advises a pre-processing step that does nothing for a folded network with static shapes.
         root, level = logging.getLogger(), logging.getLogger().level
         root.setLevel(logging.ERROR)
         try:
             quantize_static(
-                newer,
+                given,
                 temporary,
                 reader,
                 quant_format=QuantFormat.QDQ,
@@ -91,7 +98,7 @@ def inexpressible(target: NpuTarget) -> str | None:
         return f"its calibrator is {target.calibrator}"
     if target.shared_scales:
         return f"it ties scales of {' and '.join(target.shared_scales)}"
-    return None
+    return unwritable(target.substitutions)
 
 
 def _formats(target: NpuTarget) -> dict[str, Any]:
@@ -107,7 +114,11 @@ def _formats(target: NpuTarget) -> dict[str, Any]:
 
 
 def vendor_network(
-    network: nn.Module, batches: Sequence[Tensor], folder: Path, per_channel: bool = False
+    network: nn.Module,
+    batches: Sequence[Tensor],
+    folder: Path,
+    per_channel: bool = False,
+    substitutions: Mapping[str, str] | None = None,
 ) -> OnnxNetwork:
     """A float network after vendor PTQ: exported, quantized by :func:`vendor_ptq`, and ready to run.
 
@@ -116,14 +127,18 @@ def vendor_network(
         batches: normalized calibration images ``(B, 3, H, W)``.
         folder: folder for ``float.onnx`` and ``vendor.onnx``.
         per_channel: see :func:`vendor_ptq`.
+        substitutions: see :func:`vendor_ptq`; none unless given.
 
     Raises:
+        ConfigError: ONNX has no operator for a substitution, see
+            :func:`~depth_distill.export.onnx_io.substitution.unwritable`.
         DataError: there are no calibration images.
     """
     if not batches:
         raise DataError("the calibration set is empty: expected at least one image")
     float_file = export_float(network, folder / "float.onnx", FileSpec.like(batches[0][:1]))
-    return OnnxNetwork(vendor_ptq(float_file, batches, folder / "vendor.onnx", per_channel))
+    path = folder / "vendor.onnx"
+    return OnnxNetwork(vendor_ptq(float_file, batches, path, per_channel, substitutions=substitutions or {}))
 
 
 class _Reader(CalibrationDataReader):

@@ -14,6 +14,7 @@ from depth_distill.export.bundle.report import Report, RuntimeRow, Section, runt
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.models import DepthCodec
 from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 
 _PANELS = 3
 _AIM = 1.02  # abs_rel over that of FP32; more is a warning
@@ -97,6 +98,12 @@ def _warnings(rows: Sequence[RuntimeRow], results: Results) -> list[str]:
     unconfirmed = [name for name, support in capabilities.items() if support == "unconfirmed"]
     if unconfirmed:
         lines.append(f"The target's {', '.join(unconfirmed)} are unconfirmed: test them before you rely on them.")
+    for operator, by in results.manifest["target"]["substitutions"].items():
+        if by not in (ITSELF, UNCONFIRMED):
+            lines.append(
+                f"The target computes {operator} as {by}: INT8 as this package computes it has that, the files and the "
+                f"tool chains in the table below compute {operator} itself."
+            )
     if any("stress" in each for each in results.manifest["recipe"]["passes"]):
         lines.append("This is an experiment: the recipe spreads channel ranges on purpose (stress).")
     return lines

@@ -18,7 +18,7 @@ from depth_distill.export.onnx_io.float_onnx import exported
 from depth_distill.export.onnx_io.written import require_same_codes
 from depth_distill.loading.onnx_importer.files import opset_of
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
-from depth_distill.quantization.simulate.fake_quantize import requantize_moves
+from depth_distill.quantization.simulate.fake_quantize import requantize_moves, without_substitutions
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
 
 _CODES = ((0, 255), (-128, 127))  # ranges that torch's exporter supports
@@ -30,7 +30,7 @@ def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
 
     Weights are stored as int8, and biases as int32 with the scale of the products, as integer arithmetic adds them.
     Tensors of quantizers that are off, or that round to half precision, stay float. A uint8 input is itself the first
-    quantized tensor.
+    quantized tensor. Activations are those of the network: a tool chain that substitutes them does so here, too.
 
     Args:
         quantized: fake-quantized and calibrated network; it is not changed.
@@ -54,7 +54,7 @@ def export_qdq(quantized: fx.GraphModule, path: Path, spec: FileSpec) -> Path:
 
 def with_constants(quantized: fx.GraphModule) -> fx.GraphModule:
     """A copy whose quantizers are torch's own operators with constant scales, which the exporter supports."""
-    constant = requantize_moves(copy.deepcopy(quantized).cpu())
+    constant = requantize_moves(without_substitutions(quantized).cpu())
     for path, module in list(constant.named_modules()):
         if isinstance(module, QuantizedLayer):
             module.inputs = ()  # biases are quantized in the file, see quantize_biases

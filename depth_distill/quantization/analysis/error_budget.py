@@ -10,6 +10,7 @@ from torch import fx
 from depth_distill.quantization.analysis.axis import Axis, cost_of_int8, telling_axis
 from depth_distill.quantization.analysis.scoring import Scorer
 from depth_distill.quantization.analysis.switching import score_settings
+from depth_distill.quantization.graph.substituted import substituted
 from depth_distill.quantization.simulate.fake_quantize import EnabledSites, quantizers
 
 _FLOAT, _INTEGER = "float", "integer"
@@ -87,7 +88,7 @@ def error_budget(quantized: fx.GraphModule, scorer: Scorer, progress: bool = Tru
     """Score the network with each source of error alone, and with all others.
 
     Sources are quantizers by kind (weights, activations between layers, network input, head pre-activation, output
-    codes) and by stage, weights and activations together.
+    codes) and by stage, weights and activations together; and the activations that the target substitutes.
 
     Args:
         quantized: network from ``fake_quantize``, with ranges; it is not changed.
@@ -98,7 +99,7 @@ def error_budget(quantized: fx.GraphModule, scorer: Scorer, progress: bool = Tru
         ConfigError: a quantizer has no range.
     """
     sources = error_sources(quantized)
-    every: EnabledSites = frozenset(quantizers(quantized))
+    every: EnabledSites = frozenset(quantizers(quantized)) | frozenset(substituted(quantized))
     settings: dict[str, EnabledSites] = {_FLOAT: frozenset(), _INTEGER: every}
     for name, sites in sources.items():
         settings[f"{name} alone"] = sites
@@ -127,6 +128,7 @@ def error_sources(quantized: fx.GraphModule) -> dict[str, EnabledSites]:
     for site, each in found.items():
         if each.kind in ("weight", "activation"):
             stages.setdefault(_stage(site), []).append(site)
+    kinds["substituted activations"] = list(substituted(quantized))  # computed by the tool chain as something else
     sources = kinds | {f"{_STAGE}{name}": sites for name, sites in stages.items()}
     return {name: frozenset(sites) for name, sites in sources.items() if sites}
 

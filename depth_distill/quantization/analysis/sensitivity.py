@@ -11,14 +11,16 @@ from rich.table import Table
 from torch import fx
 
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.analysis.axis import DRIFT, Axis, cost_of_int8, telling_axis
+from depth_distill.quantization.analysis.axis import ABS_REL, DRIFT, Axis, cost_of_int8, telling_axis
 from depth_distill.quantization.analysis.replay import Replay
 from depth_distill.quantization.analysis.scoring import Scorer
 from depth_distill.quantization.analysis.switching import score_settings
+from depth_distill.quantization.graph.substituted import substituted
 from depth_distill.quantization.simulate.fake_quantize import EnabledSites
 from depth_distill.quantization.simulate.npu_operators import NpuOperator, enabled_sites_for, npu_operators
 
 _FLOAT, _INTEGER = "float", "integer"
+_SUBSTITUTED = "float, with substituted activations"
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class LayerSensitivity:
         weights: number of weights.
         alone: metrics with only this layer in integers.
         leave_one_out: metrics with only this layer in floating point.
-        degradation: the metric of ``alone`` minus that of the float network: the cost of this layer in integers. The
-            metric is that of :attr:`Sensitivity.axis`.
+        degradation: the metric of ``alone`` minus that of the float network (as the target computes it, where it
+            substitutes activations): the cost of this layer in integers. The metric is :attr:`Sensitivity.metric`.
         recovery: the metric of the integer network minus that of ``leave_one_out``: the gain of this layer in floating
             point.
     """
@@ -51,11 +53,12 @@ class Sensitivity:
     float_metrics: Mapping[str, float]
     integer_metrics: Mapping[str, float]
     layers: tuple[LayerSensitivity, ...]
+    metric: str = ABS_REL
 
     @property
     def axis(self) -> Axis:
         """What layers are ranked by."""
-        return telling_axis(self.float_metrics, self.integer_metrics)
+        return Axis(self.metric)
 
     @property
     def verdict(self) -> str:
@@ -69,7 +72,7 @@ class Sensitivity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return asdict(self) | {"metric": self.axis.metric, "verdict": self.verdict}
+        return asdict(self) | {"verdict": self.verdict}
 
     def table(self, title: str, bands: Sequence[str] = ()) -> Table:
         """One row per layer; ``bands`` are suffixes of metric names, such as ``0.5-2m``."""
@@ -100,7 +103,8 @@ def sensitivity(
     """Score the network with each layer alone in integers, and with all others in integers.
 
     The weight, inputs and output of a layer in integers are rounded, see
-    :func:`~depth_distill.quantization.simulate.npu_operators.enabled_sites_for`; the rest is float32.
+    :func:`~depth_distill.quantization.simulate.npu_operators.enabled_sites_for`; the rest is float32. Activations that
+    the target substitutes are so in every precision, and with every layer alone; the float network has none.
 
     Args:
         quantized: network from ``fake_quantize``, with ranges; it is not changed.
@@ -112,21 +116,28 @@ def sensitivity(
         ConfigError: the network has no quantized layers, or a quantizer has no range.
     """
     operators = npu_operators(quantized)
-    settings = sensitivity_settings(operators)
+    settings = sensitivity_settings(operators, frozenset(substituted(quantized)))
     scores = score_settings(quantized, scorer, settings, resume, progress)
-    metric = telling_axis(scores[_FLOAT], scores[_INTEGER]).metric
-    exact, integer = scores[_FLOAT][metric], scores[_INTEGER][metric]
+    exact = scores.get(_SUBSTITUTED, scores[_FLOAT])
+    metric = telling_axis(exact, scores[_INTEGER]).metric
     layers = []
     for each in (each for each in operators if each.is_layer):
         alone, leave_one_out = scores[f"{each.name} alone"], scores[f"all but {each.name}"]
-        degradation, recovery = alone[metric] - exact, integer - leave_one_out[metric]
+        degradation = alone[metric] - exact[metric]
+        recovery = scores[_INTEGER][metric] - leave_one_out[metric]
         layers.append(LayerSensitivity(each.name, each.parameters[0], alone, leave_one_out, degradation, recovery))
     layers.sort(key=lambda each: -each.degradation)
-    return Sensitivity(scores[_FLOAT], scores[_INTEGER], tuple(layers))
+    return Sensitivity(scores[_FLOAT], scores[_INTEGER], tuple(layers), metric)
 
 
-def sensitivity_settings(operators: Sequence[NpuOperator]) -> dict[str, EnabledSites]:
+def sensitivity_settings(
+    operators: Sequence[NpuOperator], substitutions: EnabledSites = frozenset()
+) -> dict[str, EnabledSites]:
     """The sites that are on in each run of :func:`sensitivity`, by name of the run.
+
+    Args:
+        operators: operators of the network.
+        substitutions: sites of its substituted activations.
 
     Raises:
         ConfigError: there is no quantized layer.
@@ -134,11 +145,13 @@ def sensitivity_settings(operators: Sequence[NpuOperator]) -> dict[str, EnabledS
     layers = [each.name for each in operators if each.is_layer]
     if not layers:
         raise ConfigError("the network has no quantized layers: fake_quantize it before measuring sensitivity")
-    settings = {_FLOAT: enabled_sites_for(operators, layers), _INTEGER: enabled_sites_for(operators, [])}
+    settings = {_INTEGER: enabled_sites_for(operators, [])}
     for name in layers:
         settings[f"{name} alone"] = enabled_sites_for(operators, [other for other in layers if other != name])
         settings[f"all but {name}"] = enabled_sites_for(operators, [name])
-    return settings
+    settings = {name: sites | substitutions for name, sites in settings.items()}
+    settings[_FLOAT] = enabled_sites_for(operators, layers)
+    return {**settings, _SUBSTITUTED: settings[_FLOAT] | substitutions} if substitutions else settings
 
 
 @dataclass(frozen=True)
@@ -169,7 +182,8 @@ def fast_sensitivity(quantized: fx.GraphModule, scorer: Scorer, progress: bool =
         ConfigError: see :func:`sensitivity`.
     """
     operators = npu_operators(quantized)
-    settings = sensitivity_settings(operators)
+    substitutions = frozenset(substituted(quantized))
+    settings = sensitivity_settings(operators, substitutions)
     written = {each.name: each.writes for each in operators if each.is_layer and each.writes is not None}
     layers = list(written)
     first = _FirstBatch(scorer)
@@ -177,7 +191,7 @@ def fast_sensitivity(quantized: fx.GraphModule, scorer: Scorer, progress: bool =
     noise, signal = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
     replay = Replay(quantized)
     for images in scorer.images:
-        replay.switch_on(())
+        replay.switch_on(substitutions)
         replay.record(images)
         for name, site in written.items():
             replay.switch_on(settings[f"{name} alone"])

@@ -1,4 +1,4 @@
-"""Score a network with many settings of its quantizers, for sensitivity and error budget."""
+"""Score a network with many settings of its quantizers and substitutions, for sensitivity and error budget."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.analysis.replay import Replay
 from depth_distill.quantization.analysis.scoring import Scorer
+from depth_distill.quantization.graph.substituted import substituted
 from depth_distill.quantization.simulate.calibrate import weights_hash
 from depth_distill.quantization.simulate.fake_quantize import EnabledSites, quantizers, select
 
@@ -42,8 +43,8 @@ def score_settings(
     Raises:
         ConfigError: a site does not exist, or a quantizer has no range.
     """
-    select(quantized, {site for setting in settings.values() for site in setting})
-    every = frozenset(quantizers(quantized))
+    select(quantized, {site for setting in settings.values() for site in setting} - substituted(quantized).keys())
+    every = frozenset(quantizers(quantized)) | frozenset(substituted(quantized))
     bases = {name: _NONE if 2 * len(setting) < len(every) else every for name, setting in settings.items()}
     replay = Replay(quantized)
     kept = None if resume is None else _KeptRows(resume, _key(quantized, scorer, settings))
@@ -100,7 +101,7 @@ def _key(quantized: fx.GraphModule, scorer: Scorer, settings: Mapping[str, Enabl
     }
     digest = hashlib.sha256(weights_hash(quantized).encode())
     described = [constants, {name: sorted(setting) for name, setting in settings.items()}, scorer.names]
-    digest.update(json.dumps(described).encode())
+    digest.update(json.dumps([*described, sorted(substituted(quantized))]).encode())
     for images in scorer.images:
         digest.update(str(tuple(images.shape)).encode())  # rows are kept per batch
         digest.update(images.cpu().contiguous().numpy().tobytes())

@@ -138,6 +138,13 @@ def remove_fake_quant(quantized: fx.GraphModule) -> fx.GraphModule:
     return plain
 
 
+def without_substitutions(quantized: fx.GraphModule) -> fx.GraphModule:
+    """A copy that computes every activation itself, on the same grids: the network that is in a file."""
+    plain = copy.deepcopy(quantized)
+    restore(plain)
+    return plain
+
+
 def quantizers(model: nn.Module) -> dict[str, FakeQuantizer]:
     """The quantizers of a model by the name of their site."""
     return {module.site: module for module in model.modules() if isinstance(module, FakeQuantizer)}

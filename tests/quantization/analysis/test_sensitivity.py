@@ -1,7 +1,9 @@
 """Sensitivity finds a broken layer and agrees with plain evaluations; the fast ranking reports its agreement."""
 
+import dataclasses
 import io
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -9,10 +11,12 @@ from rich.console import Console
 from torch import nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.analysis.error_budget import error_budget
 from depth_distill.quantization.analysis.sensitivity import fast_sensitivity, sensitivity, sensitivity_settings
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers
 from depth_distill.quantization.simulate.npu_operators import npu_operators
+from depth_distill.quantization.simulate.ptq import quantize_post_training
 from tests.quantization.small_case import (
     LAYERS,
     SITES,
@@ -154,3 +158,31 @@ def test_agreement_is_spearmans_of_the_first_batch():
     assert set(fast[:2]) == set(exact[:2]) == {"4", "6"}  # the two coarsest
     assert found.agreement >= 0.8
     assert found.images == 4
+
+
+def test_substituted_activations():
+    target = dataclasses.replace(TARGET, substitutions={"Sigmoid": "hard_sigmoid"})
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid()))
+    batch = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 4
+    quantized = quantize_post_training(graph, target, [batch], False)
+
+    class Scorer:
+        images: Sequence[torch.Tensor] = (batch,)
+        names = ("abs_rel",)
+
+        def measure(self, position, codes):
+            return (codes - graph(batch)).abs().flatten(1).mean(1, keepdim=True).double().detach()
+
+        def summarize(self, rows):
+            return {"abs_rel": float(rows.mean())}
+
+    found = sensitivity(quantized, Scorer(), progress=False)
+    # FP32 is FP32; the cost of a layer does not include that of the substitution.
+    assert found.float_metrics["abs_rel"] < 1e-6
+    assert found.integer_metrics["abs_rel"] > 0.01
+    assert all(each.alone["abs_rel"] > 0.01 for each in found.layers)
+    assert all(abs(each.degradation) < 0.01 for each in found.layers)
+    budget = error_budget(quantized, Scorer(), progress=False)
+    item = next(each for each in budget.items if each.name == "substituted activations")
+    assert item.alone["abs_rel"] > 0.9 * budget.integer_metrics["abs_rel"]
+    assert item.leave_one_out["abs_rel"] < 0.5 * budget.integer_metrics["abs_rel"]
