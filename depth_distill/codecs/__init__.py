@@ -6,6 +6,7 @@
 from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.description import codec_of, describe_codec, formula
+from depth_distill.codecs.pair import HostPair, PairSpacing
 from depth_distill.codecs.single import Encoding, HostSingle
 from depth_distill.codecs.table import HostTable
 from depth_distill.codecs.thermometer import HostThermometer, Spacing
@@ -25,11 +26,13 @@ __all__ = [
     "Fraction",
     "HostCodec",
     "HostIntegerFractional",
+    "HostPair",
     "HostSingle",
     "HostTable",
     "HostThermometer",
     "HostUnknown",
     "Integer",
+    "PairSpacing",
     "Spacing",
     "TwoPartCodec",
     "codec_of",

@@ -7,6 +7,7 @@ from typing import Any
 from depth_distill.codecs.base import HostCodec
 from depth_distill.codecs.depth_range import DepthRange
 from depth_distill.codecs.expression import Expression, Notation, Symbolic, assignments, depth_expression
+from depth_distill.codecs.pair import HostPair
 from depth_distill.codecs.single import HostSingle
 from depth_distill.codecs.table import HostTable
 from depth_distill.codecs.thermometer import HostThermometer
@@ -17,6 +18,7 @@ from depth_distill.errors import ConfigError
 _KINDS: dict[str, tuple[type[HostCodec], tuple[str, ...]]] = {
     "single": (HostSingle, ("encoding",)),
     "thermometer": (HostThermometer, ("encoding", "num_codes", "spacing")),
+    "pair": (HostPair, ("encoding", "num_clips", "spacing")),
     "integer_fractional": (HostIntegerFractional, ("decoder", "integer", "fraction")),
 }
 _TABLE = "table"  # before another codec

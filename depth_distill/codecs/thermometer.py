@@ -16,7 +16,7 @@ from depth_distill.errors import ConfigError
 _NUM_CODES = (2, 4, 8, 16)
 Spacing = Literal["uniform", "logit"]
 
-_SATURATION = 1e-5  # share of the range that the logit spacing cuts off at either end
+SATURATION = 1e-5  # share of the range that the logit spacing cuts off at either end
 
 
 class HostThermometer(HostCodec):
@@ -69,7 +69,7 @@ class HostThermometer(HostCodec):
         """Codes ``(..., num_codes, H, W)`` of depth."""
         position = self.single.encode_with(xp, depth_m)
         if self.spacing == "logit":
-            position = logit(xp, xp.clip(position, float32(_SATURATION / 2), float32(1 - _SATURATION / 2)))
+            position = logit(xp, xp.clip(position, float32(SATURATION / 2), float32(1 - SATURATION / 2)))
         codes = [
             xp.clip((position - knot) / xp.full_like(position, width), 0.0, 1.0)
             for knot, width in zip(self.knots, self.widths, strict=False)
@@ -101,9 +101,16 @@ class HostThermometer(HostCodec):
 
 def _knots(num_codes: int, spacing: Spacing) -> list[float]:
     """``num_codes + 1`` ascending float32 numbers."""
-    if spacing == "uniform":
-        return [k / num_codes for k in range(num_codes + 1)]
-    end = math.log((1 - _SATURATION) / _SATURATION)
+    return [k / num_codes for k in range(num_codes + 1)] if spacing == "uniform" else logit_knots(num_codes)
+
+
+def logit_knots(num_codes: int) -> list[float]:
+    """``num_codes + 1`` ascending float32 logits, between which the largest step of the sigmoid is the same.
+
+    Args:
+        num_codes: an even number.
+    """
+    end = math.log((1 - SATURATION) / SATURATION)
     # From 0 outwards, each width is the step over the slope of the sigmoid at its inner end; bisect to find the step.
     low, high = 0.0, 4 * end
     for _ in range(64):

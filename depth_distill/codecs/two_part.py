@@ -1,4 +1,4 @@
-"""Two codes: whole metres, and the fraction of a metre."""
+"""Two codes, a whole part and a fraction: their base class, and whole metres with the fraction of a metre."""
 
 import math
 from abc import abstractmethod
@@ -134,7 +134,7 @@ class HostIntegerFractional(TwoPartCodec):
         whole = xp.floor(depth_m)
         fraction = depth_m - whole
         if self.fraction == "triangle":
-            fraction = xp.where(_even(xp, whole), fraction, 1.0 - fraction)
+            fraction = xp.where(even(xp, whole), fraction, 1.0 - fraction)
         integer = whole if self.integer == "floor" else depth_m
         return xp.concatenate([integer / xp.full_like(integer, float(self.metres)), fraction], -3)
 
@@ -173,8 +173,8 @@ class HostIntegerFractional(TwoPartCodec):
         if self.fraction == "sawtooth":
             return xp.round(coarse_m) + fraction, None
         whole = named(xp, "whole", xp.round(coarse_m), "metres")
-        even = named(xp, "even", _even(xp, whole), "in odd metres the fraction falls with depth")
-        return whole + xp.where(even, fraction, 1.0 - fraction), even
+        is_even = named(xp, "even", even(xp, whole), "in odd metres the fraction falls with depth")
+        return whole + xp.where(is_even, fraction, 1.0 - fraction), is_even
 
     def _nearest(self, xp: Any, coarse_m: Array, fraction: Array) -> tuple[Array, Array | None]:
         """The depth with this fraction nearest to the coarse one, and where it increases with the fraction."""
@@ -187,6 +187,7 @@ class HostIntegerFractional(TwoPartCodec):
         return xp.where(rises, rising, falling), rises
 
 
-def _even(xp: Any, whole: Array) -> Array:
+def even(xp: Any, whole: Array) -> Array:
+    """Where whole numbers are even."""
     half = 0.5 * whole
     return abs(xp.round(half) - half) < 0.5

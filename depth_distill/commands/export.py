@@ -19,6 +19,7 @@ from depth_distill.commands.options import (
     add_checkpoint,
     add_config,
     add_device,
+    add_head,
     add_images,
     add_json,
     add_out,
@@ -58,6 +59,7 @@ def add_arguments(parser: CommandParser) -> None:
         "--bake-ranges", action="store_true", help="pass bake_ranges: turn learned activation ranges into Clip nodes"
     )
     files = parser.add_argument_group("the files")
+    add_head(files)
     files.add_argument(
         "--uint8-input",
         action="store_true",
@@ -148,11 +150,13 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _recipe(options: argparse.Namespace) -> "Recipe":
     """The recipe, and the passes that options stand for."""
+    from depth_distill.quantization.head import with_head
     from depth_distill.quantization.passes.registry import PASSES
     from depth_distill.quantization.recipe import load_recipe
 
     names = ("bake_ranges", "logits", "uint8_input")
-    return load_recipe(options.recipe).with_passes(*(PASSES[name]() for name in names if getattr(options, name)))
+    recipe = with_head(load_recipe(options.recipe), options.head)
+    return recipe.with_passes(*(PASSES[name]() for name in names if getattr(options, name)))
 
 
 def _high_precision_layers(words: Sequence[str] | None) -> Path | tuple[str, ...] | None:

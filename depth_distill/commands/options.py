@@ -10,6 +10,7 @@ from depth_distill.commands.values import (
     config_file,
     device_name,
     finite_number,
+    head_name,
     output_file,
     output_folder,
     positive_number,
@@ -149,6 +150,17 @@ def add_recipe(parser: argparse._ActionsContainer, default: str = "equalize") ->
         metavar="NAME",
         help="passes that prepare the network: a name of `depth-distill list recipes`, a .yaml file, or a list such as "
         "'[fold, equalize]'",
+    )
+
+
+def add_head(parser: argparse._ActionsContainer) -> None:
+    """``--head``."""
+    parser.add_argument(
+        "--head",
+        type=head_name,
+        metavar="NAME",
+        help="what a single code becomes, without training: pair (2 outputs, integer and fractional), thermometer:N "
+        "(N codes: 2, 4, 8, 16), or single, which stays as it is",
     )
 
 

@@ -2,7 +2,8 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, fx
 
 from depth_distill.evaluation import InterfaceScorer
-from depth_distill.export.backends.runtime import OnnxNetwork
+from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.compare.parity import share_within_one_step
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.loading.trained import LoadedRun
+from depth_distill.quantization.interface import OutputLayout
 from depth_distill.quantization.passes.adaround import AdaRound
 from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.bias_correct import BiasCorrect
@@ -79,22 +81,29 @@ class PtqRows:
         per_channel = row == PER_CHANNEL
         quantized = _per_channel(prepared) if per_channel else prepared.quantized
         metrics = scorer(quantized)
-        substitutions = self.target.substituted
+        outputs, substitutions = prepared.interface.outputs, self.target.substituted
         vendor = None
         if unwritable(substitutions) is None:
-            network = vendor_network(prepared.graph, prepared.batches, self.folder, per_channel, substitutions)
+            network = vendor_network(
+                prepared.graph, prepared.batches, self.folder, per_channel, outputs.names, substitutions
+            )
             vendor = scorer(network)["abs_rel"]
         spec = dataclasses.replace(FileSpec.of(prepared.interface), uint8_input=False)  # graphs take pixels as floats
-        qdq = OnnxNetwork(export_qdq(quantized, self.folder / "qdq.onnx", spec))
-        step = next(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
-        in_file = without_substitutions(quantized)
+        qdq = OnnxFile(export_qdq(quantized, self.folder / "qdq.onnx", spec))
+        step = max(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
+        both = (partial(_together, outputs, each) for each in (without_substitutions(quantized), qdq))
         return {
             "abs_rel": metrics["abs_rel"],
             "vendor": vendor,  # None where its quantizer cannot stand for the target
             "drift_mm": metrics["drift_mm"],
-            "parity": share_within_one_step(in_file, qdq, _first(scorer.images, _PARITY_IMAGES), step),
+            "parity": share_within_one_step(*both, _first(scorer.images, _PARITY_IMAGES), step),
             "seconds": prepared.seconds,
         }
+
+
+def _together(outputs: OutputLayout, network: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """All outputs of a network, as they are, one behind the other."""
+    return torch.cat(list(outputs.tensors(network(images)).values()), dim=1)
 
 
 def _per_channel(prepared: Prepared) -> fx.GraphModule:

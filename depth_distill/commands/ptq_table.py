@@ -22,6 +22,7 @@ from depth_distill.commands.options import (
     add_checkpoint,
     add_config,
     add_device,
+    add_head,
     add_images,
     add_json,
     add_out,
@@ -46,6 +47,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_config(parser)
     add_target(parser)
     add_recipe(parser, default="naive")
+    add_head(parser)
     add_images(parser)
     add_calibration_images(parser)
     parser.add_argument(
@@ -69,10 +71,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.export.bundle.manifest import sha256
     from depth_distill.export.bundle.steps import content_hash
     from depth_distill.loading.trained import config_of, load_run
+    from depth_distill.quantization.head import with_head
     from depth_distill.quantization.recipe import NAIVE, load_recipe
 
     console = plain_console()
-    base = load_recipe(options.recipe)
+    base = with_head(load_recipe(options.recipe), options.head)
     file = options.out / "ptq_table.json"
     found = _measured(file)
     for name, checkpoint in _names(options.checkpoint).items():

@@ -71,6 +71,15 @@ def recipe_word(text: str) -> str:
     return text
 
 
+def head_name(text: str) -> str:
+    """What a single code becomes."""
+    if not re.fullmatch(r"single|pair|thermometer(:(2|4|8|16))?", text):
+        raise argparse.ArgumentTypeError(
+            f"must be single, pair, or thermometer:N with N 2, 4, 8 or 16, received '{text}'"
+        )
+    return text
+
+
 def config_file(text: str) -> Path:
     """A file, also by the name of a shipped config."""
     try:

@@ -43,6 +43,7 @@ class Recipe:
             "equalize",
             "bake_ranges",
             "thermometer",
+            "pair",
             "logits",
             "separate_outputs",
             "uint8_input",
@@ -64,6 +65,12 @@ class Recipe:
                 raise ConfigError(
                     f"recipe {self}: bake_ranges keeps ranges that were learned for the present channel scales, and "
                     f"{rescaling} changes these: leave one of them out"
+                )
+        for each in ("thermometer", "logits", "separate_outputs"):
+            if "pair" in names and each in names:
+                raise ConfigError(
+                    f"recipe {self}: pair returns integer and fractional in place of a code or its logits, and {each} "
+                    "would change the same outputs: leave one of them out"
                 )
         rounding = [place for place, each in enumerate(names) if each in ("adaround", "bias_correct")]
         late = (

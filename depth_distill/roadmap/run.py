@@ -205,7 +205,8 @@ class _Measurements:
     def _vendor_row(self, prepared: Prepared, seconds: float) -> dict[str, float]:
         scorer = InterfaceScorer(self.evaluator, prepared.interface)
         with tempfile.TemporaryDirectory() as folder:
-            metrics = scorer(vendor_network(prepared.graph, prepared.batches, Path(folder)))
+            names = prepared.interface.outputs.names
+            metrics = scorer(vendor_network(prepared.graph, prepared.batches, Path(folder), output_names=names))
         size_mb = megabytes(npu_operators(fake_quantize(prepared.graph, self.target)), [])
         return _row(metrics, size_mb, seconds)
 

@@ -532,8 +532,9 @@ def test_a_teacher_computes_what_it_did_whatever_the_recipe_rounds(tmp_path):
 
 
 def test_what_belongs_to_the_export_is_refused_in_training():
-    with pytest.raises(ConfigError, match="uint8_input belongs to the export"):
-        fake_quant(recipe=["fold", "uint8_input"])
+    for name in ("uint8_input", "pair"):
+        with pytest.raises(ConfigError, match=f"{name} belongs to the export"):
+            fake_quant(recipe=["fold", name])
 
 
 def test_a_thermometer_trains_as_any_head_does(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from depth_distill.codecs import (
     DepthRange,
     HostIntegerFractional,
+    HostPair,
     HostSingle,
     HostTable,
     HostThermometer,
@@ -32,10 +33,17 @@ TWO_PART = [
     HostIntegerFractional(RANGE),
     HostIntegerFractional(RANGE, fraction="triangle"),
 ]
+PAIRS = [
+    HostPair(RANGE, "log"),
+    HostPair(RANGE, "inverse", 15),
+    HostPair(RANGE, "log", 16, "logit"),
+    HostPair(RANGE, "linear", spacing="metres"),
+    HostPair(DepthRange(2.5, 9.3), "linear", spacing="metres"),
+]
 TABLES = [
     HostTable(each, [np.linspace(0.1, 0.9, 256).tolist()] * each.channels) for each in (SINGLE[1], THERMOMETERS[3])
 ]
-EVERY = [*SINGLE, *THERMOMETERS, *TWO_PART]
+EVERY = [*SINGLE, *THERMOMETERS, *TWO_PART, *PAIRS[:-1]]  # the last has another range
 
 
 def rounded(codes, bits=8):
@@ -100,7 +108,7 @@ def test_every_number_has_a_code_and_nan_codes_stay_visible(codec):
     assert beyond.max() <= 15
 
 
-@pytest.mark.parametrize("codec", [*SINGLE, *THERMOMETERS], ids=str)
+@pytest.mark.parametrize("codec", [*SINGLE, *THERMOMETERS, *PAIRS[:-1]], ids=str)
 def test_rounding_moves_depth_by_half_a_step_at_most(codec):
     codes = codec.encode(DENSE_M)
     found = error_mm(codec, rounded(codes), codec.decode(codes))
@@ -201,6 +209,37 @@ def test_a_uniform_thermometer_divides_the_step_and_a_logit_one_nearly_does():
     assert HostThermometer(RANGE, "log", 2, "logit").step_mm(at)[1] > single[1]  # not worth having
 
 
+@pytest.mark.parametrize("codec", PAIRS, ids=str)
+def test_no_carry_of_a_pair_is_wrong_while_its_integer_is_right_to_half_a_step(codec):
+    depth_m = DENSE_M.clip(codec.near_m, codec.far_m)
+    codes = codec.encode(depth_m)
+    exact_m = codec.decode(codes)
+    off = np.random.default_rng(0).uniform(-0.49, 0.49, codes[0].shape) / (codec.num_clips - 1)
+    codes[0] = np.clip(codes[0] + off, 0, 1)
+    assert np.array_equal(codec.decode(codes), exact_m)
+    moved = rounded(codes)
+    moved[0] = codes[0]
+    assert not codec.carry_errors(moved, depth_m).any()
+    assert (1000 * np.abs(codec.decode(moved) - exact_m) <= 0.75 * codec.step_mm(depth_m) + 0.03).all()
+
+
+def test_a_carry_of_a_pair_mirrors_depth():
+    codec = HostPair(RANGE, "linear", spacing="metres")
+    depth_m = np.float32([2.6, 2.97]).reshape(1, 1, 2)
+    codes = codec.encode(depth_m)
+    assert codes.ravel() == pytest.approx([2 / 14, 2 / 14, 0.6, 0.97], abs=1e-6)
+    codes[0] = 3 / 14
+    assert codec.decode(codes).ravel() == pytest.approx([3.4, 3.03], abs=1e-5)
+    assert codec.carry_errors(codes, depth_m).ravel().tolist() == [True, False]  # 6 cm is a network's, too
+
+
+def test_whole_metres_of_a_pair_begin_at_the_nearest():
+    codec = HostPair(DepthRange(2.5, 9.3), "linear", spacing="metres")
+    assert codec.num_clips == 8
+    assert codec.decode(np.float32([1 / 7, 0.75]).reshape(2, 1, 1)).item() == pytest.approx(3.25)
+    assert HostPair(RANGE, "linear", spacing="metres").step_mm(np.float32([7.0])) == pytest.approx(1000 / 255)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -209,6 +248,13 @@ def test_a_uniform_thermometer_divides_the_step_and_a_logit_one_nearly_does():
         (lambda: HostIntegerFractional(RANGE, "add"), "decoder must be one of sum, round, unwrap, got 'add'"),
         (lambda: HostThermometer(RANGE, num_codes=6), "num_codes must be one of 2, 4, 8, 16, got 6"),
         (lambda: HostThermometer(RANGE, spacing="odd"), "spacing must be one of uniform, logit, got 'odd'"),
+        (lambda: HostPair(RANGE, num_clips=1), "num_clips must be a whole number from 2 to 32, got 1"),
+        (lambda: HostPair(RANGE, num_clips=15, spacing="logit"), "num_clips must be even for spacing: logit, got 15"),
+        (
+            lambda: HostPair(RANGE, "log", spacing="metres"),
+            "metres needs the encoding linear and, .* 15 clips; got log",
+        ),
+        (lambda: HostPair(RANGE, spacing="odd"), "spacing must be one of uniform, logit, metres, got 'odd'"),
         (lambda: HostSingle(RANGE, "disparity"), "linear, inverse, log.*'disparity'"),
     ],
 )

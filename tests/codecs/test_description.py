@@ -9,6 +9,7 @@ import pytest
 from depth_distill.codecs import (
     DepthRange,
     HostIntegerFractional,
+    HostPair,
     HostSingle,
     HostThermometer,
     codec_of,
@@ -22,9 +23,15 @@ RANGE = DepthRange(0.5, 15.0)
 
 @pytest.mark.parametrize(
     "codec",
-    [HostSingle(RANGE, "inverse"), HostThermometer(RANGE, "log", 4, "logit"), HostIntegerFractional(RANGE)],
+    [
+        HostSingle(RANGE, "inverse"),
+        HostThermometer(RANGE, "log", 4, "logit"),
+        HostIntegerFractional(RANGE),
+        HostPair(RANGE, "inverse", 12, "logit"),
+        HostPair(RANGE, "linear", spacing="metres"),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_described_codec_is_the_same_codec(codec):
     again = codec_of(json.loads(json.dumps(describe_codec(codec))))
     depth_m = np.linspace(0.5, 15, 100, dtype=np.float32).reshape(1, 1, 10, 10)
@@ -51,6 +58,8 @@ def test_a_formula_computes_what_the_codec_does():
         *HostIntegerFractional(RANGE, "sum", "floor").decoders,
         *HostIntegerFractional(RANGE, "round", "floor", "triangle").decoders,
         HostIntegerFractional(RANGE, fraction="triangle"),
+        HostPair(RANGE, "log"),
+        HostPair(RANGE, "linear", spacing="metres"),
     ],
     ids=str,
 )

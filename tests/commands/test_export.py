@@ -180,6 +180,12 @@ def test_what_depends_on_what_changed_is_done_again(
             ["--recipe", "[fold, {equalize: {iterations: 3}}]"],
             "did you mean 'max_iterations'[?] expected one of max_iterations",
         ),
+        (["--head", "thermometer:5"], "--head must be single, pair, or thermometer:N with N 2, 4, 8 or 16"),
+        (["--head", "pair", "--logits"], "pair returns integer and fractional .* and logits would change the same"),
+        (["--head", "pair", "--separate-outputs"], "pair returns integer and fractional .* and separate_outputs would"),
+        (["--head", "pair", "--no-separate-outputs"], "has the pass pair, whose two outputs cannot be one"),
+        (["--head", "single", "--recipe", "[fold, pair]"], "has the pass pair, but the head single is requested"),
+        (["--recipe", "[fold, bias_correct, pair]"], "pair changes the network behind it: put pair before"),
         (["--recipe", "[fold, uint8_input, uint8_input]"], "uint8_input stands there 2 times"),
     ],
 )

@@ -104,7 +104,7 @@ def test_what_the_base_has_is_not_done_twice(recipe, expected, trained_checkpoin
     assert list(network["rows"]) == expected
 
 
-@pytest.mark.parametrize("entry", ["uint8_input", "{thermometer: {num_codes: 16}}"])
+@pytest.mark.parametrize("entry", ["uint8_input", "{thermometer: {num_codes: 16}}", "pair"])
 def test_rows_are_scored_through_the_interface_of_their_network(entry, trained_checkpoint, tmp_path, monkeypatch):
     kept = ("FP32", "naive PTQ")
     measure = ptq_rows.PtqRows.measure

@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from depth_distill.codecs import HostPair
 from depth_distill.errors import ConfigError
 from depth_distill.models.codecs import (
+    DepthCodec,
     IntegerFractionalCodec,
     SingleCodec,
     ThermometerCodec,
@@ -72,6 +74,9 @@ EVERY = [
     IntegerFractionalCodec(RANGE),
     IntegerFractionalCodec(RANGE, "sum", "floor"),
     IntegerFractionalCodec(RANGE, "round", "floor", "triangle"),
+    DepthCodec(HostPair(RANGE, "inverse")),
+    DepthCodec(HostPair(RANGE, "log", spacing="logit")),
+    DepthCodec(HostPair(RANGE, "linear", spacing="metres")),
 ]
 
 

@@ -98,6 +98,7 @@ def test_it_is_what_was_written_by_hand_before(network, context, prepare):
         ["fold", "uint8_input"],
         ["fold", "logits"],
         ["fold", {"thermometer": {"num_codes": 8}}],
+        ["fold", "equalize", "pair", "uint8_input"],
         ["fold", "equalize", {"thermometer": {"num_codes": 4}}, "separate_outputs", "uint8_input"],
     ],
     ids=str,

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import DataError
-from depth_distill.export.backends.runtime import OnnxNetwork, as_input, input_of
+from depth_distill.export.backends.runtime import OnnxFile, as_input, input_of
 from depth_distill.export.onnx_io.edits import to_opset
-from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.file_spec import OUTPUT_NAME, FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.substitution import substitute_operators, unwritable
 from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
@@ -118,15 +118,17 @@ def vendor_network(
     batches: Sequence[Tensor],
     folder: Path,
     per_channel: bool = False,
+    output_names: Sequence[str] = (OUTPUT_NAME,),
     substitutions: Mapping[str, str] | None = None,
-) -> OnnxNetwork:
-    """A float network after vendor PTQ: exported, quantized by :func:`vendor_ptq`, and ready to run.
+) -> OnnxFile:
+    """A float network after vendor PTQ: exported, quantized by :func:`vendor_ptq`, and ready to run, by output name.
 
     Args:
         network: float network with batch norm folded.
         batches: normalized calibration images ``(B, 3, H, W)``.
         folder: folder for ``float.onnx`` and ``vendor.onnx``.
         per_channel: see :func:`vendor_ptq`.
+        output_names: name of each tensor that the network returns.
         substitutions: see :func:`vendor_ptq`; none unless given.
 
     Raises:
@@ -136,9 +138,10 @@ def vendor_network(
     """
     if not batches:
         raise DataError("the calibration set is empty: expected at least one image")
-    float_file = export_float(network, folder / "float.onnx", FileSpec.like(batches[0][:1]))
+    spec = FileSpec.like(batches[0][:1], output_names=output_names)
+    float_file = export_float(network, folder / "float.onnx", spec)
     path = folder / "vendor.onnx"
-    return OnnxNetwork(vendor_ptq(float_file, batches, path, per_channel, substitutions=substitutions or {}))
+    return OnnxFile(vendor_ptq(float_file, batches, path, per_channel, substitutions=substitutions or {}))
 
 
 class _Reader(CalibrationDataReader):

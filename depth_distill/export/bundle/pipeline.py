@@ -42,6 +42,7 @@ from depth_distill.loading.trained import LoadedRun, config_of, load_run
 from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Pass, PassReport
 from depth_distill.quantization.passes.outputs import SeparateOutputs
+from depth_distill.quantization.passes.pair import Pair
 from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, RecipeLike, load_recipe
 from depth_distill.quantization.recipe_search import Trial
@@ -209,8 +210,12 @@ def with_outputs(recipe: Recipe, codec: HostCodec, separate: bool | None = None)
     """The recipe, with separate outputs if ``separate``; by default only for integer and fraction.
 
     Raises:
-        ConfigError: the recipe has the pass ``separate_outputs``, but ``separate`` is False.
+        ConfigError: the recipe has the pass ``separate_outputs`` or ``pair``, but ``separate`` is False.
     """
+    if recipe.has(Pair.name):
+        if separate is False:
+            raise ConfigError(f"recipe {recipe} has the pass pair, whose two outputs cannot be one: leave one out")
+        separate = bool(separate)
     if separate is False and recipe.has(SeparateOutputs.name):
         raise ConfigError(f"recipe {recipe} has the pass separate_outputs, but one output is requested: choose one")
     separate = isinstance(codec, TwoPartCodec) if separate is None else separate

@@ -8,6 +8,7 @@ from depth_distill.quantization.passes.bias_correct import BiasCorrect
 from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.outputs import Logits, SeparateOutputs
+from depth_distill.quantization.passes.pair import Pair
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6
 from depth_distill.quantization.passes.stress import Stress
 from depth_distill.quantization.passes.surgery.as_conv2d import AsConv2d
@@ -28,7 +29,7 @@ PASSES: dict[str, type[Pass]] = {
         ReplaceReLU6, ReplaceActivations, ReplaceGates, FreezeNorms, ZeroPadding,
         NearestUpsampling, ReplaceTransposedConvs, AsConv2d, SplitKernels,
         Equalize, AdaRound, BiasCorrect, BakeRanges,
-        Thermometer, Logits, SeparateOutputs, Uint8Input,
+        Thermometer, Pair, Logits, SeparateOutputs, Uint8Input,
         Auto, Stress,
     )
 }  # fmt: skip

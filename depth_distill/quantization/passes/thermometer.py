@@ -1,16 +1,17 @@
 """Replace a single code by thermometer codes, for a finer 8-bit output without training."""
 
-import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from depth_distill.codecs import HostSingle, HostThermometer
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import output_layout
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
+from depth_distill.quantization.passes.single_ending import single_ending, with_clips
 
 
 @dataclass(frozen=True)
@@ -58,37 +59,15 @@ def thermometer(
     Raises:
         ConfigError: the network ends otherwise.
     """
-    converted = copy.deepcopy(graph_module)
-    (output,) = (node for node in converted.graph.nodes if node.op == "output")
-    ending = output.all_input_nodes[0]
-    activation = _module(converted, ending)
-    conv_node = ending.all_input_nodes[0] if ending.all_input_nodes else ending
-    conv = _module(converted, conv_node)
-    clips = isinstance(activation, nn.Hardtanh) and (activation.min_val, activation.max_val) == (0.0, 1.0)
-    if not isinstance(conv, nn.Conv2d) or conv.out_channels != 1 or not (clips or isinstance(activation, nn.Sigmoid)):
-        raise ConfigError(
-            f"the network ends in {ending.target}, expected a convolution to one channel and a sigmoid or a clip to "
-            "[0, 1] behind it"
-        )
-    codec = HostThermometer(single.depth_range, single.encoding, num_codes, "uniform" if clips else "logit")
-    weight, bias = thermometer_filter(conv.weight, conv.bias, codec)
-    repeated = copy.deepcopy(conv)
-    repeated.out_channels = num_codes
-    repeated.weight, repeated.bias = nn.Parameter(weight), nn.Parameter(bias)
-    converted.set_submodule(str(conv_node.target), repeated)
-    converted.set_submodule(str(ending.target), nn.Hardtanh(0.0, 1.0))
-    converted.recompile()
-    return converted, codec
+    ending = single_ending(graph_module)
+    codec = HostThermometer(single.depth_range, single.encoding, num_codes, "uniform" if ending.clips else "logit")
+    return with_clips(graph_module, *thermometer_filter(ending.conv.weight, ending.conv.bias, codec.knots)), codec
 
 
-def thermometer_filter(weight: Tensor, bias: Tensor | None, codec: HostThermometer) -> tuple[Tensor, Tensor]:
+def thermometer_filter(weight: Tensor, bias: Tensor | None, ends: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Weight and bias that compute all codes ``(x - x_k) / (x_k+1 - x_k)`` of one filter's output ``x``, in float64."""
-    knots = torch.tensor(codec.knots, dtype=torch.float64, device=weight.device)
+    knots = torch.tensor(ends, dtype=torch.float64, device=weight.device)
     widths = knots.diff()
     shift = 0.0 if bias is None else bias.detach().double()
     scaled = weight.detach().double() / widths.view(-1, *[1] * (weight.ndim - 1))
     return scaled.to(weight.dtype), ((shift - knots[:-1]) / widths).to(weight.dtype)
-
-
-def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostTable, HostThermometer
+from depth_distill.codecs import DepthRange, HostIntegerFractional, HostPair, HostSingle, HostTable, HostThermometer
 from depth_distill.codecs.arithmetic import named, power, sigmoid
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders import write_decoders
@@ -39,6 +39,10 @@ CODECS = [
     *HostIntegerFractional(RANGE, "round", "floor", "triangle").decoders,
     HostIntegerFractional(RANGE),
     HostIntegerFractional(DepthRange(0.3, 80.7), fraction="triangle"),
+    HostPair(RANGE, "inverse", 15),
+    HostPair(RANGE, "log", spacing="logit"),
+    HostPair(RANGE, "linear", spacing="metres"),
+    HostTable(HostPair(RANGE, "log", spacing="logit"), [rising(16), rising(256)]),
     HostTable(HostSingle(RANGE, "inverse"), [rising(256)]),
     HostTable(HostThermometer(RANGE, "log", 4, "logit"), [rising(256, seed) for seed in range(4)]),
     HostTable(HostIntegerFractional(RANGE), [rising(256), rising(17)]),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostThermometer
+from depth_distill.codecs import DepthRange, HostIntegerFractional, HostPair, HostSingle, HostThermometer
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
@@ -197,6 +197,9 @@ RANGE = DepthRange(0.5, 15.0)
         *HostIntegerFractional(RANGE, "sum", "floor").decoders,
         *HostIntegerFractional(RANGE, "round", "floor", "triangle").decoders,
         HostIntegerFractional(RANGE),
+        HostPair(RANGE, "log"),
+        HostPair(RANGE, "log", spacing="logit"),
+        HostPair(RANGE, "linear", spacing="metres"),
     ],
     ids=str,
 )
@@ -223,7 +226,13 @@ def test_the_file_that_ends_in_metres(graph, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "codec", [HostThermometer(RANGE, "log", 16, "logit"), HostIntegerFractional(RANGE, fraction="triangle")], ids=str
+    "codec",
+    [
+        HostThermometer(RANGE, "log", 16, "logit"),
+        HostIntegerFractional(RANGE, fraction="triangle"),
+        HostPair(RANGE, "log", spacing="logit"),
+    ],
+    ids=str,
 )
 def test_the_operators_of_a_decoder_are_those_of_onnx(codec, tmp_path):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, codec.channels, 1), torch.nn.Sigmoid()).eval()
