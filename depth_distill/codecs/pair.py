@@ -24,8 +24,8 @@ _CARRY = 0.25  # of a clip: by so much another integer has to be nearer, so that
 class HostPair(TwoPartCodec):
     """The position ``p`` in a thermometer of ``K`` clips, as a whole number of clips and a fraction of the next.
 
-    ``integer = j / (K - 1)`` with ``j = floor(p)``, and ``fractional = p - j`` where ``j`` is even, ``1 - (p - j)`` where
-    it is odd: a triangle wave, which does not jump. So ``p = j + fractional`` or ``j + 1 - fractional`` with
+    ``integer = j / (K - 1)`` with ``j = floor(p)``, and ``fractional = p - j`` where ``j`` is even, ``1 - (p - j)``
+    where it is odd: a triangle wave, which does not jump. So ``p = j + fractional`` or ``j + 1 - fractional`` with
     ``j = round((K - 1) integer)``, right as long as ``integer`` is off by less than half of its step, 1 / (2 K - 2),
     which is 8 steps of 8 bits for 16 clips. At a whole number of clips both readings agree.
 
@@ -59,8 +59,8 @@ class HostPair(TwoPartCodec):
         metres = whole_metres(depth_range)
         if spacing == "metres" and (encoding != "linear" or num_clips not in (None, metres)):
             raise ConfigError(
-                f"spacing: metres needs the encoding linear and, over {depth_range}, {metres} clips; got {encoding} and "
-                f"{num_clips}"
+                f"spacing: metres needs the encoding linear and, over {depth_range}, {metres} clips; got {encoding} "
+                f"and {num_clips}"
             )
         if num_clips is None:
             num_clips = metres if spacing == "metres" else DEFAULT_CLIPS

@@ -252,7 +252,7 @@ def test_whole_metres_of_a_pair_begin_at_the_nearest():
         (lambda: HostPair(RANGE, num_clips=15, spacing="logit"), "num_clips must be even for spacing: logit, got 15"),
         (
             lambda: HostPair(RANGE, "log", spacing="metres"),
-            "metres needs the encoding linear and, .* 15 clips; got log",
+            "needs the encoding linear and, .* 15 clips; got log",
         ),
         (lambda: HostPair(RANGE, spacing="odd"), "spacing must be one of uniform, logit, metres, got 'odd'"),
         (lambda: HostSingle(RANGE, "disparity"), "linear, inverse, log.*'disparity'"),
