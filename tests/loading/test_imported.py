@@ -8,6 +8,11 @@ from depth_distill.errors import ConfigError
 from depth_distill.loading.imported import ImportedNetwork, NetworkInput, build_module, size_rule
 from depth_distill.loading.meaning import Meaning
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.interface import InputLayout, Interface
+from depth_distill.quantization.passes.base import Context
+from depth_distill.quantization.preparation import Preparer
+from depth_distill.quantization.recipe import Recipe
+from depth_distill.quantization.target.target import load_target
 from tests.loading.onnx_importer.onnx_text import model_of
 from tests.loading.onnx_importer.onnx_text import saved as saved_model
 from tests.loading.strangers import Monodepth, TwoHeads, randomized
@@ -44,6 +49,19 @@ def test_disparity_becomes_codes_that_decode_to_its_depth(tmp_path, pad, activat
     assert network.notes[-1] == "folded into dispconv.0"
     assert any("parameters of other outputs removed" in note for note in network.notes)
     assert not any("dispconv.1" in name for name, _ in network.named_parameters())
+
+
+def test_its_one_code_becomes_a_pair():
+    network = ImportedNetwork(MONODEPTH, DISPARITY, (32, 64), output=[["disp", 0]])
+    interface = Interface.of_codes(InputLayout(32, 64, (0, 0, 0), (1, 1, 1)), network.codec.host)
+    prepare = Preparer(network, Context(load_target("per-tensor-minmax"), (IMAGE,), interface))
+
+    prepared = prepare(Recipe.from_entries(["fold", "equalize", "pair"]))
+
+    with torch.no_grad():
+        found = prepared.interface.depth_m(prepared.graph(IMAGE))
+        torch.testing.assert_close(found, network.predict_depth(IMAGE), rtol=3e-4, atol=0)
+    assert prepared.interface.outputs.names == ("integer", "fractional")
 
 
 def test_no_operator_is_added_for_the_flip():

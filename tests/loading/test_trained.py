@@ -15,6 +15,7 @@ from depth_distill.loading.trained import build_untrained, load_data, load_run
 from depth_distill.models import GraphNetwork
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.passes.fold import fold
+from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
@@ -69,6 +70,16 @@ def test_a_trained_student_is_a_float_graph_that_passes_take(distilled_run):
         {f"network.{name}": value for name, value in trained.network.state_dict().items()},
         {name: value for name, value in state.items() if "quantizer" not in name},
     )
+
+
+def test_the_code_of_a_student_becomes_a_pair(distilled_run):
+    trained = load_run(distilled_run[0])
+    images = list(trained.calibration_images(4))
+    prepared = trained.preparer(load_target("per-tensor-minmax"), images)(load_recipe("[fold, equalize, pair]"))
+    with torch.no_grad():
+        found = prepared.interface.depth_m(prepared.graph(images[0]))
+        torch.testing.assert_close(found, trained.network.predict_depth(images[0]), rtol=1e-3, atol=1e-3)
+    assert prepared.interface.outputs.names == ("integer", "fractional")
 
 
 def test_ptq_of_the_loaded_student_gives_the_vendor_number_of_its_run(distilled_run):

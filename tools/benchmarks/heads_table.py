@@ -1,17 +1,18 @@
-r"""Loss of each head from an 8-bit output, and from INT8 as a whole.
+r"""Loss of each head from an 8-bit output, and from INT8 as a whole, by each tool chain.
 
-    python tools/benchmarks/heads_table.py --checkpoint SINGLE.ckpt \
+    python tools/benchmarks/heads_table.py --checkpoint SINGLE.ckpt --backends onnxruntime nncf qnn rknn \
         --trained INTEGER_FRACTIONAL.ckpt --out benchmarks/heads
 
-``--checkpoint`` is a run with a single head, which is converted to thermometer heads. ``--trained`` are runs with other
-heads; each is decoded by every decoder for its codes. Columns:
+``--checkpoint`` are runs whose network has a single code; each is converted to thermometers and to a pair, behind the
+passes of ``--recipe``. ``--trained`` are runs with other heads; each is decoded by every decoder of its codes. Columns:
 
 * abs_rel of the float network, and of the INT8 network from ONNX Runtime's own PTQ of the float ONNX file;
 * drift of depth by INT8 relative to the *same network in float* with the same decoder: mean and 99th percentile;
 * the same for fake quantization with only the output rounded, and with all activations of the head rounded;
 * carry rate: share of pixels whose whole part is wrong, for the INT8 network relative to the float depth, and for the
   float network relative to the ground truth;
-* bytes of output per pixel.
+* bytes of output per pixel;
+* of each of ``--backends``, mean drift and carry rate after its own PTQ of the float file.
 
 Writes ``heads_table.json``, ``heads_table.md`` and ``heads_table.png``, with a map of carries per two-part head.
 Options that are not listed override the configs.
@@ -20,9 +21,10 @@ Options that are not listed override the configs.
 import argparse
 import copy
 import dataclasses
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,17 +35,23 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from depth_distill.atomic import atomic_path, write_json
-from depth_distill.codecs import HostIntegerFractional
+from depth_distill.codecs import HostIntegerFractional, HostSingle
 from depth_distill.display.console import plain_console
 from depth_distill.display.pictures import save_figure
+from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
 from depth_distill.exit_codes import exit_code
+from depth_distill.export.backends.backends import Backend, find_backend
 from depth_distill.export.backends.vendor_ptq import vendor_network
+from depth_distill.export.interface.calibration_set import write_calibration_set
+from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.models import DepthCodec, DepthNet, SingleHead, carry_errors
 from depth_distill.models.codecs import ThermometerCodec
+from depth_distill.quantization.head import with_head
 from depth_distill.quantization.preparation import Prepared
-from depth_distill.quantization.recipe import NAIVE, Recipe
+from depth_distill.quantization.recipe import NAIVE, Recipe, load_recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers, set_enabled
 from depth_distill.quantization.target.target import NpuTarget, load_target
 
@@ -90,36 +98,38 @@ class BehindSigmoid(nn.Module):
         return self.clip(self.repeat(self.sigmoid(self.conv(features))))
 
 
-def variants(run: LoadedRun, num_codes: Sequence[int], target: NpuTarget, calibration_images: int) -> Iterator[Variant]:
-    """A single-head network and its conversions to thermometer heads; any other network as it is."""
+def variants(
+    run: LoadedRun, num_codes: Sequence[int], target: NpuTarget, calibration_images: int, base: Recipe = NAIVE
+) -> Iterator[Variant]:
+    """A network with a single code, its pair and its thermometers; any other network as it is."""
     network, images = run.network, run.calibration_images(calibration_images)
     prepare = run.preparer(target, images)
-    if not (isinstance(network, DepthNet) and isinstance(network.head, SingleHead)):
-        host = network.codec.host
+    host = network.codec.host
+    if not isinstance(host, HostSingle):
         hosts = host.decoders if isinstance(host, HostIntegerFractional) else (host,)
-        yield Variant(prepare(NAIVE), {str(each): DepthCodec(each) for each in hosts}, run)
+        yield Variant(prepare(base), {str(each): DepthCodec(each) for each in hosts}, run)
         return
-    is_sigmoid = isinstance(network.head.output, nn.Sigmoid)
-    name = f"single, {network.head.codec.encoding}, {'sigmoid' if is_sigmoid else 'clip'}"
-    yield Variant(prepare(NAIVE), {name: network.codec}, run)
-    for count in num_codes:
-        finer = prepare(Recipe.from_entries(["fold", {"thermometer": {"num_codes": count}}]))
+    sigmoid = network.head.output if isinstance(network, DepthNet) else None
+    ends = "" if sigmoid is None else ", sigmoid" if isinstance(sigmoid, nn.Sigmoid) else ", clip"
+    yield Variant(prepare(base), {f"{host}{ends}": network.codec}, run)
+    for head in (*(f"thermometer:{count}" for count in num_codes), "pair"):
+        finer = prepare(with_head(base, head))
         codec = finer.interface.codec
         yield Variant(finer, {str(codec): DepthCodec(codec)}, run)
-    if is_sigmoid and num_codes:
+    if isinstance(sigmoid, nn.Sigmoid) and num_codes:
         made = copy.deepcopy(network)
-        head = BehindSigmoid(network.head, max(num_codes))
-        made.head = head.eval()  # type: ignore[assignment]
+        head_behind = BehindSigmoid(network.head, max(num_codes))  # type: ignore[arg-type]
+        made.head = head_behind.eval()  # type: ignore[assignment]
         changed = dataclasses.replace(run, network=made)
-        prepared = changed.preparer(target, images)(NAIVE)
-        yield Variant(prepared, {f"{head.codec}, behind the sigmoid": head.codec}, changed)
+        prepared = changed.preparer(target, images)(base)
+        yield Variant(prepared, {f"{head_behind.codec}, behind the sigmoid": head_behind.codec}, changed)
 
 
 class HeadMeasurements:
     """Measures the columns of the table for a network."""
 
-    def __init__(self, images: int | None, folder: Path) -> None:
-        self.images, self.folder = images, folder
+    def __init__(self, images: int | None, folder: Path, backends: Sequence[Backend] = ()) -> None:
+        self.images, self.folder, self.backends = images, folder, backends
 
     def rows(self, variant: Variant) -> Iterator[tuple[dict[str, Any], Tensor | None]]:
         """A row per decoder and, for a two-part codec, the carry rate of each pixel ``(H, W)``."""
@@ -145,24 +155,62 @@ class HeadMeasurements:
                 "protocol": evaluator.protocol,
                 "carry_rate": None,
                 "float_carry_rate": None,
+                "backends": self._by_backends(variant.prepared, evaluator),
             }
             yield self._with_carries(row, evaluator, codes)
 
     def _codes(self, prepared: Prepared, images: list[Tensor]) -> QuantizedCodes:
-        vendor, quantized = vendor_network(prepared.graph, prepared.batches, self.folder), prepared.quantized
+        outputs, quantized = prepared.interface.outputs, prepared.quantized
+        vendor = vendor_network(prepared.graph, prepared.batches, self.folder, output_names=outputs.names)
         with torch.inference_mode():
-            codes = QuantizedCodes([prepared.graph(each) for each in images], [vendor(each) for each in images], [])
+
+            def run(network: Callable[[Tensor], Any]) -> list[Tensor]:
+                return [outputs.codes(network(each)) for each in images]
+
+            codes = QuantizedCodes(run(prepared.graph), run(vendor), [])
             set_enabled(quantized, False)
             set_enabled(quantized, True, kinds=["output"])
-            codes.output = [quantized(each) for each in images]
+            codes.output = run(quantized)
             in_head = [
                 site
                 for site, each in quantizers(quantized).items()
-                if site.startswith("head.") and each.kind != "weight"
+                if each.kind == "output" or (site.startswith("head.") and each.kind != "weight")
             ]
             set_enabled(quantized, True, in_head)
-            codes.head = [quantized(each) for each in images]
+            codes.head = run(quantized)
+            set_enabled(quantized, True)
         return codes
+
+    def _by_backends(self, prepared: Prepared, evaluator: Evaluator) -> dict[str, dict[str, Any]]:
+        """Drift and carries of each tool chain's own PTQ of the float file; the reason where it refuses."""
+        if not self.backends:
+            return {}
+        inputs, outputs = prepared.interface.inputs, prepared.interface.outputs
+        file = export_float(prepared.graph, self.folder / "head.onnx", FileSpec.of(prepared.interface))
+        calibration = torch.cat([each.cpu() for each in prepared.context.images])
+        folder = self.folder / "calibration"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_calibration_set(inputs.prepare(calibration).numpy(), inputs.pixels(calibration).numpy(), "image", folder)
+        images = inputs.prepare(torch.cat([each.image for each in evaluator.batches])).numpy()
+        found: dict[str, dict[str, Any]] = {}
+        for backend in self.backends:
+            try:
+                ran = backend.run(file, images, folder, repeats=0)
+            except ConfigError as error:
+                found[backend.name] = {"error": str(error)}
+                continue
+            codes = outputs.codes({name: torch.from_numpy(each) for name, each in ran.outputs.items()})
+            score = evaluator.of_codes(codes)
+            assert evaluator.reference_m is not None
+            wrong = carry_errors(evaluator.codec, codes, torch.cat(list(evaluator.reference_m)))
+            found[backend.name] = {
+                "version": ran.version,
+                "drift_mm": score["drift_mm"],
+                "drift_p99_mm": score["drift_p99_mm"],
+                "abs_rel": score["abs_rel"],
+                "carry_rate": None if wrong is None else float(wrong.float().mean()),
+            }
+        return found
 
     def _with_carries(
         self, row: dict[str, Any], evaluator: Evaluator, codes: QuantizedCodes
@@ -187,11 +235,15 @@ class HeadMeasurements:
 def main(args: Sequence[str] | None = None) -> int:
     """Measure, print and write; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a .ckpt of a run with a single head")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", required=True, help=".ckpt files of runs with a single code"
+    )
     parser.add_argument("--trained", type=Path, nargs="*", default=[], help=".ckpt files of runs with other heads")
     parser.add_argument(
         "--num-codes", type=int, nargs="*", default=[2, 4, 8, 16], help="numbers of codes of the thermometer heads"
     )
+    parser.add_argument("--recipe", default="naive", help="passes before the head is converted")
+    parser.add_argument("--backends", nargs="*", default=[], help="tool chains whose own PTQ is measured as well")
     parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
     parser.add_argument("--images", type=int, help="validate on about this many images; all if not given")
     parser.add_argument("--calibration-images", type=int, default=64)
@@ -205,17 +257,19 @@ def _work(options: argparse.Namespace, overrides: Sequence[str], console: Consol
     rows: list[dict[str, Any]] = []
     maps: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
-        measure = HeadMeasurements(options.images, Path(folder))
-        for checkpoint in (options.checkpoint, *options.trained):
+        measure = HeadMeasurements(options.images, Path(folder), [find_backend(name) for name in options.backends])
+        for checkpoint in (*options.checkpoint, *options.trained):
             run = checkpoint.absolute().parents[1].name
             loaded = load_run(checkpoint, overrides=overrides)
-            for variant in variants(loaded, options.num_codes, target, options.calibration_images):
+            base = load_recipe(options.recipe)
+            for variant in variants(loaded, options.num_codes, target, options.calibration_images, base):
                 for row, carries in measure.rows(variant):
                     rows.append({"run": run, **row})
                     console.print(" | ".join([run, row["head"], *cells(row)]), highlight=False, soft_wrap=True)
                     if carries is not None:
                         maps[f"{run}\n{row['head']}"] = carries
-    write_json(options.out / "heads_table.json", {"target": target.name, "rows": rows})
+    values = {"target": target.name, "recipe": options.recipe, "calibration_images": options.calibration_images}
+    write_json(options.out / "heads_table.json", {**values, "rows": rows})
     with atomic_path(options.out / "heads_table.md") as temporary:
         temporary.write_text(markdown(rows))
     save_figure(_picture(rows, maps), options.out / "heads_table.png")
@@ -243,7 +297,27 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         lines += [f"### {run} ({mine[0]['protocol']})", ""]
         lines += ["| head | " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
         lines += [f"| {row['head']} | {' | '.join(cells(row))} |" for row in mine] + [""]
+        names = list(dict.fromkeys(name for row in mine for name in row["backends"]))
+        if names:
+            titles = {name: f"{find_backend(name).title} {_version(mine, name)}".strip() for name in names}
+            lines += ["| head | " + " | ".join(titles[name] for name in names) + " |"]
+            lines += ["| --- |" + " ---: |" * len(names)]
+            lines += [f"| {row['head']} | {' | '.join(_of_backend(row, name) for name in names)} |" for row in mine]
+            lines += [""]
     return "\n".join(lines)
+
+
+def _version(rows: Sequence[dict[str, Any]], name: str) -> str:
+    return next((row["backends"][name]["version"] for row in rows if "version" in row["backends"].get(name, {})), "")
+
+
+def _of_backend(row: dict[str, Any], name: str) -> str:
+    """Mean drift in mm, and the carries if the head has any to get wrong."""
+    found = row["backends"].get(name, {})
+    if "drift_mm" not in found:
+        return "refused"
+    carries = "" if found["carry_rate"] is None else f"; {found['carry_rate']:.3%} carries"
+    return f"{found['drift_mm']:.2f} mm ({found['drift_p99_mm']:.1f}){carries}"
 
 
 def _picture(rows: Sequence[dict[str, Any]], maps: dict[str, Tensor]) -> Figure:

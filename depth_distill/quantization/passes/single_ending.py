@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import argument
+from depth_distill.quantization.graph.trace import calls_by_module
 from depth_distill.quantization.passes.surgery.edits import (
     called_once,
     finish,
@@ -91,7 +92,8 @@ def with_clips(graph_module: fx.GraphModule, weight: torch.Tensor, bias: torch.T
     repeated.weight, repeated.bias = nn.Parameter(weight), nn.Parameter(bias)
     path = str(ending.conv_node.target)
     converted.set_submodule(path, repeated)
-    if ending.activation.op == "call_module" and ending.activation.all_input_nodes == [ending.conv_node]:
+    alone = len(calls_by_module(converted).get(str(ending.activation.target), ())) == 1  # not the sigmoid of gates, too
+    if alone and ending.activation.all_input_nodes == [ending.conv_node]:
         converted.set_submodule(str(ending.activation.target), nn.Hardtanh(0.0, 1.0))
     else:
         name = free_name(converted, f"{path}_clip")

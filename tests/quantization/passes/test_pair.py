@@ -170,6 +170,28 @@ def test_the_endings_of_other_networks_are_known(behind, convert):
     assert (codec.single.encode_with(torch, codec.decode_with(torch, codes)) - code).abs().max() < 1.1e-5
 
 
+class SharedSigmoid(nn.Module):
+    """One sigmoid for a gate and for the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.conv, self.sigmoid = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 1, 3, padding=1), nn.Sigmoid()
+
+    def forward(self, image):
+        """Codes."""
+        return self.sigmoid(self.conv(image * self.sigmoid(self.gate(image))))
+
+
+def test_a_sigmoid_that_is_used_elsewhere_stays_there():
+    torch.manual_seed(0)
+    network = SharedSigmoid().eval()
+    made, codec = pair(trace(network), HostSingle(RANGE))
+    given = torch.randn(2, 3, 8, 12)
+    with torch.no_grad():
+        depth_m = codec.decode_with(torch, torch.cat(made(given), 1))
+        torch.testing.assert_close(codec.single.encode_with(torch, depth_m), network(given), rtol=0, atol=1.1e-5)
+
+
 @pytest.mark.parametrize(
     "behind",
     [

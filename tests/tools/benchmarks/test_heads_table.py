@@ -34,17 +34,23 @@ def integer_fractional(trained_checkpoint, tmp_path):
 def test_every_head_and_decoder_has_a_row(trained_checkpoint, integer_fractional, tmp_path, capsys):
     words = ["--checkpoint", str(trained_checkpoint), "--trained", str(integer_fractional), "--num-codes", "16"]
     words += ["--images", "4", "--calibration-images", "4", "--out", str(tmp_path / "out")]
+    words += ["--backends", "onnxruntime"]
     assert heads_table.main(words) == 0
     rows = {row["head"]: row for row in json.loads((tmp_path / "out" / "heads_table.json").read_text())["rows"]}
     single, thermometer = rows["single, log, sigmoid"], rows["thermometer x 16, log, logit"]
     behind = rows["thermometer x 16, log, behind the sigmoid"]
     decoders = [rows[f"integer/fraction (floor, sawtooth), {name}"] for name in ("sum", "round", "unwrap")]
-    assert len(rows) == 6
+    pair = rows["pair x 16, log, logit"]
+    assert len(rows) == 7
 
     # The float network is the same whatever its codes; INT8 is not.
-    for row in (thermometer, behind):
+    for row in (thermometer, behind, pair):
         assert row["float_abs_rel"] == pytest.approx(single["float_abs_rel"], rel=1e-4)
-    assert [row["bytes_per_pixel"] for row in (single, decoders[0], thermometer)] == [1, 2, 16]
+    assert [row["bytes_per_pixel"] for row in (single, decoders[0], pair, thermometer)] == [1, 2, 2, 16]
+    assert pair["output_drift_mm"] < 1.05 * thermometer["output_drift_mm"]
+    assert pair["carry_rate"] < 1e-3
+    # Nothing but the runner differs: the same quantizer on the same file.
+    assert pair["backends"]["onnxruntime"]["drift_mm"] == pytest.approx(pair["drift_mm"], rel=0.2)
     assert thermometer["output_drift_mm"] < single["output_drift_mm"] / 4
     # Behind the sigmoid the last rounding is as fine, but the sigmoid was rounded before it.
     assert behind["output_drift_mm"] < single["output_drift_mm"] / 4
@@ -56,6 +62,7 @@ def test_every_head_and_decoder_has_a_row(trained_checkpoint, integer_fractional
     text = (tmp_path / "out" / "heads_table.md").read_text()
     assert "### small (per-image mean, depth 0.5-15 m)" in text
     assert "### two_part" in text
+    assert "| head | ONNX Runtime " in text
     assert (tmp_path / "out" / "heads_table.png").stat().st_size > 0
     assert "thermometer x 16, log, logit" in capsys.readouterr().out
 
