@@ -25,6 +25,7 @@ from depth_distill.codecs import (
     DepthRange,
     HostCodec,
     HostIntegerFractional,
+    HostPair,
     HostSingle,
     HostThermometer,
     TwoPartCodec,
@@ -52,6 +53,10 @@ def codecs_of(depth_range: DepthRange) -> list[HostCodec]:
         HostThermometer(depth_range, "log", 16),
         HostThermometer(depth_range, "log", 8, "logit"),
         HostThermometer(depth_range, "log", 16, "logit"),
+        HostPair(depth_range, "linear", spacing="metres"),
+        HostPair(depth_range, "inverse"),
+        HostPair(depth_range, "log"),
+        HostPair(depth_range, "log", spacing="logit"),
     ]
 
 
@@ -61,8 +66,9 @@ def rounding(codec: HostCodec, jitter_m: float = 0.0) -> dict[str, float]:
     depth_m = np.linspace(codec.near_m, codec.far_m, SAMPLES, dtype=np.float32).reshape(1, 1, -1)
     codes = codec.encode(depth_m)
     wrong = np.zeros(depth_m.shape, bool)
-    if isinstance(codec, HostIntegerFractional) and jitter_m:
-        offset = generator.uniform(-jitter_m, jitter_m, depth_m.size) / codec.metres
+    steps = _whole_metres(codec)
+    if steps and jitter_m:
+        offset = generator.uniform(-jitter_m, jitter_m, depth_m.size) / steps
         codes[0, 0] = np.clip(codes[0, 0] + offset, 0, 1)
         depth_m = codec.decode(codes)
     rounded = np.rint(codes * 255) / np.float32(255)
@@ -86,8 +92,15 @@ def measure(codec: HostCodec, depths_m: Sequence[float], jitter_m: float) -> dic
         "step_mm": codec.step_mm(at).tolist(),
         "worst_mm": codec.worst_error_mm(at).tolist(),
         "exact": rounding(codec),
-        "jittered": rounding(codec, jitter_m) if isinstance(codec, HostIntegerFractional) else None,
+        "jittered": rounding(codec, jitter_m) if _whole_metres(codec) else None,
     }
+
+
+def _whole_metres(codec: HostCodec) -> int:
+    """By how many metres the integer code goes from 0 to 1; 0 where it does not count metres."""
+    if isinstance(codec, HostPair):
+        return codec.num_clips - 1 if codec.spacing == "metres" else 0
+    return codec.metres if isinstance(codec, HostIntegerFractional) else 0
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -144,7 +157,7 @@ def _picture(codecs: Sequence[HostCodec]) -> Figure:
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     ax = figure.subplots()
     depth_m = np.linspace(codecs[0].near_m, codecs[0].far_m, 2000)[1:-1]
-    styles = {HostSingle: "-", HostIntegerFractional: "--", HostThermometer: "-."}
+    styles = {HostSingle: "-", HostIntegerFractional: "--", HostThermometer: "-.", HostPair: ":"}
     drawn: set[tuple[float, ...]] = set()
     for codec in codecs:
         step_mm = codec.step_mm(depth_m)

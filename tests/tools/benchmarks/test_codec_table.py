@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle
+from depth_distill.codecs import DepthRange, HostIntegerFractional, HostPair, HostSingle
 from tools.benchmarks import codec_table
 
 RANGE = DepthRange(0.5, 15.0)
@@ -17,6 +17,9 @@ def test_exact_codes_flatter_the_sum_and_a_trained_integer_does_not():
     assert codec_table.rounding(unwrapped, 0.2) == codec_table.rounding(unwrapped, 0.2)
     assert codec_table.rounding(unwrapped, 0.2)["max_mm"] == pytest.approx(1.96, abs=0.01)
     assert codec_table.rounding(unwrapped, 0.2)["carries"] == 0
+    pair = codec_table.rounding(HostPair(RANGE, "linear", spacing="metres"), 0.2)
+    assert pair["max_mm"] == pytest.approx(1.96, abs=0.01)
+    assert pair["carries"] == 0
 
 
 def test_a_row_has_the_step_at_each_depth():
