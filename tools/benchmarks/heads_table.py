@@ -99,7 +99,12 @@ class BehindSigmoid(nn.Module):
 
 
 def variants(
-    run: LoadedRun, num_codes: Sequence[int], target: NpuTarget, calibration_images: int, base: Recipe = NAIVE
+    run: LoadedRun,
+    num_codes: Sequence[int],
+    target: NpuTarget,
+    calibration_images: int,
+    base: Recipe = NAIVE,
+    behind_sigmoid: bool = False,
 ) -> Iterator[Variant]:
     """A network with a single code, its pair and its thermometers; any other network as it is."""
     network, images = run.network, run.calibration_images(calibration_images)
@@ -112,11 +117,11 @@ def variants(
     sigmoid = network.head.output if isinstance(network, DepthNet) else None
     ends = "" if sigmoid is None else ", sigmoid" if isinstance(sigmoid, nn.Sigmoid) else ", clip"
     yield Variant(prepare(base), {f"{host}{ends}": network.codec}, run)
-    for head in (*(f"thermometer:{count}" for count in num_codes), "pair"):
+    for head in ("pair", *(f"thermometer:{count}" for count in num_codes)):
         finer = prepare(with_head(base, head))
         codec = finer.interface.codec
         yield Variant(finer, {str(codec): DepthCodec(codec)}, run)
-    if isinstance(sigmoid, nn.Sigmoid) and num_codes:
+    if behind_sigmoid and isinstance(sigmoid, nn.Sigmoid) and num_codes:
         made = copy.deepcopy(network)
         head_behind = BehindSigmoid(network.head, max(num_codes))  # type: ignore[arg-type]
         made.head = head_behind.eval()  # type: ignore[assignment]
@@ -242,6 +247,9 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--num-codes", type=int, nargs="*", default=[2, 4, 8, 16], help="numbers of codes of the thermometer heads"
     )
+    parser.add_argument(
+        "--behind-sigmoid", action="store_true", help="a thermometer behind the sigmoid as well, for comparison"
+    )
     parser.add_argument("--recipe", default="naive", help="passes before the head is converted")
     parser.add_argument("--backends", nargs="*", default=[], help="tool chains whose own PTQ is measured as well")
     parser.add_argument("--target", default="per-tensor-minmax", help="name of an NPU profile, or its .yaml file")
@@ -262,10 +270,14 @@ def _work(options: argparse.Namespace, overrides: Sequence[str], console: Consol
             run = checkpoint.absolute().parents[1].name
             loaded = load_run(checkpoint, overrides=overrides)
             base = load_recipe(options.recipe)
-            for variant in variants(loaded, options.num_codes, target, options.calibration_images, base):
+            arguments = (options.num_codes, target, options.calibration_images, base, options.behind_sigmoid)
+            for variant in variants(loaded, *arguments):
                 for row, carries in measure.rows(variant):
                     rows.append({"run": run, **row})
-                    console.print(" | ".join([run, row["head"], *cells(row)]), highlight=False, soft_wrap=True)
+                    of_backends = [f"{name} {_of_backend(row, name)}" for name in row["backends"]]
+                    console.print(
+                        " | ".join([run, row["head"], *cells(row), *of_backends]), highlight=False, soft_wrap=True
+                    )
                     if carries is not None:
                         maps[f"{run}\n{row['head']}"] = carries
     values = {"target": target.name, "recipe": options.recipe, "calibration_images": options.calibration_images}

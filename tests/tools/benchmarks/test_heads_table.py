@@ -34,7 +34,7 @@ def integer_fractional(trained_checkpoint, tmp_path):
 def test_every_head_and_decoder_has_a_row(trained_checkpoint, integer_fractional, tmp_path, capsys):
     words = ["--checkpoint", str(trained_checkpoint), "--trained", str(integer_fractional), "--num-codes", "16"]
     words += ["--images", "4", "--calibration-images", "4", "--out", str(tmp_path / "out")]
-    words += ["--backends", "onnxruntime"]
+    words += ["--backends", "onnxruntime", "--behind-sigmoid"]
     assert heads_table.main(words) == 0
     rows = {row["head"]: row for row in json.loads((tmp_path / "out" / "heads_table.json").read_text())["rows"]}
     single, thermometer = rows["single, log, sigmoid"], rows["thermometer x 16, log, logit"]
