@@ -112,6 +112,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.atomic import write_json
     from depth_distill.display.console import plain_console
     from depth_distill.export.bundle.pipeline import ExportOptions, export_bundle
+    from depth_distill.quantization.head import SINGLE
     from depth_distill.quantization.target.target import load_target
 
     console = plain_console()
@@ -134,6 +135,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
                 images=options.images,
                 backends=_backends(options.backends, console),
                 refuse=not options.allow_violations,
+                keep_head=options.head == SINGLE,
                 command=shlex.join(["depth-distill", *options.words]),
             ),
             load_target(options.target),

@@ -39,11 +39,12 @@ from depth_distill.export.onnx_io.encodings import scales
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for, require_opset
 from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
+from depth_distill.quantization.head_choice import choose_head
 from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Pass, PassReport
 from depth_distill.quantization.passes.outputs import SeparateOutputs
 from depth_distill.quantization.passes.pair import Pair
-from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.preparation import Prepared, Preparer
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, RecipeLike, load_recipe
 from depth_distill.quantization.recipe_search import Trial
 from depth_distill.quantization.simulate.calibrate import weights_hash
@@ -75,6 +76,8 @@ class ExportOptions:
         images: approximate number of validation images for verification; all unless given.
         backends: tool chains to verify the files on.
         refuse: whether an operator that the target refuses is an error; otherwise it is a warning in the report.
+        keep_head: whether the network ends as it does even where the target computes another function there; see
+            :func:`~depth_distill.quantization.head_choice.choose_head`.
         command: command line, for the manifest.
     """
 
@@ -94,6 +97,7 @@ class ExportOptions:
     images: int | None = None
     backends: Sequence[Backend] = ()
     refuse: bool = True
+    keep_head: bool = False
     command: str = ""
 
 
@@ -187,23 +191,53 @@ def _chosen(
     steps: StepRunner,
     console: Console,
 ) -> Recipe:
-    """The recipe of the options, with the passes that ``auto`` stands for in its place."""
-    if not options.recipe.has(Auto.name):
-        return options.recipe
+    """The recipe of the options, with an end that the target computes, and with the passes that ``auto`` stands for."""
+    recipe = _with_head(options, target, run, images, steps, console)
+    if not recipe.has(Auto.name):
+        return recipe
 
     def show(trial: Trial) -> None:
         console.print(f"       {', '.join(trial.cells())}", style="dim", highlight=False, soft_wrap=True)
 
     def choose() -> list[dict[str, Any]]:
-        return run.chosen_recipe(options.recipe, target, images, options.calibrator, show).to_entries()
+        return run.chosen_recipe(recipe, target, images, options.calibrator, show).to_entries()
 
     depends_on = [
-        options.recipe.to_dict(),
+        recipe.to_dict(),
         weights_hash(run.network),
         [tensor_hash(each) for each in images],
         options.calibrator,
     ]
-    return Recipe.from_entries(steps.run("choose the recipe", depends_on, choose), options.recipe.name)
+    return Recipe.from_entries(steps.run("choose the recipe", depends_on, choose), recipe.name)
+
+
+def _with_head(
+    options: ExportOptions,
+    target: NpuTarget,
+    run: LoadedRun,
+    images: Sequence[Tensor],
+    steps: StepRunner,
+    console: Console,
+) -> Recipe:
+    """The recipe, with another end where the target would substitute the activation there."""
+    if not target.substituted:
+        return options.recipe
+
+    def choose() -> dict[str, Any]:
+        def prepare(calibration: Sequence[Tensor]) -> Preparer:
+            return run.preparer(target, calibration, options.calibrator)
+
+        found = choose_head(options.recipe, images, prepare, options.keep_head)
+        return {"passes": found.recipe.to_entries(), "line": found.line}
+
+    hashes = [tensor_hash(each) for each in images]
+    depends_on = [options.recipe.to_dict(), weights_hash(run.network), hashes, options.calibrator, options.keep_head]
+    found = steps.run("choose the head", depends_on, choose)
+    if found["line"]:
+        kept = found["passes"] == options.recipe.to_entries()
+        word, style = ("warning", "yellow") if kept else ("head", "")
+        console.print(f"{word:7} {found['line']}", style=style, highlight=False, soft_wrap=True)
+    return Recipe.from_entries(found["passes"], options.recipe.name)
 
 
 def with_outputs(recipe: Recipe, codec: HostCodec, separate: bool | None = None) -> Recipe:

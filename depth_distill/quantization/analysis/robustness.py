@@ -10,8 +10,7 @@ from torch import Tensor, fx
 
 from depth_distill.errors import DataError
 from depth_distill.quantization.analysis.replay import Replay
-from depth_distill.quantization.graph.node_kinds import classify
-from depth_distill.quantization.graph.substituted import SUBSTITUTIONS, substitute, substituted
+from depth_distill.quantization.graph.substituted import SUBSTITUTIONS, output_sites, substitute, substituted
 
 HEADER = ("operator", "computed as", "where", "its input", "mm", "%", "abs_rel", "verdict")
 
@@ -150,7 +149,7 @@ def _rows_of(
         return []
     replay = Replay(changed)
     modules = substituted(replay.network)
-    ending = _at_output(replay.network)
+    ending = output_sites(replay.network)
     groups = {at_output: [site for site in modules if (site in ending) == at_output] for at_output in (True, False)}
     runs = [(at_output, by) for at_output, sites in groups.items() if sites for by in names]
     sums = {run: _Change() for run in runs}
@@ -187,22 +186,6 @@ def _set(replay: Replay, sites: Sequence[str], by: str) -> None:
     for site in sites:
         modules[site].use(by)
     replay.switch_on(sites)
-
-
-def _at_output(graph: fx.GraphModule) -> set[str]:
-    """Sites of the substituted activations whose values the network returns, moved at most."""
-    (output,) = (node for node in graph.graph.nodes if node.op == "output")
-    modules, found = dict(graph.named_modules(remove_duplicate=False)), set()
-    operations = classify(graph)
-    waiting = list(output.all_input_nodes)
-    while waiting:
-        node = waiting.pop()
-        site = getattr(modules.get(str(node.target)), "site", None) if node.op == "call_module" else None
-        if site is not None:
-            found.add(site)
-        elif operations[node].kind in ("move", "identity", "concat"):
-            waiting += node.all_input_nodes
-    return found
 
 
 class _Change:

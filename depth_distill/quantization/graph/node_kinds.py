@@ -106,6 +106,13 @@ def classify(graph_module: fx.GraphModule) -> dict[fx.Node, Operation]:
     return operations
 
 
+def activation_of(graph_module: fx.GraphModule, node: fx.Node) -> ActivationName | None:
+    """The activation that a call computes, where the placement of quantizers has rules for it."""
+    if node.op == "call_module":
+        return _activation_of_module(graph_module.get_submodule(str(node.target)))
+    return _ACTIVATION_FUNCTIONS.get(node.target) or _ACTIVATION_METHODS.get(cast(str, node.target))
+
+
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
     """An argument of a function or method, which a trace has by position or by name, as the caller wrote it."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
@@ -173,7 +180,7 @@ def _classify(node: fx.Node, graph_module: fx.GraphModule, operations: dict[fx.N
     for targets, kind in tables:
         if node.target in targets:
             return Operation(kind)
-    activation = _ACTIVATION_FUNCTIONS.get(node.target) or _ACTIVATION_METHODS.get(cast(str, node.target))
+    activation = activation_of(graph_module, node)
     return Operation("activation", activation) if activation else Operation("compute")
 
 
@@ -189,8 +196,12 @@ def _classify_module(node: fx.Node, module: nn.Module) -> Operation:
         return Operation("move")
     if isinstance(module, nn.Upsample):
         return Operation("move" if _is_nearest(module.mode) else "compute")
-    activation = module.activation if isinstance(module, Substituted) else _ACTIVATIONS.get(type(module))
+    activation = _activation_of_module(module)
     return Operation("activation", activation) if activation else Operation("compute")
+
+
+def _activation_of_module(module: nn.Module) -> ActivationName | None:
+    return module.activation if isinstance(module, Substituted) else _ACTIVATIONS.get(type(module))
 
 
 def _is_known(callee: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from depth_distill.quantization.graph.node_kinds import argument, classify, operation_name, scoped_name
+from depth_distill.quantization.graph.node_kinds import activation_of, argument, classify, operation_name, scoped_name
 from depth_distill.quantization.graph.substitutions import (
     EXACT,
     SUBSTITUTIONS,
@@ -18,7 +18,7 @@ from depth_distill.quantization.graph.substitutions import (
 )
 from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 
-__all__ = ["SUBSTITUTIONS", "Substituted", "operator_of", "restore", "substitute", "substituted"]
+__all__ = ["SUBSTITUTIONS", "Substituted", "operator_of", "output_sites", "restore", "substitute", "substituted"]
 
 _OPERATORS = {
     "sigmoid": "Sigmoid",
@@ -62,7 +62,7 @@ def substitute_in_place(
     graph_module: fx.GraphModule, substitutions: Mapping[str, str], max_opset: int | None = None
 ) -> list[str]:
     """Do that to the graph itself; nodes keep their names and their kind."""
-    operations, places = classify(graph_module), []
+    places: list[str] = []
     for node in list(graph_module.graph.nodes):
         found = _choice(graph_module, node, substitutions, max_opset or _NEWEST)
         if found is None:
@@ -78,7 +78,7 @@ def substitute_in_place(
             replaced = (node.op, node.target, tuple(node.args[1:]), dict(node.kwargs))
             node.meta["scoped_name"] = place  # what functions are called by survives
         path = str(node.target) if module is not None else f"substituted_{node.name}"
-        stand_in = Substituted(operator, by, exact, around, site, operations[node].activation, replaced)
+        stand_in = Substituted(operator, by, exact, around, site, activation_of(graph_module, node), replaced)
         stand_in.train(graph_module.training)
         if module is not None:
             graph_module.set_submodule(path, stand_in)
@@ -108,6 +108,21 @@ def restore(graph_module: fx.GraphModule) -> None:
 def substituted(model: nn.Module) -> dict[str, Substituted]:
     """The substituted activations of a model by the name of their site."""
     return {module.site: module for module in model.modules() if isinstance(module, Substituted)}
+
+
+def output_sites(graph_module: fx.GraphModule) -> set[str]:
+    """Sites of the substituted activations whose values the network returns, moved at most."""
+    (output,) = (node for node in graph_module.graph.nodes if node.op == "output")
+    operations, found = classify(graph_module), set()
+    waiting = list(output.all_input_nodes)
+    while waiting:
+        node = waiting.pop()
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, Substituted):
+            found.add(module.site)
+        elif operations[node].kind in ("move", "identity", "concat"):
+            waiting += node.all_input_nodes
+    return found
 
 
 def operator_of(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
