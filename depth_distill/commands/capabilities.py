@@ -20,6 +20,7 @@ from depth_distill.export.probe.operators import operator_probes
 from depth_distill.export.probe.probes import Prober, run_probes
 from depth_distill.export.probe.profile_writing import check_destination, write_profile
 from depth_distill.export.probe.report import ProbeReport
+from depth_distill.export.probe.substitutions import substitution_probes
 from depth_distill.loading.trained import build_untrained
 from depth_distill.quantization.recipe import NAIVE
 from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
@@ -43,7 +44,11 @@ def probe(
     prober = Prober(find_backend(backend))
     progress = plain_console(stderr=True)
     results = run_probes(
-        prober, capability_probes(target), operators, lambda name: progress.print(Text(f"{backend}: {name}"))
+        prober,
+        capability_probes(target),
+        operators,
+        lambda name: progress.print(Text(f"{backend}: {name}")),
+        substitution_probes(target),
     )
     report = ProbeReport(target, f"{backend} {prober.version}", tuple(results))
     console.print(report.table())
@@ -51,7 +56,9 @@ def probe(
         console.print(Text(line), soft_wrap=True)
     if profile is not None:
         remark = f"{report.tool_chain}, {datetime.date.today()}"
-        changes = write_profile(target, profile, report.capabilities(), report.forbidden(), remark)
+        changes = write_profile(
+            target, profile, report.capabilities(), report.forbidden(), remark, report.substitutions()
+        )
         console.print(Text(f"{profile}: {'; '.join(changes) or 'nothing changed'}"), soft_wrap=True)
     if json_file is not None:
         broken = [each.name for each in report.overstated]

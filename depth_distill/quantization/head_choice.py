@@ -78,8 +78,8 @@ def choose_head(
     what = f"{target.name} computes {ending}"
     if isinstance(as_is.interface.outputs, RawOutputs):
         scorer = DeviationScorer([as_is.interface.feed(each) for each in held_out], _raw(as_is, as_is.graph))
-        lost = scorer(_raw(as_is, as_is.quantized)).relative
-        return HeadChoice(recipe, f"{what}: expect the output to be off by {_percent(lost)}", True)
+        off = scorer(_raw(as_is, as_is.quantized)).relative
+        return HeadChoice(recipe, f"{what}: expect the output to be off by {_percent(off)}", True)
     scorer = DeviationScorer(held_out, lambda batch: _depth(as_is, as_is.graph, batch))
     lost = scorer(lambda batch: _depth(as_is, as_is.quantized, batch))
     itself = without_substitutions(as_is.quantized)

@@ -22,6 +22,8 @@ from depth_distill.export.backends.backends import BackendRun
 from depth_distill.export.probe.judgement import Arrays, Probe, Variant, Verdict, judge, reference
 from depth_distill.export.probe.models import float_conv, float_image
 from depth_distill.export.probe.operators import OperatorProbe
+from depth_distill.export.probe.substitutions import OUTPUT, SubstitutionProbe, judge_substitution
+from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 
 _LONGEST = 150  # characters of a failure reason in a table
 _PTQ_TOLERANCE = 0.05  # of the largest value: input, weight and output have steps of 1/127, whose errors partly cancel
@@ -70,12 +72,14 @@ class ProbeResult:
         verdict: the outcome.
         reason: the measured errors, or the tool chain's reason for refusing.
         op: ONNX type, for operators.
+        computed: what is computed in place of the activation ``name``, as profiles say it; empty for other probes.
     """
 
     name: str
     verdict: Verdict
     reason: str
     op: str | None = None
+    computed: str = ""
 
 
 class RefusalError(Exception):
@@ -183,6 +187,33 @@ class Prober:
         verdict: Verdict = "confirmed" if error <= bound else "unconfirmed"
         return ProbeResult("own PTQ", verdict, self._on_simulator(numbers))
 
+    def substitution(self, probe: SubstitutionProbe) -> ProbeResult:
+        """What is computed in place of an activation, in float and behind the tool chain's own PTQ.
+
+        A substitution in either form counts; the operator itself has to be seen in each form that runs.
+        """
+        forms = {"in float": False} if self.backend.takes else {}
+        if self.backend.quantizes:
+            forms["behind its own PTQ"] = True
+        seen: dict[str, str] = {}
+        reasons = []
+        for form, quantize in forms.items():
+            try:
+                outputs = self._run(probe.model, probe.inputs, quantize)
+            except RefusalError as refusal:
+                reasons.append(f"{form}: refused: {refusal}")
+                continue
+            found, reason = UNCONFIRMED, f"returns nothing for {OUTPUT}"
+            if OUTPUT in outputs:
+                found, reason = judge_substitution(probe, outputs[OUTPUT], quantize or not self.backend.takes)
+            seen[form] = found
+            reasons.append(f"{form}: {reason}")
+        named = [each for each in seen.values() if each not in (ITSELF, UNCONFIRMED)]
+        computed = named[-1] if named else ITSELF if set(seen.values()) == {ITSELF} else UNCONFIRMED
+        verdict: Verdict = "unsupported" if named else "confirmed" if computed == ITSELF else "unconfirmed"
+        reason = self._on_simulator("; ".join(reasons)) if seen else "; ".join(reasons) or "nothing to run"
+        return ProbeResult(probe.operator, verdict, reason, computed=computed)
+
     def _judge(self, variant: Variant, probe: Probe, found: Arrays) -> tuple[Verdict, str]:
         truth = reference(variant.reading or variant.model, probe.inputs)
         wrong_readings = [reference(wrong_reading.model, probe.inputs) for wrong_reading in variant.wrong_readings]
@@ -249,15 +280,22 @@ def _titled(variant: Variant, words: str) -> str:
 
 
 def run_probes(
-    prober: Prober, probes: Sequence[Probe], operators: Sequence[OperatorProbe], announce: Callable[[str], None]
+    prober: Prober,
+    probes: Sequence[Probe],
+    operators: Sequence[OperatorProbe],
+    announce: Callable[[str], None],
+    substitutions: Sequence[SubstitutionProbe] = (),
 ) -> list[ProbeResult]:
-    """Probe capabilities, the tool chain's own PTQ, and operators; ``announce`` is called with each name first."""
+    """Probe capabilities, own PTQ, activations and operators, in this order; ``announce`` is called with each name."""
     results = []
     for probe in probes:
         announce(probe.name)
         results.append(prober.capability(probe))
     announce("own PTQ")
     results.append(prober.own_ptq())
+    for each in substitutions:
+        announce(f"{each.operator} itself")
+        results.append(prober.substitution(each))
     for operator in operators:
         announce(operator.name)
         results.append(prober.operator(operator))

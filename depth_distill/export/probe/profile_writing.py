@@ -8,6 +8,7 @@ import yaml  # type: ignore[import-untyped]
 
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 from depth_distill.quantization.target.target import NpuTarget, Support, load_target, target_names
 
 _MARK = "probed: "  # marks the remark of an earlier run, which is replaced
@@ -34,9 +35,14 @@ def check_destination(target: NpuTarget, path: Path) -> None:
 
 
 def write_profile(
-    target: NpuTarget, path: Path, capabilities: Mapping[str, Support], forbidden: Sequence[str], remark: str
+    target: NpuTarget,
+    path: Path,
+    capabilities: Mapping[str, Support],
+    forbidden: Sequence[str],
+    remark: str,
+    substitutions: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Write a copy of a target's profile with some capabilities and forbidden operators changed.
+    """Write a copy of a target's profile with some capabilities, forbidden operators and substitutions changed.
 
     Args:
         target: target that was read from a file.
@@ -44,6 +50,7 @@ def write_profile(
         capabilities: new values; unchanged values leave their lines untouched.
         forbidden: ONNX operator types to add to ``operators.forbidden``.
         remark: comment to add to each changed line.
+        substitutions: what is computed in place of which activation; of others the profile says what it did.
 
     Returns:
         The changes, as ``key: old -> new``.
@@ -69,6 +76,12 @@ def write_profile(
     if added:
         edits.append(_forbid(text, _child(root, "operators"), added))
         changes.append(f"operators.forbidden: + {', '.join(added)}")
+    seen = {**target.substitutions, **(substitutions or {})}
+    for operator in (each for each in seen if seen[each] != target.substitutions.get(each, UNCONFIRMED)):
+        old = target.substitutions.get(operator, UNCONFIRMED)
+        changes.append(f"substitutions.{operator}: {old} -> {seen[operator]}")
+    if seen != target.substitutions:
+        edits.append(_substitute(text, root, seen))
     with atomic_path(path) as temporary:
         with temporary.open("w", encoding="utf-8", newline="") as file:
             file.write(_edited(text, edits, remark))
@@ -99,6 +112,19 @@ def _forbid(text: str, operators: yaml.MappingNode, added: Sequence[str]) -> Edi
         return start + 1, start + 1, f"forbidden: [{names}]{', ' if operators.value else ''}"
     # There may be a comment above the first key: insert the new line below it.
     return start, start, f"forbidden: [{names}]{_line_end(text)}{' ' * operators.start_mark.column}"
+
+
+def _substitute(text: str, root: yaml.MappingNode, substitutions: Mapping[str, str]) -> Edit:
+    """Edit that writes the whole of ``substitutions``, on one line, at the end if the profile has none."""
+    words = {ITSELF: '"no"'}  # YAML 1.1 reads a bare no as a boolean
+    pairs = [f"{operator}: {words.get(by, by)}" for operator, by in substitutions.items()]
+    line = f"{{{', '.join(pairs)}}}"
+    for key, value in root.value:
+        if key.value == "substitutions":
+            start, end = value.start_mark.index, value.end_mark.index
+            return start, start + len(text[start:end].rstrip()), line
+    last = len(text.rstrip())
+    return last, last, f"{_line_end(text)}substitutions: {line}"
 
 
 def _edited(text: str, edits: Sequence[Edit], remark: str) -> str:

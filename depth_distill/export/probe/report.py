@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depth_distill.export.probe.probes import ProbeResult
+from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 from depth_distill.quantization.target.target import NpuTarget, Support
 
 _SUPPORT: dict[str, Support] = {"confirmed": "yes", "unsupported": "no"}
@@ -27,6 +28,8 @@ class ProbeReport:
 
     def profile_value(self, result: ProbeResult) -> str:
         """The profile's value for a result; a dash for operators of other domains, which profiles do not cover."""
+        if result.computed:
+            return self.target.substitutions.get(result.name, UNCONFIRMED)
         if result.op is not None and not _is_of_onnx(result.op):
             return "-"
         if result.op is not None:
@@ -37,6 +40,8 @@ class ProbeReport:
 
     def profile_claims(self, result: ProbeResult) -> bool:
         """Whether the profile claims that it is supported."""
+        if result.computed:
+            return self.profile_value(result) == ITSELF
         return self.profile_value(result) in ("yes", "allowed", "scales: vendor")
 
     @property
@@ -48,7 +53,16 @@ class ProbeReport:
     def understated(self) -> list[ProbeResult]:
         """Results that the profile rules out, but that are confirmed."""
         refused = ("no", "forbidden", "not listed")
-        return [each for each in self.results if each.verdict == "confirmed" and self.profile_value(each) in refused]
+
+        def rules_out(each: ProbeResult) -> bool:
+            value = self.profile_value(each)
+            return value not in (ITSELF, UNCONFIRMED) if each.computed else value in refused
+
+        return [each for each in self.results if each.verdict == "confirmed" and rules_out(each)]
+
+    def substitutions(self) -> dict[str, str]:
+        """What is computed in place of each activation, as values of a profile; unconfirmed ones are left out."""
+        return {each.name: each.computed for each in self.results if each.computed not in ("", UNCONFIRMED)}
 
     def capabilities(self) -> dict[str, Support]:
         """Probed capabilities as values of a profile; unconfirmed ones are left out."""
@@ -95,6 +109,8 @@ class ProbeReport:
 
 
 def _title(result: ProbeResult) -> str:
+    if result.computed:
+        return f"{result.name} itself"
     return result.name if result.op else result.name.replace("_", " ")
 
 
