@@ -79,6 +79,22 @@ def test_pixels_in_logits_out(trained_checkpoint, tmp_path):
     assert rows["int8"]["ratio"] == pytest.approx(1, abs=0.2)
 
 
+def test_a_target_that_substitutes_the_sigmoid_gets_another_end(trained_checkpoint, tmp_path, capsys):
+    assert export(trained_checkpoint, tmp_path / "b", "--target", "hard-sigmoid") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("head ", "warning "))]
+    assert len(lines) == 1
+    found = load_bundle(tmp_path / "b")
+    operators = {node.op_type for node in onnx.load(found.artifact("float")).graph.node}
+    if lines[0].startswith("head "):
+        assert "hard-sigmoid computes the last Sigmoid as hard_sigmoid, which puts depth off by" in lines[0]
+        assert not operators & {"Sigmoid", "HardSigmoid"}
+        assert {next(iter(each)) for each in found.manifest["recipe"]["passes"]} & {"logits", "pair", "thermometer"}
+    else:
+        assert operators & {"Sigmoid"}
+    assert found.manifest["target"]["substitutions"] == {"Sigmoid": "hard_sigmoid"}
+    assert "The target computes Sigmoid as hard_sigmoid" in (found.folder / "report.md").read_text()
+
+
 @pytest.mark.parametrize(("opset", "int8"), [(11, 11), (9, 10)])
 def test_files_for_an_old_tool_chain(opset, int8, trained_checkpoint, tmp_path, capsys):
     assert (

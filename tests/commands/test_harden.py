@@ -184,6 +184,24 @@ def test_the_checkpoint_of_a_run_becomes_an_onnx_file(harden, trained_checkpoint
     assert "knows how its images are normalized" in capsys.readouterr().err
 
 
+def test_a_file_that_ends_in_what_the_target_substitutes_keeps_its_outputs_and_says_so(harden, tmp_path, capsys):
+    model = onnx.load(save(tmp_path / "float.onnx", sigma=1.5))
+    (head,) = (node for node in model.graph.node if node.name == "head")
+    head.output[0] = "logits"
+    model.graph.node.append(helper.make_node("Sigmoid", ["logits"], ["mask"], "last"))
+    onnx.save(model, tmp_path / "float.onnx")
+    before = interface_of(tmp_path / "float.onnx")
+    assert harden(tmp_path / "float.onnx", "--recipe", "equalize", "--target", "hard-sigmoid") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning  hard-sigmoid")]
+    assert "computes the last Sigmoid as hard_sigmoid: the output is off by" in line
+    assert "end the file before it and compute it on the host" in line
+    assert interface_of(tmp_path / "robust.onnx") == before
+    assert any(node.op_type == "Sigmoid" for node in onnx.load(tmp_path / "robust.onnx").graph.node)
+    assert "computes the last Sigmoid" in (tmp_path / "robust.html").read_text()
+    found = json.loads((tmp_path / "robust.json").read_text())
+    assert "ONNX Runtime" in json.dumps(found)
+
+
 @pytest.mark.parametrize(
     ("file", "words", "message"),
     [

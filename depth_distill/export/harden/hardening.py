@@ -15,9 +15,10 @@ from depth_distill.errors import ConfigError, UserError
 from depth_distill.export.backends.runtime import as_input
 from depth_distill.export.harden.judge import Judge
 from depth_distill.export.harden.outcome import Hardening, HardenOptions, LayerRow, require_own_calibration
-from depth_distill.export.harden.sources import Source, open_source
+from depth_distill.export.harden.sources import CHECKPOINT, Source, open_source
 from depth_distill.quantization.analysis.layer_deviation import layer_deviation
 from depth_distill.quantization.graph.channel_groups import channel_groups
+from depth_distill.quantization.head_choice import substituted_ending
 from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Context
 from depth_distill.quantization.preparation import Prepared, Preparer
@@ -84,6 +85,9 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
     context = Context(target, batches, source.interface, progress=console.is_terminal)
     preparer = Preparer(source.network, context)
     search = _search(options, source, preparer, others, console)
+    for line in _substituted(source, target, preparer, search):
+        warnings.append(line)
+        say("warning", line, "yellow")
     with tempfile.TemporaryDirectory() as folder, atomic_path(options.out) as temporary:
         judge = Judge(source, target, Path(folder), batches, others)
         verdict = judge.decide(search, preparer, console)
@@ -100,6 +104,24 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
         ),
         given,
     )
+
+
+def _substituted(source: Source, target: NpuTarget, preparer: Preparer, search: RecipeSearch) -> list[str]:
+    """What the target computes in place of the activation that the file ends in, what it costs, and the way out.
+
+    The outputs of a file that is hardened are its owner's: they stay.
+    """
+    ending = substituted_ending(preparer(NAIVE).graph, target)
+    if not ending or search.before is None:
+        return []
+    off = f"{100 * search.before.relative:.2g} %"
+    way = (
+        "depth-distill export ends the network before it, or in clips, by itself"
+        if source.file.suffix.lower() == CHECKPOINT
+        else "end the file before it and compute it on the host, or correct what the device returns with depth-distill "
+        "fit-decoder"
+    )
+    return [f"{target.name} computes {ending}: the output is off by {off} untouched, and no weights undo that; {way}"]
 
 
 def _require_recipe(recipe: Recipe) -> None:
