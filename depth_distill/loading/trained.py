@@ -18,7 +18,9 @@ from depth_distill.loading.run_config import NETWORK, Bands, StudentOptions, par
 from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.models.checkpoints import load_weights, recorded_recipe
 from depth_distill.quantization.conditions import ensure_codes
+from depth_distill.quantization.head_choice import choose_head
 from depth_distill.quantization.interface import InputLayout, Interface, RawOutputs
+from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Context, Pass, PassReport
 from depth_distill.quantization.preparation import Execute, Preparer, structure_only
 from depth_distill.quantization.recipe import Recipe, load_recipe
@@ -92,8 +94,12 @@ class LoadedRun:
         calibrator: CalibratorName | None = None,
         on_trial: Callable[[Trial], object] | None = None,
         progress: bool = False,
+        keep_head: bool = False,
     ) -> Recipe:
         """The recipe itself; for ``auto``, the passes that are best for this network.
+
+        With ``auto``, a network whose last activation the target substitutes also gets another end, see
+        :func:`~depth_distill.quantization.head_choice.choose_head`.
 
         Args:
             recipe: any recipe.
@@ -102,11 +108,14 @@ class LoadedRun:
             calibrator: see :meth:`preparer`.
             on_trial: called with every candidate when it has been tried.
             progress: whether long passes show a progress bar.
+            keep_head: whether the network ends as it does in any case.
         """
 
         def prepare(calibration: Sequence[Tensor]) -> Preparer:
             return self.preparer(target, calibration, calibrator, progress=progress)
 
+        if recipe.has(Auto.name) and target.substituted and not keep_head:
+            recipe = choose_head(recipe, images, prepare).recipe
         return chosen_recipe(recipe, images, prepare, **_given(on_trial=on_trial))
 
     def calibration_images(self, count: int | None = None) -> Sequence[Tensor]:

@@ -200,7 +200,14 @@ def _chosen(
         console.print(f"       {', '.join(trial.cells())}", style="dim", highlight=False, soft_wrap=True)
 
     def choose() -> list[dict[str, Any]]:
-        return run.chosen_recipe(recipe, target, images, options.calibrator, show).to_entries()
+        return run.chosen_recipe(
+            recipe,
+            target,
+            images,
+            options.calibrator,
+            show,
+            keep_head=True,  # its end is chosen already
+        ).to_entries()
 
     depends_on = [
         recipe.to_dict(),
