@@ -108,10 +108,10 @@ class HostPair(TwoPartCodec):
         if self.spacing == "metres":
             slope = xp.full_like(position, 1.0)
         elif self.spacing == "uniform":
-            share = float32(1 / self.num_clips)
-            slope = self.single.slopes_with(xp, position * share) * share
+            code = position / xp.full_like(position, float(self.num_clips))
+            slope = self.single.slopes_with(xp, code) * float32(1 / self.num_clips)
         else:
-            code = sigmoid(xp, interpolated(xp, position * float32(1 / self.num_clips), self._table))
+            code = sigmoid(xp, interpolated(xp, position / xp.full_like(position, float(self.num_clips)), self._table))
             widths = Constants("widths", tuple(float32(width) for width in np.diff(self.knots)))
             slope = self.single.slopes_with(xp, code) * (code * (1.0 - code)) * element(xp, whole, widths)
         return xp.concatenate([integer * 0.0, xp.where(even(xp, whole), slope, -slope)], -3)
@@ -135,7 +135,7 @@ class HostPair(TwoPartCodec):
         """Depth at a position, not yet clipped to the range."""
         if self.spacing == "metres":
             return self.first_m + position if self.first_m else position
-        share = named(xp, "share", position * float32(1 / self.num_clips))
+        share = named(xp, "share", position / xp.full_like(position, float(self.num_clips)))
         if self.spacing == "logit":
             logits = named(xp, "logit", interpolated(xp, share, self._table))
             share = named(xp, "code", sigmoid(xp, logits))
