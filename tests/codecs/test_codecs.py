@@ -34,8 +34,8 @@ TWO_PART = [
     HostIntegerFractional(RANGE, fraction="triangle"),
 ]
 PAIRS = [
-    HostPair(RANGE, "log"),
-    HostPair(RANGE, "inverse", 15),
+    HostPair(RANGE, "log", 15),
+    HostPair(RANGE, "inverse"),
     HostPair(RANGE, "log", 16, "logit"),
     HostPair(RANGE, "linear", spacing="metres"),
     HostPair(DepthRange(2.5, 9.3), "linear", spacing="metres"),
