@@ -84,8 +84,10 @@ class HostPair(TwoPartCodec):
     def grid_m(self, bits: int = 8) -> NDArray[np.float32]:
         """The depths at the steps of the fraction in every clip, ascending."""
         positions = rounded_codes(self.num_clips, bits)
-        depth_m = np.clip(np.asarray(self._depth_at(np, positions)), self.near_m, self.far_m)
-        return np.unique(depth_m)
+        depth_m = np.asarray(self._depth_at(np, positions))
+        if self.spacing == "metres":  # the first and the last may reach beyond the range
+            return depth_m[(depth_m >= self.near_m) & (depth_m <= self.far_m)]
+        return np.unique(np.clip(depth_m, self.near_m, self.far_m))
 
     def encode_with(self, xp: Any, depth_m: Array) -> Array:
         """Integer and fraction of depth."""
