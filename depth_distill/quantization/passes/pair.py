@@ -67,7 +67,7 @@ def pair(
     All clips but one are 0 or 1, which 8 bits represent exactly, and all weights of a sum are equal, so that any
     quantizer represents them exactly: in INT8 both sums are exact, ``fractional`` in steps of 1/255 and ``integer`` in
     whole carries. Without the carries (``integer`` as the plain sum of the clips), rounding of ``integer`` would mirror
-    depth where the triangle turns, by up to 1/17 of a clip for 16 clips. The range that min/max calibration gives to
+    depth where the triangle turns, by up to 1/16 of a clip for 16 clips. The range that min/max calibration gives to
     ``integer`` ends at the farthest clip that begins on a calibration image; its step is then no whole part of a carry,
     which a decoder that rounds to whole carries does not notice.
 
