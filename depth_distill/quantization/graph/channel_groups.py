@@ -3,7 +3,7 @@
 import itertools
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.graph.node_kinds import argument, operation_name
+from depth_distill.quantization.graph.node_kinds import argument, operation_name, upper_bound
 
 PINNED = 0
 """The group of all channels whose scale is 1."""
@@ -54,15 +54,32 @@ class ChannelGroups:
         layers: groups of each convolution's channels, by module name.
         activations: group of each channel by node name, ``(C,)``; only nodes with known channels.
         pinned: reason why output channels of a layer are pinned, by module name; only layers with pinned channels.
+        limits: highest value of each ReLU6 and clip that keeps groups, by node name; empty where these pin.
     """
 
     count: int
     layers: dict[str, LayerChannels]
     activations: dict[str, Tensor]
     pinned: dict[str, str]
+    limits: dict[str, float] = field(default_factory=dict)
+
+    def with_pinned(self, pinned: Tensor, reason: str) -> "ChannelGroups":
+        """The same partition with some groups pinned, ``(count,)`` bool, for a reason."""
+        renamed = torch.where(pinned, PINNED, torch.arange(self.count))
+        reasons = {
+            name: reason for name, each in self.layers.items() if name not in self.pinned and pinned[each.outputs].any()
+        }
+        return replace(
+            self,
+            layers={
+                name: LayerChannels(renamed[each.inputs], renamed[each.outputs]) for name, each in self.layers.items()
+            },
+            activations={name: renamed[each] for name, each in self.activations.items()},
+            pinned={**self.pinned, **reasons},
+        )
 
 
-def channel_groups(graph_module: fx.GraphModule) -> ChannelGroups:
+def channel_groups(graph_module: fx.GraphModule, bounded: bool = False) -> ChannelGroups:
     """Group the channels of a network: cross-layer equalization (Nagel et al. 2019, section 4.1) on whole graphs.
 
     A convolution starts one group per output channel. ReLU, leaky ReLU, PReLU, pooling, means over space and
@@ -71,10 +88,15 @@ def channel_groups(graph_module: fx.GraphModule) -> ChannelGroups:
     if the other is pinned, as a gate after a sigmoid is. Everything else pins its operands: the network's input and
     output, operators that are not positively homogeneous, and unknown operators.
 
+    Args:
+        graph_module: a traced network without batch norm.
+        bounded: whether ReLU6 and clips from 0 keep groups, too: for channels that stay below the bound they are ReLU,
+            as long as the scaled ones stay below it. Such bounds are the ``limits`` of the result.
+
     Raises:
         ConfigError: a batch norm is not folded.
     """
-    grouping = _ChannelGrouping(graph_module)
+    grouping = _ChannelGrouping(graph_module, bounded)
     for node in graph_module.graph.nodes:
         grouping.visit(node)
     return grouping.result()
@@ -83,8 +105,10 @@ def channel_groups(graph_module: fx.GraphModule) -> ChannelGroups:
 class _ChannelGrouping:
     """Union-find: a convolution makes new channels, each with a parent; channels with the same root are one group."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, bounded: bool) -> None:
         self.graph_module = graph_module
+        self.bounded = bounded
+        self.limits: dict[str, float] = {}
         self.parents = [PINNED]
         self.reasons: dict[int, str] = {}  # by channel: why its parent is PINNED
         self.channels: dict[fx.Node, list[int] | None] = {}  # None: pinned, and their number is unknown
@@ -117,6 +141,7 @@ class _ChannelGrouping:
             {name: LayerChannels(groups(inputs), groups(outputs)) for name, (inputs, outputs) in self.layers.items()},
             {node.name: groups(channels) for node, channels in self.channels.items() if channels},
             pinned,
+            self.limits,
         )
 
     def _visit(self, node: fx.Node) -> list[int] | None:
@@ -151,6 +176,10 @@ class _ChannelGrouping:
             if taken is not None:
                 return taken
         if len(sources) == 1 and self._keeps_groups(operation, node):
+            return known[0]
+        bound = upper_bound(self.graph_module, node) if self.bounded else None
+        if bound is not None and known[0]:
+            self.limits[node.name] = bound
             return known[0]
         doubt = "" if operation in _NOT_HOMOGENEOUS else "known to be "
         self._pin(known, f"read by {self._describe(node)}, not {doubt}positively homogeneous")

@@ -138,6 +138,15 @@ def operation_name(graph_module: fx.GraphModule, node: fx.Node) -> str:
     return name.lower().replace("_", "")
 
 
+def upper_bound(graph_module: fx.GraphModule, node: fx.Node) -> float | None:
+    """Highest value of an activation that is a ReLU below it: of ReLU6, and of a clip from 0; None of any other."""
+    name = operation_name(graph_module, node)
+    if name == "relu6":
+        return 6.0
+    module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return float(module.max_val) if type(module) is nn.Hardtanh and module.min_val == 0 else None
+
+
 def scoped_name(node: fx.Node) -> str:
     """Dotted name of a node: the path of its module, or the path of the module around it and the function's name."""
     if "scoped_name" in node.meta:  # of a function that is substituted

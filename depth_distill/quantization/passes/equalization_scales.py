@@ -14,6 +14,7 @@ from depth_distill.quantization.passes.rescale import as_matrix
 _P = 8.0  # exponent of the p-norm that approximates the maximum: 4 converges faster, but loses 0.3 to 1.7 dB
 # Weight of a bias or activation. ResNet18: 1 costs weights 4 dB; 0.1 costs activations 8 dB if 20 % are dead.
 _SIDE_WEIGHT = 0.3
+_LIMIT_WEIGHT = 100.0  # of the penalty above a limit, per squared nat; scales are cut off at their limits in the end
 _TOLERANCE = 1e-4  # change of the criterion, in nats summed over layers; 1e-6 takes 1.4 to 1.8 times the steps
 
 
@@ -27,7 +28,11 @@ class EqualizationScales:
 
 
 def find_scales(
-    graph_module: fx.GraphModule, groups: ChannelGroups, activation_ranges: Mapping[str, Tensor], max_iterations: int
+    graph_module: fx.GraphModule,
+    groups: ChannelGroups,
+    activation_ranges: Mapping[str, Tensor],
+    max_iterations: int,
+    limits: Tensor | None = None,
 ) -> EqualizationScales:
     """The scales of the channel groups that minimize the cost of per-tensor quantization.
 
@@ -52,8 +57,12 @@ def find_scales(
         groups: channel groups of the network.
         activation_ranges: largest magnitude per channel, ``(C,)`` by node name; may be empty.
         max_iterations: maximum number of L-BFGS steps.
+        limits: largest scale of each group, ``(groups.count,)``; infinite where there is none.
     """
     terms = [*_weight_terms(graph_module, groups), *_vector_terms(graph_module, groups, activation_ranges)]
+    highest = None if limits is None else limits.double().log()
+    if highest is not None:
+        terms.append(_LimitTerm(highest))
     logs = torch.zeros(groups.count, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [logs],
@@ -77,7 +86,9 @@ def find_scales(
     state = optimizer.state[logs]
     iterations = int(state.get("n_iter", 0))
     converged = iterations < max_iterations and int(state["func_evals"]) < 2 * max_iterations
-    return EqualizationScales(logs.detach().exp(), iterations, converged)
+    found = logs.detach() if highest is None else torch.minimum(logs.detach(), highest)
+    found[PINNED] = 0.0
+    return EqualizationScales(found.exp(), iterations, converged)
 
 
 class _Term(Protocol):
@@ -118,6 +129,16 @@ class _VectorTerm:
     def value(self, logs: Tensor) -> Tensor:
         scaled = self.magnitudes + logs[self.channels]
         return _SIDE_WEIGHT * (torch.logsumexp(_P * scaled, 0) / _P - scaled.mean())
+
+
+@dataclass(frozen=True)
+class _LimitTerm:
+    """The penalty of groups whose log scale is above its limit."""
+
+    highest: Tensor
+
+    def value(self, logs: Tensor) -> Tensor:
+        return _LIMIT_WEIGHT * (logs - self.highest).clamp(min=0).square().sum()
 
 
 def _weight_terms(graph_module: fx.GraphModule, groups: ChannelGroups) -> list[_Term]:

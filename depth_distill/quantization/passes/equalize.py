@@ -2,18 +2,24 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from rich.table import Table
 from torch import Tensor, fx
 
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.graph.channel_groups import ChannelGroups, channel_groups
+from depth_distill.quantization.graph.channel_groups import PINNED, ChannelGroups, channel_groups
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.passes.equalization_scales import find_scales
 from depth_distill.quantization.passes.rescale import as_matrix, rescale
 from depth_distill.suggestions import did_you_mean
+
+ReLU6 = Literal["pinned", "bounded"]
+"""Whether channels in front of a ReLU6 keep their scale, or may be scaled while they stay below 6."""
+
+_MARGIN = 1.25  # a channel may become this much larger than on the calibration images before a ReLU6 cuts it off
+_DEAD = 0.01  # share of the bound; a channel that stays below is treated as if it reached it
 
 
 @dataclass(frozen=True)
@@ -94,16 +100,26 @@ class Equalize(Pass):
 
     Args:
         max_iterations: maximum number of steps of the optimizer that finds the scales.
+        relu6: ``pinned``: the function stays for every image. ``bounded``: channels in front of a ReLU6 that stayed
+            below it on the calibration images are scaled as well, so that they still do, up to a margin of 25 %.
     """
 
     name: ClassVar[str] = "equalize"
     values_only: ClassVar[bool] = True
 
     max_iterations: int = 500
+    relu6: ReLU6 = "pinned"
+
+    def requires(self, graph: fx.GraphModule, context: Context) -> None:
+        """Refuse bounds that no image tells."""
+        if self.relu6 == "bounded" and not context.images:
+            raise ConfigError("equalize: relu6: bounded needs calibration images: leave it out")
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Measure channel ranges on the calibration images and run :func:`equalize`."""
-        found = equalize(graph, channel_ranges(graph, context.batches), self.max_iterations)
+        bounded = self.relu6 == "bounded"
+        ranges = channel_ranges(graph, context.batches, bounded)
+        found = equalize(graph, ranges, self.max_iterations, bounded)
         return PassResult(found.graph_module, PassReport(found.report.summary, found.report.gain, found.report.table()))
 
 
@@ -111,6 +127,7 @@ def equalize(
     graph_module: fx.GraphModule,
     activation_ranges: Mapping[str, Tensor] | None = None,
     max_iterations: int = 500,
+    bounded: bool = False,
 ) -> Equalization:
     """Rescale the channels of a network so that its weights and activations lose least from per-tensor scales.
 
@@ -125,11 +142,16 @@ def equalize(
         activation_ranges: largest magnitude per channel, ``(C,)`` by node name, see :func:`channel_ranges`. Without
             them, only weights and biases are taken into account.
         max_iterations: maximum number of optimizer steps; the report tells whether the optimizer converged.
+        bounded: whether a channel in front of a ReLU6, or of a clip from 0 to b, may be scaled. One that reaches
+            ``b / 1.25`` in ``activation_ranges`` is pinned; another one, with the maximum m, is scaled by at most
+            ``b / (1.25 m)``: below 1.25 m nothing is cut off, so the function is the same for the images that ranges
+            were measured on. Another image may differ where a value exceeds ``1.25 m``.
 
     Raises:
-        ConfigError: a batch norm is not folded, or ranges belong to a node that does not exist or has other channels.
+        ConfigError: a batch norm is not folded, ranges belong to a node that does not exist or has other channels, or
+            the range of a ReLU6 is missing.
     """
-    groups = channel_groups(graph_module)
+    groups = channel_groups(graph_module, bounded)
     for name, ranges in (activation_ranges or {}).items():
         if name not in groups.activations:
             raise ConfigError(
@@ -140,17 +162,33 @@ def equalize(
                 f"activation_ranges[{name!r}]: received {ranges.shape}, expected one value per channel, "
                 f"{groups.activations[name].shape}"
             )
-    found = find_scales(graph_module, groups, activation_ranges or {}, max_iterations)
+    groups, limits = _limited(groups, activation_ranges or {})
+    found = find_scales(graph_module, groups, activation_ranges or {}, max_iterations, limits)
     equalized = rescale(graph_module, groups, found.scales)
     before, after = _range_ratios(graph_module, groups), _range_ratios(equalized, groups)
     layers = tuple(
         RangeRatios(name, before[name][0], after[name][0], before[name][1], after[name][1]) for name in groups.layers
     )
-    report = EqualizationReport(layers, groups.count - 1, groups.pinned, found.iterations, found.converged)
+    report = EqualizationReport(layers, _free(groups), groups.pinned, found.iterations, found.converged)
     return Equalization(equalized, report)
 
 
-def channel_ranges(graph_module: fx.GraphModule, batches: Iterable[Tensor]) -> dict[str, Tensor]:
+def _limited(groups: ChannelGroups, ranges: Mapping[str, Tensor]) -> tuple[ChannelGroups, Tensor]:
+    """The groups without those that a ReLU6 cuts off, and the largest scale of each group."""
+    limits = torch.full((groups.count,), torch.inf, dtype=torch.float64)
+    for name, bound in groups.limits.items():
+        if name not in ranges:
+            raise ConfigError(f"activation_ranges: the range of {name!r}, which ends at {bound:g}, is missing")
+        allowed = bound / (_MARGIN * ranges[name].double().clamp(min=_DEAD * bound))
+        limits.scatter_reduce_(0, groups.activations[name], allowed, "amin")
+    return groups.with_pinned(limits <= 1, "reaches the bound of a ReLU6 or clip"), limits.clamp(min=1)
+
+
+def _free(groups: ChannelGroups) -> int:
+    return len({int(group) for each in groups.layers.values() for group in each.outputs.unique()} - {PINNED})
+
+
+def channel_ranges(graph_module: fx.GraphModule, batches: Iterable[Tensor], bounded: bool = False) -> dict[str, Tensor]:
     """Largest magnitude per channel of the tensors that an NPU rounds, ``(C,)`` by node name.
 
     These are the inputs of convolutions and of functions (adds, concats). One pass, in constant memory.
@@ -158,12 +196,13 @@ def channel_ranges(graph_module: fx.GraphModule, batches: Iterable[Tensor]) -> d
     Args:
         graph_module: a traced network without batch norm.
         batches: images ``(B, 3, H, W)`` on the device of the network.
+        bounded: whether the outputs of ReLU6 are measured, too, see :func:`equalize`.
 
     Raises:
         ConfigError: a batch norm is not folded.
     """
-    groups = channel_groups(graph_module)
-    read = {
+    groups = channel_groups(graph_module, bounded)
+    read = set(groups.limits) | {
         source.name
         for node in graph_module.graph.nodes
         for source in node.all_input_nodes

@@ -196,3 +196,28 @@ def test_the_table_shows_ratios_and_reasons():
     assert "not positively homogeneous" in text
     assert report.summary in text
     assert f"{report.layers[1].outputs_after:.2f}" in text
+
+
+def test_channels_that_stay_below_a_relu6_are_scaled_and_the_function_stays():
+    torch.manual_seed(0)
+    net = chain(nn.ReLU6)
+    with torch.no_grad():
+        net[0].weight[:4] *= torch.tensor([30.0, 0.1, 0.05, 0.02], dtype=torch.float64).view(4, 1, 1, 1)
+    graph_module, given = trace(net), image(16)
+    ranges = channel_ranges(graph_module, [given], bounded=True)
+    assert ranges["_1"][0] == 6  # cut off
+    pinned = equalize(graph_module)
+    result = equalize(graph_module, ranges, bounded=True)
+    assert_same_function(graph_module, result.graph_module, given)
+    assert result.report.free_groups > pinned.report.free_groups == 0
+    assert result.report.pinned["0"] == "reaches the bound of a ReLU6 or clip"
+    first = result.report.layers[0]
+    assert first.outputs_after < first.outputs_before
+    scale = (result.graph_module.get_submodule("0").weight / net[0].weight)[:, 0, 0, 0]
+    assert scale[0] == 1
+    assert (scale * ranges["_1"] * 1.25 <= 6 * (1 + 1e-9))[1:].all()
+
+
+def test_bounds_need_ranges():
+    with pytest.raises(ConfigError, match="the range of '_1', which ends at 6, is missing"):
+        equalize(trace(chain(nn.ReLU6)), bounded=True)
