@@ -34,7 +34,16 @@ from depth_distill.quantization.target.target import load_target
 from depth_distill.types import DepthBatch
 
 RangeSource = Literal["batches", "calibration"]
-_OF_EXPORT = ("uint8_input", "pair", "logits", "separate_outputs", "bake_ranges")
+_OF_EXPORT = (
+    "uint8_input",
+    "pair",
+    "logits",
+    "separate_outputs",
+    "bake_ranges",
+    "split_channels",
+    "split_weights",
+    "clip_ranges",
+)
 
 
 class FakeQuant(Callback):

@@ -5,11 +5,14 @@ from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.bake_ranges import BakeRanges
 from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.bias_correct import BiasCorrect
+from depth_distill.quantization.passes.clip_ranges import ClipRanges
 from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.outputs import Logits, SeparateOutputs
 from depth_distill.quantization.passes.pair import Pair
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6
+from depth_distill.quantization.passes.split_channels import SplitChannels
+from depth_distill.quantization.passes.split_weights import SplitWeights
 from depth_distill.quantization.passes.stress import Stress
 from depth_distill.quantization.passes.surgery.as_conv2d import AsConv2d
 from depth_distill.quantization.passes.surgery.freeze_norms import FreezeNorms
@@ -28,7 +31,7 @@ PASSES: dict[str, type[Pass]] = {
         Fold,
         ReplaceReLU6, ReplaceActivations, ReplaceGates, FreezeNorms, ZeroPadding,
         NearestUpsampling, ReplaceTransposedConvs, AsConv2d, SplitKernels,
-        Equalize, AdaRound, BiasCorrect, BakeRanges,
+        Equalize, SplitChannels, SplitWeights, ClipRanges, AdaRound, BiasCorrect, BakeRanges,
         Thermometer, Pair, Logits, SeparateOutputs, Uint8Input,
         Auto, Stress,
     )
