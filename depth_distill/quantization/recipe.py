@@ -41,6 +41,9 @@ class Recipe:
         for each in (
             "fold",
             "equalize",
+            "split_channels",
+            "split_weights",
+            "clip_ranges",
             "bake_ranges",
             "thermometer",
             "pair",
@@ -72,6 +75,11 @@ class Recipe:
                     f"recipe {self}: pair returns integer and fractional in place of a code or its logits, and {each} "
                     "would change the same outputs: leave one of them out"
                 )
+        if "clip_ranges" in names and "equalize" in names[names.index("clip_ranges") :]:
+            raise ConfigError(
+                f"recipe {self}: clip_ranges chooses ranges for the channel scales that are there, and equalize "
+                "changes these: put equalize before clip_ranges"
+            )
         rounding = [place for place, each in enumerate(names) if each in ("adaround", "bias_correct")]
         late = (
             [each for each in names[rounding[0] + 1 :] if each not in ("adaround", "bias_correct")] if rounding else []

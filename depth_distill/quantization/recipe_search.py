@@ -15,8 +15,10 @@ from depth_distill.quantization.passes.adaround import AdaRound
 from depth_distill.quantization.passes.auto import Auto, Effort
 from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.bias_correct import BiasCorrect
+from depth_distill.quantization.passes.clip_ranges import ClipRanges
 from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6, replace_relu6
+from depth_distill.quantization.passes.split_channels import SplitChannels
 from depth_distill.quantization.preparation import Prepared, Preparer
 from depth_distill.quantization.recipe import NAIVE, Recipe
 
@@ -114,14 +116,17 @@ def search_recipe(
     base: Recipe = NAIVE,
     effort: Effort = "fast",
     values_only: bool = False,
+    splits: bool = True,
     rivals: Sequence[Recipe] = (),
     on_trial: Callable[[Trial], object] = lambda trial: None,
 ) -> RecipeSearch:
     """Try passes behind ``base``, greedily, and return the recipe that deviates least.
 
-    First what makes channels alike (``equalize``; where there are ReLU6, also with these replaced by ReLU), then what
-    fits weights and biases to the grid (``bias_correct``; with the effort ``full`` also ``adaround``), each behind the
-    best that was found before. ``base`` itself is a candidate, so that the result is never worse, as measured.
+    First what makes channels alike (``equalize``) or gives them scales of their own (``split_channels``); where there
+    are ReLU6, also with these replaced by ReLU; with the effort ``full`` what limits outliers (``clip_ranges``); then
+    what fits weights and biases to the grid (``bias_correct``; with the effort ``full`` also
+    ``adaround``), each behind the best that was found before. Splitting costs no multiplications; ``split_weights``
+    does, so it is not tried. ``base`` itself is a candidate, so that the result is never worse, as measured.
 
     Args:
         preparer: runs recipes on the network, with calibration images for the passes.
@@ -129,6 +134,7 @@ def search_recipe(
         base: passes that every candidate begins with.
         effort: how much is tried.
         values_only: whether only passes are tried that leave the structure of the network as it is.
+        splits: whether one layer may become several.
         rivals: recipes that are candidates too, and are tried first.
         on_trial: called with every candidate when it has been tried.
 
@@ -143,17 +149,31 @@ def search_recipe(
     for each in (*rivals, base):
         trials.attempt(each)
     rounded = base.has("adaround") or base.has("bias_correct")
-    if not rounded and not base.has("equalize"):
+    equalizes = not rounded and not base.has("equalize")
+
+    def start() -> Recipe:
+        best = _best(each for each in trials.tried if set(base.passes) <= set(each.recipe.passes))
+        return base if best is None else best.recipe
+
+    def attempt_behind(more: Pass) -> None:
+        longer = behind(start(), more)
+        if longer != start() and _does_something(preparer, longer):
+            trials.attempt(longer)
+
+    if equalizes:
         trials.attempt(behind(base, Equalize()))
-        if not values_only and _has_relu6(preparer, base):
-            trials.attempt(behind(base, ReplaceReLU6(), Equalize()))
-    best = _best(each for each in trials.tried if set(base.passes) <= set(each.recipe.passes))
-    start = base if best is None else best.recipe
+    if splits and not (values_only or rounded):
+        attempt_behind(SplitChannels())
+    if equalizes and not values_only and _has_relu6(preparer, base):
+        trials.attempt(behind(base, ReplaceReLU6(), Equalize()))
+    if effort == "full" and not (values_only or rounded):
+        attempt_behind(ClipRanges())
     if not base.has("adaround"):
-        trials.attempt(behind(start, BiasCorrect()))
+        found = start()
+        trials.attempt(behind(found, BiasCorrect()))
         if effort == "full" and not base.has("bias_correct"):
-            trials.attempt(behind(start, AdaRound()))
-            trials.attempt(behind(start, AdaRound(), BiasCorrect()))
+            trials.attempt(behind(found, AdaRound()))
+            trials.attempt(behind(found, AdaRound(), BiasCorrect()))
     return trials.finish("auto")
 
 
@@ -267,11 +287,13 @@ class _Trials:
         self.preparer, self.score, self.on_trial = preparer, score, on_trial
         self.tried: list[Trial] = []
 
-    def attempt(self, recipe: Recipe) -> None:
+    def attempt(self, recipe: Recipe) -> bool:
+        """Try a recipe that was not tried before; whether it is better than everything before it."""
         if any(each.recipe == recipe for each in self.tried):
-            return
+            return False
         self.tried.append(self._try(recipe))
         self.on_trial(self.tried[-1])
+        return self.tried[-1].kept
 
     def finish(self, name: str | None = None) -> RecipeSearch:
         best = _best(self.tried)
@@ -304,6 +326,15 @@ def _best(trials: Iterable[Trial]) -> Trial | None:
         if each.deviation is not None and gains(each.deviation, None if best is None else best.deviation):
             best = each
     return best
+
+
+def _does_something(preparer: Preparer, recipe: Recipe) -> bool:
+    """Whether the last pass found anything to split or to clip; what cannot run is left for a trial to report."""
+    try:
+        values = preparer(recipe).reports[-1].values
+    except UserError:
+        return True
+    return bool(values.get("split") or values.get("clipped"))
 
 
 def _has_relu6(preparer: Preparer, base: Recipe) -> bool:

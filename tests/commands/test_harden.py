@@ -134,6 +134,32 @@ def test_where_nothing_helps_the_untouched_file_comes_back(harden, tmp_path, cap
     assert not json.loads((tmp_path / "robust.json").read_text())["hardened"]
 
 
+@pytest.mark.parametrize("splitting", ["{split_channels: {multiple: 2}}", "{split_weights: {layers: ['*']}}"])
+def test_layers_may_become_several_where_that_is_asked_for(harden, tmp_path, splitting):
+    source = save(tmp_path / "theirs.onnx", sigma=2.5)
+    assert harden(source, "--recipe", f"[fold, {splitting}]") == 0
+    assert json.loads((tmp_path / "robust.json").read_text())["hardened"]
+    assert interface_of(tmp_path / "robust.onnx") == interface_of(source)
+    convolutions = [each for each in onnx.load(tmp_path / "robust.onnx").graph.node if each.op_type == "Conv"]
+    assert len(convolutions) > 3
+    batch = torch.randn(1, 3, 16, 24)
+    expected, received = OnnxFile(source)(batch), OnnxFile(tmp_path / "robust.onnx")(batch)
+    for name, values in expected.items():
+        torch.testing.assert_close(received[name], values, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_of_another_input_keeps_its_layers(harden, tmp_path, capsys):
+    source = save(tmp_path / "theirs.onnx", sigma=2.5, channels=1)
+    images = tmp_path / "arrays"
+    images.mkdir()
+    for count, array in enumerate(np.random.default_rng(0).standard_normal((8, 1, 16, 24)).astype(np.float32)):
+        np.save(images / f"{count}.npy", array)
+    words = ["--recipe", "[fold, {split_channels: {multiple: 2}}]"]
+    assert main(["harden", str(source), "--images", str(images), "--out", str(tmp_path / "robust.onnx"), *words]) == 0
+    assert "leave out split_channels" in str(json.loads((tmp_path / "robust.json").read_text()))
+    assert (tmp_path / "robust.onnx").read_bytes() == source.read_bytes()
+
+
 def test_a_clip_at_six_may_become_a_relu(harden, tmp_path):
     source = save(tmp_path / "theirs.onnx", sigma=2.5, activation="Clip")
     assert harden(source, "--recipe", "[fold, replace_relu6, equalize]", "--normalize", "unit") == 0

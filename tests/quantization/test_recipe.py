@@ -37,7 +37,7 @@ def test_arguments_count_and_the_name_does_not():
 
 
 def test_shipped_recipes_say_what_they_are_for():
-    assert recipe_names() == ("auto", "equalize", "naive", "robust")
+    assert recipe_names() == ("auto", "best", "equalize", "naive", "robust")
     assert DEFAULT_RECIPE in recipe_names()
     assert load_recipe("naive") == NAIVE
     for name in recipe_names():
@@ -71,7 +71,7 @@ def test_a_recipe_is_read_from_a_name_a_file_a_list_and_text(tmp_path):
     ("given", "message"),
     [
         ("robst", "unknown recipe 'robst'.*'robust'"),
-        ("nothing.yaml", "nothing.yaml does not exist; shipped are auto, equalize, naive, robust"),
+        ("nothing.yaml", "nothing.yaml does not exist; shipped are auto, best, equalize, naive, robust"),
         ("[fold, equalise]", "recipe, pass 2: there is no pass 'equalise'.*'equalize'"),
         ("[fold", "not valid YAML"),
         (["fold", {"equalize": {"iterations": 3}}], "pass 2 .equalize.: iterations: unknown key.*'max_iterations'"),
@@ -86,6 +86,8 @@ def test_a_recipe_is_read_from_a_name_a_file_a_list_and_text(tmp_path):
         (["equalize", "fold"], "fold comes after equalize: put it first"),
         (["fold", "equalize", "equalize"], "equalize stands there 2 times"),
         (["fold", "equalize", "bake_ranges"], "bake_ranges keeps ranges that were learned .* equalize changes these"),
+        (["fold", "clip_ranges", "equalize"], "clip_ranges chooses ranges .* put equalize before clip_ranges"),
+        (["fold", "split_channels", "split_channels"], "split_channels stands there 2 times"),
         (["fold", "adaround", "equalize"], "adaround fits weights to the grid .* put equalize before"),
         ("{fold: {}}", "unknown recipe"),
     ],

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from depth_distill.callbacks import FakeQuant
 from depth_distill.errors import ConfigError, DataError, UserError
@@ -21,6 +22,7 @@ from depth_distill.quantization.target.target import load_target
 from tests.export.networks import smooth_images
 from tests.models.networks import spread_network
 from tests.quantization.any_network import INPUT, OUTPUTS, SHAPE, samples, two_heads
+from tests.quantization.passes.blocks import Bottleneck, images
 
 STRESSED = Recipe.from_entries(["fold", {"stress": {"sigma": 2.0}}])
 HELD_OUT = list(samples(4, seed=1).split(1))
@@ -84,7 +86,7 @@ def test_candidates_stand_behind_the_best_before_them_and_share_its_work():
     score = by_passes(naive=0.4, equalize=0.2, equalize_bias_correct=0.1)
     found = search_recipe(prepare, score, on_trial=seen.append)
     assert names(found.chosen) == ["fold", "equalize", "bias_correct"]
-    assert ran == ["fold", "equalize", "bias_correct"]
+    assert ran == ["fold", "equalize", "split_channels", "bias_correct"]  # it has nothing to split
     assert seen == list(found.trials)
     assert found.to_dict()["chosen"]["passes"][1] == {"equalize": {"max_iterations": 500}}
     assert [row["kept"] for row in found.to_dict()["trials"]] == [True, True, True]
@@ -113,6 +115,20 @@ def test_full_effort_tries_rounding_too(monkeypatch):
     found = search_recipe(prepare, score, effort="full")
     assert names(found.chosen) == ["fold", "equalize", "adaround", "bias_correct"]
     assert len(found.trials) == 5
+
+
+def test_channels_are_split_where_that_gains():
+    network = Bottleneck(channels=32, activation=nn.ELU).eval()
+    context = Context(
+        load_target("per-tensor-minmax"), list(images(8).split(4)), Interface.raw("x", (3, 12, 12), ["y"])
+    )
+    prepare = Preparer(network, context)
+    unseen = list(images(4, seed=2).split(4))
+    found = search_recipe(prepare, simulated(prepare, unseen))
+    assert found.chosen.has("split_channels")
+    assert found.after.relative < 0.7 * found.before.relative
+    whole = search_recipe(prepare, simulated(prepare, unseen), splits=False)
+    assert not any(each.recipe.has("split_channels") for each in whole.trials)
 
 
 def test_what_the_base_has_is_not_tried_again():

@@ -30,7 +30,8 @@ FEW_IMAGES = 8
 _LAYER_IMAGES = 4  # that the SQNR of layers is measured on
 _IMAGENET = PixelFormat.named("imagenet")
 _ROUNDING = ("adaround", "bias_correct")
-_PASSES = ("fold", "replace_relu6", "equalize", *_ROUNDING, "auto")  # they keep inputs and outputs as they are
+_SPLITTING = ("split_channels", "split_weights", "clip_ranges")
+_PASSES = ("fold", "replace_relu6", "equalize", *_SPLITTING, *_ROUNDING, "auto")  # they keep inputs and outputs
 
 
 def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple[Hardening, Tensor]:
@@ -168,7 +169,10 @@ def _search(
         return try_recipes(preparer, score, [NAIVE, options.recipe], show)
     base = Recipe(tuple(each for each in options.recipe.passes if not isinstance(each, Auto)))
     base = base if base.has("fold") else Recipe((*NAIVE.passes, *base.passes))
-    return search_recipe(preparer, score, base, options.effort or auto.effort, rivals=[NAIVE], on_trial=show)
+    effort = options.effort or auto.effort
+    # Someone's file comes back with its own nodes, unless more is asked for.
+    splits = source.file.suffix.lower() != ".onnx" or effort == "full"
+    return search_recipe(preparer, score, base, effort, splits=splits, rivals=[NAIVE], on_trial=show)
 
 
 def _layers(source: Source, preparer: Preparer, prepared: Prepared, batches: Sequence[Tensor]) -> tuple[LayerRow, ...]:

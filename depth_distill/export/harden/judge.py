@@ -51,7 +51,11 @@ class Judge:
             notes.append(f"ONNX Runtime's quantizer cannot stand for {self.target.name}: {reason}")
         candidates = [each.recipe for each in search.trials if each.kept and each.recipe != NAIVE][::-1]
         for recipe in candidates:
-            self._write(recipe, preparer(recipe))
+            try:
+                self._write(recipe, preparer(recipe))
+            except ConfigError as error:
+                notes.append(f"{recipe.title}: {first_line(error)}")
+                continue
             try:
                 with console.status(f"{judge} measures the hardened file"):
                     after = measured(recipe)

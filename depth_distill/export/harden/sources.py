@@ -16,6 +16,7 @@ from depth_distill.errors import ConfigError
 from depth_distill.export.backends.runtime import only_input
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.export.onnx_io.restructured import is_restructured, restructured
 from depth_distill.export.onnx_io.write_back import write_back
 from depth_distill.loading.onnx_importer import ImportedOnnx, OnnxTensor, import_onnx
 from depth_distill.loading.onnx_importer.files import has_external_weights, read_onnx
@@ -123,6 +124,8 @@ def _of_onnx(file: Path, size: tuple[int, int] | None) -> Source:
     interface = Interface.raw(given.name, shape, [each.name for each in imported.outputs])
 
     def write(graph: fx.GraphModule, path: Path) -> object:
+        if is_restructured(imported, graph):
+            return restructured(imported, graph, shape, path)
         return onnx.save(_written_back(imported, graph), path)
 
     return Source(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from rich.table import Table
@@ -109,6 +109,13 @@ class Equalize(Pass):
 
     max_iterations: int = 500
     relu6: ReLU6 = "pinned"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Without ``relu6`` where it is the default: what is recorded before it existed keeps its hash."""
+        entry = super().to_dict()
+        if self.relu6 == "pinned":
+            del entry[self.name]["relu6"]
+        return entry
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
         """Refuse bounds that no image tells."""

@@ -105,8 +105,8 @@ def split_channels(
     changed = copy.deepcopy(graph_module)
     chains, left = channel_chains(changed)
     splits: list[Split] = []
-    for chain in chains:
-        spreads = _spreads(changed, chain, powers)
+    # Before anything is split: a reader of one chain may start the next one.
+    for chain, spreads in [(each, _spreads(changed, each, powers)) for each in chains]:
         channels = len(spreads[0].squares)
         shared = share_out(spreads, parts, multiple)
         whole = [torch.arange(channels)]

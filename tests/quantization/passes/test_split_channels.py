@@ -66,6 +66,20 @@ def test_a_transposed_convolution_that_reads_a_chain_is_permuted_too():
     assert_same_function(graph, changed, given)
 
 
+def test_a_layer_may_read_one_chain_and_start_the_next():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)]
+    network = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        for layer in (network[0], network[2]):
+            layer.weight.mul_(torch.logspace(0, -3, 8).view(-1, 1, 1, 1))
+    graph = trace(network)
+    given = images().double()
+    changed, splits, _ = split_channels(graph, channel_powers(graph, [given]), parts=2, multiple=1)
+    assert [each.layers for each in splits] == [("0",), ("2",)]
+    assert_same_function(graph, changed, given)
+
+
 def test_it_is_not_for_training_and_needs_two_parts():
     with pytest.raises(PassError, match="needs calibration images"):
         prepare(Bottleneck(), ["fold", "split_channels"], [])
