@@ -117,14 +117,11 @@ class Equalize(Pass):
             del entry[self.name]["relu6"]
         return entry
 
-    def requires(self, graph: fx.GraphModule, context: Context) -> None:
-        """Refuse bounds that no image tells."""
-        if self.relu6 == "bounded" and not context.images:
-            raise ConfigError("equalize: relu6: bounded needs calibration images: leave it out")
-
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Measure channel ranges on the calibration images and run :func:`equalize`."""
         bounded = self.relu6 == "bounded"
+        if bounded and not context.images:
+            raise ConfigError("relu6: bounded needs calibration images, and there are none: leave it out")
         ranges = channel_ranges(graph, context.batches, bounded)
         found = equalize(graph, ranges, self.max_iterations, bounded)
         return PassResult(found.graph_module, PassReport(found.report.summary, found.report.gain, found.report.table()))

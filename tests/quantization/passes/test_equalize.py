@@ -10,9 +10,14 @@ from torch import nn
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.channel_groups import channel_groups
 from depth_distill.quantization.graph.trace import calls_by_module, trace
+from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.passes.base import Context
 from depth_distill.quantization.passes.equalize import channel_ranges, equalize
 from depth_distill.quantization.passes.replace_relu6 import replace_relu6 as replaced_relu6
 from depth_distill.quantization.passes.stress import perturb_channel_scales
+from depth_distill.quantization.preparation import Preparer, structure_only
+from depth_distill.quantization.recipe import Recipe
+from depth_distill.quantization.target.target import load_target
 from tests.quantization.networks import (
     assert_same_function,
     assert_untouched,
@@ -216,6 +221,16 @@ def test_channels_that_stay_below_a_relu6_are_scaled_and_the_function_stays():
     scale = (result.graph_module.get_submodule("0").weight / net[0].weight)[:, 0, 0, 0]
     assert scale[0] == 1
     assert (scale * ranges["_1"] * 1.25 <= 6 * (1 + 1e-9))[1:].all()
+
+
+def test_a_student_behind_bounds_is_loaded_without_images():
+    context = Context(load_target("per-tensor-minmax"), (), Interface.raw("image", (3, 16, 16), ["y"]))
+    recipe = Recipe.from_entries(["fold", {"equalize": {"relu6": "bounded"}}])
+    assert recipe.to_entries()[1] == {"equalize": {"max_iterations": 500, "relu6": "bounded"}}
+    assert Recipe.from_entries(["equalize"]).to_entries() == [{"equalize": {"max_iterations": 500}}]
+    Preparer(chain(nn.ReLU6).float(), context, structure_only)(recipe)
+    with pytest.raises(ConfigError, match="relu6: bounded needs calibration images"):
+        Preparer(chain(nn.ReLU6).float(), context)(recipe)
 
 
 def test_bounds_need_ranges():
