@@ -531,10 +531,10 @@ def test_a_teacher_computes_what_it_did_whatever_the_recipe_rounds(tmp_path):
         torch.testing.assert_close(fitted.teacher.predict_depth(image), expected, rtol=1e-4, atol=0)
 
 
-def test_what_belongs_to_the_export_is_refused_in_training():
-    for name in ("uint8_input", "pair"):
-        with pytest.raises(ConfigError, match=f"{name} belongs to the export"):
-            fake_quant(recipe=["fold", name])
+@pytest.mark.parametrize("name", ["uint8_input", "pair", "split_channels", "split_weights", "clip_ranges"])
+def test_what_belongs_to_the_export_is_refused_in_training(name):
+    with pytest.raises(ConfigError, match=f"{name} belongs to the export"):
+        fake_quant(recipe=["fold", name])
 
 
 def test_a_thermometer_trains_as_any_head_does(tmp_path):
