@@ -67,6 +67,10 @@ class HostTable(HostCodec):
                 found.append(1.0 - _inverse(xp, values, Constants(table.name, table.values[::-1])))
         return xp.concatenate(found, -3)
 
+    def corrected(self, codes: NDArray[Any]) -> NDArray[np.float32]:
+        """The float network's codes ``(..., channels, H, W)``, from those of the device."""
+        return np.asarray(self._behind(np, np.clip(np.asarray(codes, np.float32), 0, 1)))
+
     def depth_of(self, xp: Any, codes: Sequence[Array]) -> Array:
         """Depth from the device's codes."""
         behind = [
@@ -79,13 +83,17 @@ class HostTable(HostCodec):
         """Slopes of the inner codec times those of the tables."""
         codes = xp.clip(codes, 0.0, 1.0)
         each = [codes[..., k : k + 1, :, :] for k in range(self.channels)]
-        behind = [interpolated(xp, code, table) for code, table in zip(each, self._constants, strict=True)]
         rises = []
         for code, table in zip(each, self._constants, strict=True):
             steps = len(table.values) - 1
             below = xp.clip(xp.round(code * float(steps) - 0.5), 0.0, float(steps - 1))
             rises.append((element(xp, below + 1.0, table) - element(xp, below, table)) * float(steps))
-        return self.inner.slopes_with(xp, xp.concatenate(behind, -3)) * xp.concatenate(rises, -3)
+        return self.inner.slopes_with(xp, self._behind(xp, codes)) * xp.concatenate(rises, -3)
+
+    def _behind(self, xp: Any, codes: Array) -> Array:
+        each = [codes[..., k : k + 1, :, :] for k in range(self.channels)]
+        behind = [interpolated(xp, code, table) for code, table in zip(each, self._constants, strict=True)]
+        return xp.concatenate(behind, -3)
 
     @property
     def _constants(self) -> tuple[Constants, ...]:

@@ -37,6 +37,9 @@ class Deviations:
     mean_mm: float
     relative: float
 
+    def __str__(self) -> str:
+        return f"{self.mean_mm:.1f} mm ({100 * self.relative:.2f} %)"
+
 
 @dataclass(frozen=True)
 class TableFit:
@@ -126,8 +129,8 @@ def fit_table(
     every = range(len(device))
     return TableFit(
         HostTable(codec, [each[::-1] if near_is_one else each for each in tables(every)]),
-        _deviation(codec.decode(device), true_m, mask),
-        _deviation(after_m, true_m, mask),
+        deviations(codec.decode(device), true_m, mask),
+        deviations(after_m, true_m, mask),
         len(device),
         tuple(int(_seen(evidence.counts(code, every)).sum()) for code in range(codec.channels)),
     )
@@ -198,6 +201,10 @@ def rising(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray
     return np.concatenate([np.full(length, mean) for mean, _, length in blocks])
 
 
-def _deviation(found_m: NDArray[np.float32], true_m: NDArray[np.float32], mask: NDArray[np.bool_]) -> Deviations:
-    apart = np.abs(found_m.astype(np.float64) - true_m)[mask]
-    return Deviations(float(1000 * apart.mean()), float((apart / true_m[mask]).mean()))
+def deviations(
+    found_m: NDArray[np.float32], true_m: NDArray[np.float32], mask: NDArray[np.bool_] | None = None
+) -> Deviations:
+    """How far depth in metres is from what it should be, over the pixels that count; over all without a mask."""
+    inside = np.ones(true_m.shape, bool) if mask is None else mask
+    apart = np.abs(found_m.astype(np.float64) - true_m)[inside]
+    return Deviations(float(1000 * apart.mean()), float((apart / true_m[inside]).mean()))

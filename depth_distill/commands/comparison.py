@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -10,15 +11,19 @@ from rich.console import Console
 from rich.table import Table
 
 from depth_distill.atomic import atomic_path, write_json
+from depth_distill.codecs.table_fit import deviations
+from depth_distill.commands.device_options import reading_of
 from depth_distill.display.charts import drift_bars
 from depth_distill.display.console import wide_console
 from depth_distill.display.pictures import save_figure
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import find_backend
 from depth_distill.export.backends.layer_runner import LayerRunner
-from depth_distill.export.bundle.bundle import Bundle, load_bundle
+from depth_distill.export.bundle.bundle import INTEGER_KINDS, Bundle, load_bundle
 from depth_distill.export.compare.drift import Drift, DriftStatistics, output_drift
 from depth_distill.export.compare.dumps import DumpFolder
+from depth_distill.export.device.calibration import CalibrationOutputs
+from depth_distill.export.device.through_table import ThroughTable, through_table
 from depth_distill.export.interface.calibration_set import read_calibration_set
 from depth_distill.export.onnx_io.layers import layers_of
 from depth_distill.loading.onnx_importer.files import read_onnx
@@ -33,6 +38,8 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         return _on_backend(options, overrides, bundle, console)
     if overrides:
         raise ConfigError(f"unknown options {' '.join(overrides)}; see --help")
+    if options.device_outputs is not None:
+        return _of_device(options, bundle, console)
     model = bundle.artifact(options.artifact)
     layers = [each for each in layers_of(read_onnx(model)) if each.activation is None]
     runner = LayerRunner(model, layers)
@@ -75,7 +82,12 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
     of_recipe = dict(each.partition("=")[::2] for each in options.option)
     ran = backend.run(model, images, bundle.calibration if options.quantize else None, of_recipe)
     reference = find_backend("onnxruntime").run(model, images, options={"optimize": "0"}, repeats=0)
-    drifts = output_drift(reference.outputs, ran.outputs)
+    drifts = judged = output_drift(reference.outputs, ran.outputs)
+    behind_table = None
+    if bundle.table is not None and (options.quantize or options.artifact in INTEGER_KINDS):
+        behind_table = through_table(bundle, images, ran.outputs, reference.outputs)
+        judged = behind_table.drifts
+        drifts = {**drifts, **judged}
     title = f"{options.artifact} on {backend.title} {ran.version}, {len(images)} images"
     console.print(_table(title, drifts))
     for note in ran.notes:
@@ -84,12 +96,54 @@ def _on_backend(options: argparse.Namespace, overrides: Sequence[str], bundle: B
         console.print(f"{ran.milliseconds:.2f} ms per image", highlight=False)
     values: dict[str, object] = {"title": title, "outputs": {name: drift.to_dict() for name, drift in drifts.items()}}
     if evaluator is not None:
-        outputs = {name: torch.from_numpy(each) for name, each in ran.outputs.items()}
-        abs_rel = evaluator.of_codes(bundle.layout.codes(outputs))["abs_rel"]
-        console.print(f"abs_rel {abs_rel:.4f}, {evaluator.protocol}", highlight=False)
-        values["abs_rel"] = abs_rel
+        plain, through = (
+            evaluator.of_depth(torch.from_numpy(bundle.decode(ran.outputs, kind)))["abs_rel"]
+            for kind in ("float", "int8" if behind_table is not None else "float")
+        )
+        change = f"{plain:.4f} -> {through:.4f} through the decode table" if behind_table else f"{plain:.4f}"
+        console.print(f"abs_rel {change}, {evaluator.protocol}", highlight=False, soft_wrap=True)
+        values |= {"abs_rel": through, **({"abs_rel_without_table": plain} if behind_table else {})}
+    return _judge(options, values, behind_table, judged, console)
+
+
+def _of_device(options: argparse.Namespace, bundle: Bundle, console: Console) -> int:
+    """What a device returned for the calibration images, against the float file."""
+    if options.device_unit == "metres":
+        raise ConfigError("npu-compare compares codes: for depth in metres, take depth-distill fit-decoder")
+    every = read_calibration_set(bundle.calibration)
+    run = find_backend("onnxruntime").run
+    exact = run(bundle.artifact("float"), every, options={"optimize": "0"}, repeats=0).outputs
+    height, width = next(iter(exact.values())).shape[-2:]
+    returned = CalibrationOutputs(options.device_outputs, reading_of(options))
+    said = returned.outputs(bundle.layout, len(every), (height, width))
+    title = f"{options.device_outputs} against the float file, {len(every)} images"
+    drifts = judged = output_drift(exact, said)
+    behind_table = None
+    if bundle.table is not None and options.artifact in INTEGER_KINDS:
+        behind_table = through_table(bundle, every, said, exact)
+        judged = behind_table.drifts
+        drifts = {**drifts, **judged}
+    console.print(_table(title, drifts))
+    values: dict[str, object] = {"title": title, "outputs": {name: drift.to_dict() for name, drift in drifts.items()}}
+    if behind_table is None:
+        apart = deviations(bundle.decode(said, "float"), bundle.decode(exact, "float"))
+        console.print(f"depth, from that of the float file: {apart}, without decode table", highlight=False)
+        values["deviation"] = asdict(apart)
+    return _judge(options, values, behind_table, judged, console)
+
+
+def _judge(
+    options: argparse.Namespace,
+    values: dict[str, object],
+    behind_table: ThroughTable | None,
+    judged: dict[str, Drift],
+    console: Console,
+) -> int:
+    if behind_table is not None:
+        console.print(behind_table.line, highlight=False, soft_wrap=True)
+        values["decode_table"] = behind_table.to_dict()
     _write(options, values)
-    beyond = [name for name, drift in drifts.items() if drift.mean > options.max_mean_drift]
+    beyond = [name for name, drift in judged.items() if drift.mean > options.max_mean_drift]
     verdict = f"too far off: {', '.join(beyond)}" if beyond else "within tolerance"
     console.print(f"{verdict} (mean drift {options.max_mean_drift:g})", highlight=False)
     return int(bool(beyond))

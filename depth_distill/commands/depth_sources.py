@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from depth_distill.display.pictures import PanelRow
 from depth_distill.errors import ConfigError, DataError, one_line
 from depth_distill.evaluation import Evaluator
 from depth_distill.export.backends.runtime import OnnxNetwork
-from depth_distill.export.bundle.bundle import bundle_of
+from depth_distill.export.bundle.bundle import INTEGER_KINDS, bundle_of
 from depth_distill.export.onnx_io.metric_onnx import METRES
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.models import DepthCodec
@@ -32,8 +33,25 @@ def of_checkpoint(run: LoadedRun) -> Depth:
     return lambda batch: run.network.codec.decode(run.network(batch.image).float())
 
 
-def of_file(file: Path, codec: DepthCodec, table: Path | None = None) -> Depth:
-    """Depth of an ONNX file, read as its bundle says, or else by the codec, through a decode table if there is one.
+@dataclass(frozen=True)
+class FileDepth:
+    """Depth of an ONNX file.
+
+    Attributes:
+        depth_of: its depth, through a decode table if there is one.
+        without_table: its depth without; None where there is no table.
+        table: where the table comes from; empty where there is none.
+    """
+
+    depth_of: Depth
+    without_table: Depth | None = None
+    table: str = ""
+
+
+def of_file(file: Path, codec: DepthCodec, table: Path | None = None) -> FileDepth:
+    """Depth of an ONNX file, read as its bundle says, or else by the codec.
+
+    It goes through a decode table where one is given, or where the file has integer codes and its bundle has a table.
 
     Raises:
         ConfigError: the bundle is for another depth range, or the table is of another codec or cannot be read.
@@ -44,20 +62,35 @@ def of_file(file: Path, codec: DepthCodec, table: Path | None = None) -> Depth:
     if names == (METRES,):
         if table is not None:
             raise ConfigError(f"{file} returns metres, and a decode table takes codes: give another file of the bundle")
-        return lambda batch: network(batch.image)
+        return FileDepth(lambda batch: network(batch.image))
+    source = ""
+    behind: HostCodec | None = None
     if bundle is not None:
         network.outputs = bundle.layout
         if bundle.codec.depth_range != codec.depth_range:
             raise ConfigError(f"{file} is for depth {bundle.codec.depth_range}, the config for {codec.depth_range}")
         codec = DepthCodec(bundle.codec)
+        if bundle.table is not None and bundle.kind_of(file) in INTEGER_KINDS:
+            behind, source = bundle.table, bundle.table_source
     else:
         network.outputs = named_layout(codec.host, names)
     if table is not None:
-        codec = DepthCodec(_with_table(table, codec.host))
-    return lambda batch: codec.decode(network(batch.image))
+        behind, source = _with_table(table, codec.host), str(table)
+
+    def through(decoder: DepthCodec) -> Depth:
+        return lambda batch: decoder.decode(network(batch.image))
+
+    if behind is None:
+        return FileDepth(through(codec))
+    return FileDepth(through(DepthCodec(behind)), through(codec), source)
 
 
-def _with_table(path: Path, codec: HostCodec) -> HostTable:
+def read_table(path: Path) -> HostTable:
+    """The codec behind a decode table, from a file of ``depth-distill fit-decoder``.
+
+    Raises:
+        ConfigError: it does not exist, or is none.
+    """
     try:
         found = codec_of(json.loads(path.read_text(encoding="utf-8"))["codec"])
     except FileNotFoundError as error:
@@ -66,6 +99,11 @@ def _with_table(path: Path, codec: HostCodec) -> HostTable:
         raise ConfigError(f"{path} is no decode table of depth-distill fit-decoder ({one_line(error)})") from error
     if not isinstance(found, HostTable):
         raise ConfigError(f"{path} has the codec {found} and no table: give decode_table.json of fit-decoder")
+    return found
+
+
+def _with_table(path: Path, codec: HostCodec) -> HostTable:
+    found = read_table(path)
     if describe_codec(found.inner) != describe_codec(codec):
         raise ConfigError(f"{path} was fitted to the codec {found.inner} of {found.depth_range}, not to {codec}")
     return found

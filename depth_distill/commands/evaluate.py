@@ -1,5 +1,7 @@
 """The metrics of a checkpoint, of an ONNX file, or of a folder of predictions, on the validation split of a run.
 
+A file with integer codes in a bundle with a decode table is scored through it, and without it in one more line.
+
 The split comes from the config: the one given by ``--config``, or the one in the checkpoint's run folder. A file or
 predictions need no checkpoint. Inputs, outputs and codec of a file in a bundle are those of its manifest; any other
 file takes normalized images and returns codes of the config's network. Predictions are named after the samples, as
@@ -35,7 +37,11 @@ def add_arguments(parser: CommandParser) -> None:
     what.add_argument("--onnx", type=Path, metavar="FILE", help="score a file of a bundle, or one that returns codes")
     what.add_argument("--predictions", type=Path, metavar="DIR", help="score a folder of depth maps")
     parser.add_argument(
-        "--decode-table", type=Path, metavar="JSON", help="decode --onnx through a table of depth-distill fit-decoder"
+        "--decode-table",
+        type=Path,
+        metavar="JSON",
+        help="decode --onnx through a table of depth-distill fit-decoder (default: that of the file's bundle, for "
+        "integer files)",
     )
     add_images(parser)
     add_device(parser)
@@ -60,16 +66,24 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise ConfigError("--decode-table goes with --onnx, the file whose codes it corrects")
     loaded = _load(options, overrides)
     evaluator = loaded.evaluator(options.images)
+    file: depth_sources.FileDepth | None = None
     if options.predictions is not None:
         depth_of = depth_sources.of_predictions(options.predictions, loaded)
     elif options.onnx is not None:
-        depth_of = depth_sources.of_file(options.onnx, loaded.network.codec, options.decode_table)
+        file = depth_sources.of_file(options.onnx, loaded.network.codec, options.decode_table)
+        depth_of = file.depth_of
     else:
         depth_of = depth_sources.of_checkpoint(loaded)
     metrics = evaluator.of_batches(depth_of, "val")
-    wide_console().print(metric_table(f"{scored}, val: {evaluator.protocol}", metrics))
+    console, record = wide_console(), {"scored": str(scored), "protocol": evaluator.protocol, "metrics": metrics}
+    console.print(metric_table(f"{scored}, val: {evaluator.protocol}", metrics))
+    if file is not None and file.without_table is not None:
+        before = evaluator.of_batches(file.without_table, "without decode table")
+        record |= {"decode_table": file.table, "metrics_without_table": before}
+        changes = ", ".join(f"{name} {before[name]:.4f} -> {metrics[name]:.4f}" for name in ("abs_rel", "rmse"))
+        console.print(f"through the decode table of {file.table}: {changes}", soft_wrap=True, highlight=False)
     if options.json is not None:
-        write_json(options.json, {"scored": str(scored), "protocol": evaluator.protocol, "metrics": metrics})
+        write_json(options.json, record)
     if options.panel is not None:
         save_figure(depth_panel(depth_sources.panel_rows(loaded, evaluator, depth_of)), options.panel)
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from depth_distill.commands.device_options import add_reading, reading_of
 from depth_distill.commands.options import (
     CommandParser,
     add_calibration_images,
@@ -34,10 +35,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from depth_distill.export.backends.backends import Backend
+    from depth_distill.export.bundle.decode_table import TableSource
     from depth_distill.quantization.recipe import Recipe
+    from depth_distill.quantization.target.target import NpuTarget
+
+_FIRST = "the first"
 
 EXAMPLE = """
 depth-distill export --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --target per-tensor-minmax --out bundle
+depth-distill export --checkpoint CKPT --target per-tensor-minmax --out bundle --fit-decoder onnxruntime
 """
 
 
@@ -94,6 +100,24 @@ def add_arguments(parser: CommandParser) -> None:
     files.add_argument(
         "--search-images", type=whole_number, default=100, metavar="N", help="search on about this many images"
     )
+    decoder = parser.add_argument_group("the decode table, for what a tool chain or device returns")
+    table = decoder.add_mutually_exclusive_group()
+    table.add_argument(
+        "--fit-decoder",
+        nargs="?",
+        const=_FIRST,
+        metavar="BACKEND",
+        help="fit a table on what this tool chain returns for the calibration images (default: the first that is "
+        "verified and takes the file as the target's tool chain does)",
+    )
+    table.add_argument(
+        "--device-outputs",
+        type=Path,
+        metavar="DIR",
+        help="fit it on what the device returned for the calibration images: 0000.npy, 0001.npy, ...",
+    )
+    table.add_argument("--decode-table", type=Path, metavar="JSON", help="use a table of depth-distill fit-decoder")
+    add_reading(parser)
     proof = parser.add_argument_group("verification")
     proof.add_argument(
         "--backends",
@@ -116,6 +140,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.quantization.target.target import load_target
 
     console = plain_console()
+    target, backends = load_target(options.target), _backends(options.backends, console)
     try:
         bundle = export_bundle(
             ExportOptions(
@@ -133,14 +158,17 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
                 target_abs_rel=options.target_abs_rel,
                 search_images=options.search_images,
                 images=options.images,
-                backends=_backends(options.backends, console),
+                backends=backends,
+                decode_table=_decode_table(options, target, backends),
                 refuse=not options.allow_violations,
                 keep_head=options.head == SINGLE,
                 command=shlex.join(["depth-distill", *options.words]),
             ),
-            load_target(options.target),
+            target,
             console,
         )
+        for line in bundle.manifest["metrics"].get("decode_table", ()):
+            console.print(line, soft_wrap=True, highlight=False, style="bold", markup=False)
         console.print(f"bundle  {bundle.folder}", soft_wrap=True, highlight=False)
         console.print(f"report  {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False)
         if options.json is not None:
@@ -159,6 +187,38 @@ def _recipe(options: argparse.Namespace) -> "Recipe":
     names = ("bake_ranges", "logits", "uint8_input")
     recipe = with_head(load_recipe(options.recipe), options.head)
     return recipe.with_passes(*(PASSES[name]() for name in names if getattr(options, name)))
+
+
+def _decode_table(
+    options: argparse.Namespace, target: "NpuTarget", backends: "Sequence[Backend]"
+) -> "TableSource | None":
+    """What the options say about the decode table; None if nothing.
+
+    Raises:
+        ConfigError: the tool chain cannot do what the target's does, or the table cannot be read.
+    """
+    from depth_distill.commands.depth_sources import read_table
+    from depth_distill.export.backends.backends import find_backend
+    from depth_distill.export.bundle.decode_table import GivenTable, ran_on
+    from depth_distill.export.device.calibration import CalibrationOutputs
+
+    reading = reading_of(options)
+    if options.decode_table is not None:
+        return GivenTable(options.decode_table.name, read_table(options.decode_table))
+    if options.device_outputs is not None:
+        return CalibrationOutputs(options.device_outputs, reading)
+    if options.fit_decoder is None:
+        return None
+    if options.fit_decoder == _FIRST:
+        able = [each for each in backends if (each.quantizes if target.scales == "vendor" else "int8" in each.takes)]
+        if not able:
+            raise ConfigError(f"--fit-decoder: none of --backends runs files as the tool chain of {target.name} does")
+        return able[0]
+    backend = find_backend(options.fit_decoder)
+    ran_on(backend, target.scales)
+    if (why := backend.missing()) is not None:
+        raise ConfigError(f"--fit-decoder: {why}")
+    return backend
 
 
 def _high_precision_layers(words: Sequence[str] | None) -> Path | tuple[str, ...] | None:

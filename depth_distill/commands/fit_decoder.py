@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depth_distill.commands.npu_compare import DUMP_DTYPES, DUMP_LAYOUTS
+from depth_distill.commands.device_options import add_reading, reading_of
 from depth_distill.commands.options import CommandParser, add_json, add_out, add_pixels, pixels_of
-from depth_distill.commands.values import finite_number, positive_number
+from depth_distill.commands.values import finite_number
 from depth_distill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,12 +49,7 @@ def add_arguments(parser: CommandParser) -> None:
         metavar="DIR",
         help="fit to depth maps (.png in mm, .npy in m; named after the images) in place of the float network",
     )
-    device = parser.add_argument_group("how the device's files become codes")
-    device.add_argument("--device-unit", choices=("codes", "metres"), default="codes", help="what the numbers are")
-    device.add_argument("--scale", type=positive_number, metavar="X", help="of integers: code = (integer - Z) * X")
-    device.add_argument("--zero-point", type=int, default=0, metavar="Z", help="of integers, with --scale")
-    device.add_argument("--dump-dtype", choices=DUMP_DTYPES, default="float32", help="type of .raw and .bin files")
-    device.add_argument("--dump-layout", choices=DUMP_LAYOUTS, default="nchw", help="layout of the files")
+    add_reading(parser)
     meaning = parser.add_argument_group("what the output of an ONNX file outside of a bundle means")
     meaning.add_argument("--depth-range", type=finite_number, nargs=2, metavar=("MIN", "MAX"), help="its ends, in m")
     meaning.add_argument(
@@ -72,20 +67,16 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     from depth_distill.atomic import write_json
     from depth_distill.display.console import wide_console
+    from depth_distill.export.compare.fitted_table import verdict
     from depth_distill.export.device.decoder_fit import FitOptions, fit_decoder
-    from depth_distill.export.device.outputs import Reading
-    from depth_distill.export.device.report import as_json, require_own_folder, verdict, write_fit
+    from depth_distill.export.device.report import as_json, require_own_folder, write_fit
 
-    if options.zero_point and options.scale is None:
-        raise ConfigError("--zero-point goes with --scale: give both, or neither")
     require_own_folder(options.out)
     asked = FitOptions(
         network=options.network,
         images=options.image_folder,
         device=options.device_outputs,
-        reading=Reading(
-            options.dump_dtype, options.dump_layout, options.scale, options.zero_point, options.device_unit
-        ),
+        reading=reading_of(options),
         meaning=_meaning(options),
         ground_truth=options.ground_truth,
         pixels=pixels_of(options),

@@ -7,6 +7,9 @@ Dumps are one folder per image, named by its number in the calibration set, with
 ``dumps/0000/LAYER.npy`` (or .raw, .bin: see ``--dump-dtype``), as floats or as the integer codes of the layer;
 ``--dump-reference`` writes the reference in this form. Layers that a device cannot give may be missing.
 
+Where the bundle has a decode table, integer outputs are shown with and without it, and judged with it; their depth is
+compared with that of the float file.
+
 The exit code is 1 if the mean drift of an output (of a layer: relative to its range) exceeds ``--max-mean-drift``, and
 2 where the comparison cannot be made.
 """
@@ -15,12 +18,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from depth_distill.commands.device_options import add_reading
 from depth_distill.commands.options import CommandParser, add_checkpoint, add_config, add_images, add_json, add_out
 from depth_distill.commands.values import number_from_zero, output_folder
-
-# As export.compare.tensor_files has them, which is not light enough to be imported for a help page.
-DUMP_DTYPES = ("float32", "float16", "int8", "uint8", "int16", "uint16")
-DUMP_LAYOUTS = ("nchw", "nhwc")
 
 EXAMPLE = """
 depth-distill npu-compare --bundle bundle --backend openvino
@@ -28,6 +28,7 @@ depth-distill npu-compare --bundle bundle --backend rknn --artifact float --quan
 depth-distill npu-compare --bundle bundle --backend qnn --checkpoint runs/NAME/TIME/checkpoints/last.ckpt
 depth-distill npu-compare --bundle bundle --dump-reference dumps
 depth-distill npu-compare --bundle bundle --dumps dumps
+depth-distill npu-compare --bundle bundle --device-outputs npu
 """
 
 
@@ -38,9 +39,13 @@ def add_arguments(parser: CommandParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--backend", metavar="NAME", help="run it on this tool chain of `depth-distill list backends`")
     what.add_argument("--dumps", type=Path, metavar="DIR", help="compare tensors that were dumped on a device")
+    what.add_argument(
+        "--device-outputs",
+        type=Path,
+        metavar="DIR",
+        help="compare what a device returned for the calibration images: 0000.npy, 0001.npy, ...",
+    )
     what.add_argument("--dump-reference", type=output_folder, metavar="DIR", help="write the reference's tensors")
-    parser.add_argument("--dump-dtype", choices=DUMP_DTYPES, default="float32", help="type of .raw and .bin files")
-    parser.add_argument("--dump-layout", choices=DUMP_LAYOUTS, default="nchw", help="layout of feature maps")
     parser.add_argument("--quantize", action="store_true", help="let the tool chain quantize the float file itself")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="option of the backend's recipe; repeatable"
@@ -57,6 +62,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_out(parser, required=False)
     add_json(parser)
+    add_reading(parser)
 
 
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depth_distill.codecs import HostCodec, HostUnknown, TwoPartCodec
+from depth_distill.codecs import HostCodec, HostTable, HostUnknown, TwoPartCodec
 from depth_distill.codecs.arithmetic import saturating_sigmoid
 from depth_distill.errors import ConfigError
 
@@ -175,11 +175,13 @@ class Interface:
         inputs: what the network takes.
         outputs: what it returns.
         codec: what its codes mean in metres.
+        table: the codec behind a decode table, for the codes of a device; None where they mean the same.
     """
 
     inputs: InputLayout
     outputs: OutputLayout
     codec: HostCodec
+    table: HostTable | None = None
 
     @classmethod
     def of_codes(cls, inputs: InputLayout, codec: HostCodec) -> "Interface":
@@ -198,6 +200,11 @@ class Interface:
         height, width = (*shape, 1, 1)[-2:] if len(shape) < 2 else shape[-2:]
         inputs = RawInput(height, width, (), (), name=name, shape=tuple(shape))
         return cls(inputs, RawOutputs(tuple(outputs), ()), HostUnknown())
+
+    @property
+    def device_codec(self) -> HostCodec:
+        """What the codes of a device mean: through the decode table, where there is one."""
+        return self.table or self.codec
 
     def compared(self, outputs: Tensor | Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
         """What is compared between two runs of the network, by name: its codes, or every output that is raw."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from depth_distill.cli import main
-from depth_distill.commands.npu_compare import DUMP_DTYPES, DUMP_LAYOUTS
+from depth_distill.commands.device_options import DUMP_DTYPES, DUMP_LAYOUTS
 from depth_distill.export.backends.backends import BACKENDS
 from depth_distill.export.backends.runtime import OnnxNetwork
 from depth_distill.export.bundle.bundle import load_bundle

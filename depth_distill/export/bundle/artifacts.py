@@ -1,7 +1,7 @@
 """The files of a bundle: networks, decoders, calibration images, encodings and runners."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,30 +11,31 @@ import torch
 from torch import fx
 
 from depth_distill.atomic import write_json
-from depth_distill.codecs import describe_codec
+from depth_distill.codecs import HostCodec, describe_codec
 from depth_distill.export.backends.backends import RUNNERS
+from depth_distill.export.bundle.decode_table import DecodeTable, integers_of, write_bundle_decoders
 from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.interface.calibration_set import write_calibration_set
-from depth_distill.export.interface.decoders import write_decoders
-from depth_distill.export.onnx_io.encodings import aimet_encodings
+from depth_distill.export.onnx_io.encodings import aimet_encodings, scales
 from depth_distill.export.onnx_io.file_spec import OPSET, FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.half import export_half, export_mixed
-from depth_distill.export.onnx_io.metric_onnx import export_with_decoder
+from depth_distill.export.onnx_io.metric_onnx import append_decoder, export_with_decoder
 from depth_distill.export.onnx_io.opsets.rewriting import OpsetError
 from depth_distill.export.onnx_io.qdq import export_qdq
 from depth_distill.quantization.analysis.mixed_precision import mixed_network
-from depth_distill.quantization.interface import INPUT_NAME
+from depth_distill.quantization.interface import INPUT_NAME, OutputLayout
 from depth_distill.quantization.preparation import Prepared
 
 BUNDLE = "bundle"
 """The new bundle, inside the folder of the steps."""
+METRIC_INT8 = "model.metric_int8.onnx"
 
 
 def write_artifacts(
     prepared: Prepared, high_precision_layers: Sequence[str], spec: FileSpec, steps: StepRunner
 ) -> dict[str, str]:
-    """Write everything but the manifest and the report.
+    """Write everything but the decoders, the manifest and the report.
 
     What the target's tool chain reads has the opset of the spec, or is refused. A file for hosts or for comparison
     that this opset cannot express has the oldest one that can.
@@ -82,14 +83,9 @@ def write_artifacts(
         )
         if why:
             steps.console.print(f"       {why}", style="dim", highlight=False, soft_wrap=True)
-    for leftover in set(folder.glob("model.*.onnx")) - {folder / name for name in written.values()}:
+    kept = {*written.values(), METRIC_INT8}  # see write_decoding
+    for leftover in set(folder.glob("model.*.onnx")) - {folder / name for name in kept}:
         leftover.unlink()
-    steps.run(
-        "write decoders",
-        [description, str(outputs)],
-        partial(_write, lambda path: write_decoders(codec, outputs, path), folder),
-        [f"{BUNDLE}/decode.py", f"{BUNDLE}/decode.h"],
-    )
     steps.run(
         "write calibration images",
         [[tensor_hash(each) for each in prepared.context.images], prepared.interface.inputs.to_dict()],
@@ -104,6 +100,62 @@ def write_artifacts(
     )
     steps.run("write runners", None, lambda: _write_runners(folder), value=False)
     return written
+
+
+def write_decoding(
+    prepared: Prepared, written: Mapping[str, str], table: DecodeTable | None, steps: StepRunner
+) -> dict[str, str]:
+    """Write ``decode.py`` and ``decode.h``, and with a decode table also the INT8 network that has it inside.
+
+    Args:
+        prepared: the network that a recipe prepared, with the table in its interface.
+        written: names of the network files by kind.
+        table: what was fitted; None where no table was asked for.
+        steps: runs the writing of each file as one step.
+
+    Returns:
+        ``written``, and ``metric_int8`` where there is a table and the opset of the file can express it.
+    """
+    folder, interface = steps.folder / BUNDLE, prepared.interface
+    codec, found, layout = interface.codec, interface.table, interface.outputs
+    depends_on = [describe_codec(interface.device_codec), str(layout), prepared.fingerprint, prepared.scales]
+    names = [f"{BUNDLE}/{name}.{suffix}" for name in ("decode", "decode_float")[: 1 if found is None else 2]
+             for suffix in ("py", "h")]  # fmt: skip
+    integers = integers_of(scales(folder / written["int8"]), layout)
+    source = "" if table is None else table.source
+    steps.run(
+        "write decoders",
+        [*depends_on, source],
+        partial(_write, lambda path: write_bundle_decoders(codec, found, layout, path, integers, source), folder),
+        names,
+    )
+    if found is None:
+        (folder / METRIC_INT8).unlink(missing_ok=True)
+        return dict(written)
+    why = steps.run(
+        f"write {METRIC_INT8}",
+        depends_on,
+        lambda: write_metric_int8(folder / written["int8"], interface.device_codec, layout),
+        [f"{BUNDLE}/{METRIC_INT8}"],
+    )
+    if why:
+        steps.console.print(f"       {why}", style="dim", highlight=False, soft_wrap=True)
+        return dict(written)
+    return {**written, "metric_int8": METRIC_INT8}
+
+
+def write_metric_int8(int8: Path, codec: HostCodec, layout: OutputLayout) -> str:
+    """Write the INT8 network with its decoder beside the INT8 file.
+
+    Returns:
+        Why that is not possible; empty if it was.
+    """
+    try:
+        append_decoder(int8, codec, layout, int8.with_name(METRIC_INT8))
+    except OpsetError as error:
+        int8.with_name(METRIC_INT8).unlink(missing_ok=True)
+        return f"left out: {error}"
+    return ""
 
 
 def write_at_oldest(make: Callable[[Path, FileSpec], object], path: Path, spec: FileSpec, newest: int) -> str:

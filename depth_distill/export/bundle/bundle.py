@@ -6,21 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depth_distill.codecs import HostCodec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from depth_distill.codecs import HostCodec, HostTable
 from depth_distill.errors import ConfigError
 from depth_distill.export.bundle.manifest import (
     MANIFEST,
+    TABLE,
     check_hash,
     check_manifest,
     codec_in,
     input_in,
     outputs_in,
     read_manifest,
+    table_in,
 )
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 STEPS_RECORD = "steps.json"
 """Record of the steps of an unfinished export, in its work folder."""
+INTEGER_KINDS = ("int8", "mixed")
+"""Files whose codes a decode table is for; those of float and FP16 files are the float network's."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Bundle:
 
     @property
     def artifacts(self) -> dict[str, Path]:
-        """Network files by kind: ``float``, ``int8``, ``fp16``, ``mixed``, ``metric``."""
+        """Network files by kind: ``float``, ``int8``, ``fp16``, ``mixed``, ``metric``, ``metric_int8``."""
         return {kind: self.folder / name for kind, name in self.manifest["artifacts"].items()}
 
     def artifact(self, kind: str) -> Path:
@@ -50,10 +58,46 @@ class Bundle:
             raise ConfigError(f"{self.folder} has no {kind!r} artifact; it has {', '.join(self.artifacts)}")
         return self.artifacts[kind]
 
+    def kind_of(self, file: Path) -> str | None:
+        """The kind of a network file of the bundle; None of any other file."""
+        return next((kind for kind, path in self.artifacts.items() if path.name == file.name), None)
+
     @property
     def codec(self) -> HostCodec:
         """The codec, which decodes codes to metres."""
         return codec_in(self.manifest)
+
+    @property
+    def table(self) -> HostTable | None:
+        """The codec behind the decode table, which is what the codes of a device mean; None without a table."""
+        return table_in(self.manifest)
+
+    @property
+    def table_source(self) -> str:
+        """Whose outputs the decode table corrects, such as ``ONNX Runtime PTQ``; empty without a table."""
+        return str(self.manifest[TABLE]["source"]) if TABLE in self.manifest else ""
+
+    def codec_for(self, kind: str) -> HostCodec:
+        """What the codes of a file mean: those of ``int8`` and ``mixed`` go through the decode table, if there is one.
+
+        Args:
+            kind: ``float``, ``int8``, ``fp16`` or ``mixed``.
+        """
+        return (self.table if kind in INTEGER_KINDS else None) or self.codec
+
+    def decode(self, outputs: Mapping[str, NDArray[Any]], kind: str = "int8") -> NDArray[np.float32]:
+        """Depth ``(N, 1, H, W)`` in metres from float outputs by name, each ``(N, C, H, W)``.
+
+        Args:
+            outputs: what a device or runtime returned.
+            kind: the file that ran: of ``float`` and ``fp16``, codes are those of the float network; of ``int8`` and
+                ``mixed``, and of a device, they go through the decode table, if there is one.
+
+        Raises:
+            ConfigError: an output that is missing, or has another number of channels.
+        """
+        tensors = {name: torch.from_numpy(np.asarray(values, np.float32)) for name, values in outputs.items()}
+        return self.codec_for(kind).decode(self.layout.codes(tensors).numpy())
 
     @property
     def layout(self) -> OutputLayout:

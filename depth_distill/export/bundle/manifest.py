@@ -3,18 +3,19 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from depth_distill.atomic import write_json
-from depth_distill.codecs import codec_of
-from depth_distill.codecs.base import HostCodec
+from depth_distill.codecs import HostCodec, HostTable, codec_of
 from depth_distill.data.reading import lies_inside
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 MANIFEST = "manifest.json"
+TABLE = "decode_table"
+"""Entry of a decode table, which only bundles with one have."""
 SCHEMA_VERSION = 2  # 2: a thermometer has num_codes and spacing, and the scripts lie in runners/
 
 
@@ -69,12 +70,15 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     for kind, name in manifest["artifacts"].items():
         if not isinstance(name, str) or name not in manifest["files"]:
             raise ConfigError(f"{path}: artifacts: {kind} is {name!r}, which is none of its files: export again")
-    for key, read in (("codec", codec_in), ("input", input_in), ("outputs", outputs_in)):
+    readers: tuple[tuple[str, Callable[[Mapping[str, Any]], object]], ...] = (
+        ("codec", codec_in), ("input", input_in), ("outputs", outputs_in), (TABLE, table_in),
+    )  # fmt: skip
+    for key, read in readers:
         try:
             read(manifest)
         except KeyError as error:
             raise ConfigError(f"{path}: {key} has no {error.args[0]!r}: export again") from error
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, ConfigError) as error:
             raise ConfigError(f"{path}: {key} cannot be read ({error}): export again") from error
 
 
@@ -94,6 +98,19 @@ def check_hash(folder: Path, manifest: Mapping[str, Any], name: str) -> None:
 def codec_in(manifest: Mapping[str, Any]) -> HostCodec:
     """The codec, which decodes codes to metres."""
     return codec_of(manifest["codec"])
+
+
+def table_in(manifest: Mapping[str, Any]) -> HostTable | None:
+    """The codec behind the decode table, for what a device returns; None of a bundle without one."""
+    if TABLE not in manifest:
+        return None
+    entry = manifest[TABLE]
+    if not isinstance(entry["source"], str):
+        raise ValueError("source has no name")
+    tables = entry["tables"]
+    if not isinstance(tables, list) or not all(isinstance(each, list) for each in tables):
+        raise ValueError("tables is no list of lists")
+    return HostTable(codec_in(manifest), tables)
 
 
 def input_in(manifest: Mapping[str, Any]) -> InputLayout:

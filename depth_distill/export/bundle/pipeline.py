@@ -20,7 +20,7 @@ from depth_distill.codecs import HostCodec, TwoPartCodec, describe_codec, formul
 from depth_distill.display.console import plain_console
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import Backend, find_backend
-from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts
+from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts, write_decoding
 from depth_distill.export.bundle.bundle import (
     Bundle,
     load_bundle,
@@ -29,9 +29,10 @@ from depth_distill.export.bundle.bundle import (
     require_replaceable,
     work_folder,
 )
+from depth_distill.export.bundle.decode_table import PICTURE, DecodeTable, TableSource, expected_codes, find_table
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
 from depth_distill.export.bundle.manifest import sha256, write_manifest
-from depth_distill.export.bundle.reporting import Results, write_results
+from depth_distill.export.bundle.reporting import Results, table_lines, write_results
 from depth_distill.export.bundle.steps import StepRunner, resumable_passes, source_hash, tensor_hash
 from depth_distill.export.bundle.verification import split_hash, verify
 from depth_distill.export.check.npu_check import check_onnx
@@ -75,6 +76,8 @@ class ExportOptions:
         search_images: approximate number of images for the search of these layers.
         images: approximate number of validation images for verification; all unless given.
         backends: tool chains to verify the files on.
+        decode_table: a tool chain to fit a decode table on, outputs of a device for the calibration images, or a table
+            that was fitted before; there is none unless given.
         refuse: whether an operator that the target refuses is an error; otherwise it is a warning in the report.
         keep_head: whether the network ends as it does even where the target computes another function there; see
             :func:`~depth_distill.quantization.head_choice.choose_head`.
@@ -96,6 +99,7 @@ class ExportOptions:
     search_images: int = 100
     images: int | None = None
     backends: Sequence[Backend] = ()
+    decode_table: TableSource | None = None
     refuse: bool = True
     keep_head: bool = False
     command: str = ""
@@ -134,8 +138,15 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     spec = FileSpec.of(prepared.interface, opset_for(target) if options.opset is None else options.opset)
     written = write_artifacts(prepared, high_precision.layers, spec, steps)
     folder = work / BUNDLE
+    table = _decode_table(options, run, prepared, written, steps)
+    if table is not None:
+        interface = prepared.interface
+        prepared = dataclasses.replace(
+            prepared, interface=dataclasses.replace(interface, table=table.codec(interface.codec))
+        )
+    written = write_decoding(prepared, written, table, steps)
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
-    verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps)
+    verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps, table)
     opsets = {kind: opset_of(read_onnx(folder / name, weights=False)) for kind, name in written.items()}
     manifest = {"opset": spec.opset, "opsets": opsets, **_manifest(options, target, prepared, written, folder)}
     passes = [
@@ -150,9 +161,13 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         {**steps.seconds},
         peak_memory_mb(),
         tuple(steps.kept),
+        table,
     )
+    if table is not None:
+        manifest |= table.to_manifest(prepared.interface.codec)
     steps.run("write report", None, lambda: write_results(folder, results, prepared, run), value=False)
-    manifest["metrics"] = verified
+    lines = table_lines(table, verified["rows"])
+    manifest["metrics"] = {**verified, **({"decode_table": lines} if lines else {})}
     manifest["steps_seconds"] = {**steps.seconds}
     manifest["peak_memory_mb"] = peak_memory_mb()
     steps.run("write manifest", None, lambda: write_manifest(folder, manifest), value=False)
@@ -345,6 +360,32 @@ def _choose(
 
     found = steps.run("choose FP16 layers", depends_on, choose)
     return HighPrecisionLayers(tuple(found["layers"]), found["reason"])
+
+
+def _decode_table(
+    options: ExportOptions, run: LoadedRun, prepared: Prepared, written: Mapping[str, str], steps: StepRunner
+) -> DecodeTable | None:
+    """The decode table that the options ask for, fitted on the calibration images."""
+    source, folder = options.decode_table, steps.folder / BUNDLE
+    if source is None:
+        (folder / PICTURE).unlink(missing_ok=True)
+        return None
+    chosen = source
+
+    def find() -> dict[str, Any]:
+        expected = expected_codes(prepared, run.network.codec.host)
+        return dataclasses.asdict(find_table(chosen, prepared, expected, folder, written))
+
+    if isinstance(source, Backend):
+        title = f"fit decode table on {source.name}"
+        depends_on: Any = [sha256(folder / written[kind]) for kind in ("float", "int8")] + [source.name]
+        depends_on += [tensor_hash(each) for each in prepared.context.images]
+        found = steps.run(title, depends_on, find, [f"{BUNDLE}/{PICTURE}"])
+    else:
+        found = steps.run(f"decode table of {source.title}", None, find, value=False)
+    table = DecodeTable(**{**found, "tables": tuple(tuple(each) for each in found["tables"])})
+    steps.console.print(f"       {table.line}", style="dim", highlight=False, soft_wrap=True)
+    return table
 
 
 def _check(folder: Path, written: Mapping[str, str], target: NpuTarget, options: ExportOptions) -> list[dict[str, str]]:

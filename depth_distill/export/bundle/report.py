@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from depth_distill.atomic import atomic_path
 
@@ -22,6 +23,29 @@ _TEXT = ' class="text"'
 
 
 @dataclass(frozen=True)
+class TableScore:
+    """Scores of integer codes that are decoded through the decode table.
+
+    Attributes:
+        abs_rel: abs_rel on the validation images.
+        ratio: ``abs_rel`` over that of the float network.
+        drift_mm: mean difference of the depth from that of the float network.
+        drift_rel: the same, over the depth of the float network.
+    """
+
+    abs_rel: float
+    ratio: float
+    drift_mm: float
+    drift_rel: float
+
+    @classmethod
+    def of(cls, score: Mapping[str, float], float_metrics: Mapping[str, float]) -> "TableScore":
+        """From the metrics of an evaluator."""
+        abs_rel = score["abs_rel"]
+        return cls(abs_rel, abs_rel / float_metrics["abs_rel"], score["drift_mm"], score["drift_rel"])
+
+
+@dataclass(frozen=True)
 class RuntimeRow:
     """Results of one file on one runtime.
 
@@ -33,6 +57,8 @@ class RuntimeRow:
         ratio: ``abs_rel`` over that of the float network.
         drift_codes: mean difference of the codes from those of the same file on ONNX Runtime without optimization.
         drift_mm: mean difference of the depth from that of the float network.
+        drift_rel: the same, over the depth of the float network.
+        with_table: the same through the decode table; None where the codes are not integers, or there is no table.
         milliseconds: latency of one image; None for simulators.
         latency_ratio: latency over that of the float file on the same runtime, in the same run.
         simulator: whether the tool chain simulates a chip.
@@ -47,11 +73,21 @@ class RuntimeRow:
     ratio: float | None = None
     drift_codes: float | None = None
     drift_mm: float | None = None
+    drift_rel: float | None = None
+    with_table: TableScore | None = None
     milliseconds: float | None = None
     latency_ratio: float | None = None
     simulator: bool = False
     notes: tuple[str, ...] = ()
     error: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RuntimeRow":
+        """From ``dataclasses.asdict``, as a manifest has it."""
+        table = values.get("with_table")
+        return cls(
+            **{**values, "notes": tuple(values["notes"]), "with_table": None if table is None else TableScore(**table)}
+        )
 
 
 @dataclass(frozen=True)
@@ -93,16 +129,23 @@ class Report:
 RUNTIME_HEADER = ("file", "runtime", "abs_rel", "x FP32", "drift of codes", "drift [mm]", "ms", "x FP32 file", "MB")
 
 
+_TABLE_NOTE = (
+    "The last columns are through the decode table: it is for the tool chain that it was fitted on, and for no float "
+    "or FP16 file."
+)
+
+
 def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], protocol: str) -> Section:
     """A table of every file on every runtime."""
     table: list[Sequence[str]] = []
     notes: list[str] = []
+    behind_table = any(row.with_table is not None for row in rows)
     for row in rows:
         runtime = f"{row.runtime} {row.version}".strip() + (" (simulator)" if row.simulator else "")
         if row.error is not None:
             table.append((row.artifact, runtime, f"refused: {row.error.strip().splitlines()[-1]}"))
             continue
-        cells = (
+        cells = [
             _number(row.abs_rel, 4),
             _number(row.ratio, 3),
             _number(row.drift_codes, 5),
@@ -110,15 +153,21 @@ def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], 
             _number(row.milliseconds, 1),
             _number(row.latency_ratio, 2),
             _number(megabytes.get(row.artifact), 2),
-        )
+        ]
+        if behind_table:
+            after = row.with_table
+            behind = (None, None, None) if after is None else (after.abs_rel, after.ratio, after.drift_mm)
+            cells += [_number(value, digits) for value, digits in zip(behind, (4, 3, 1), strict=True)]
         table.append((row.artifact, runtime, *cells))
         notes += [f"{row.artifact} on {row.runtime}: {note}" for note in row.notes]
     lines = (
         f"abs_rel: {protocol}. Drift of codes is relative to the same file on ONNX Runtime without optimization (for "
         "PTQ, to the float file); drift in mm is relative to the float network.",
+        *([_TABLE_NOTE] if behind_table else []),
         *notes,
     )
-    return Section("Every file on every runtime", RUNTIME_HEADER, table, lines)
+    header = (*RUNTIME_HEADER, *(f"{name}, table" for name in ("abs_rel", "x FP32", "drift [mm]") if behind_table))
+    return Section("Every file on every runtime", header, table, lines)
 
 
 def write_report(folder: Path, report: Report) -> None:

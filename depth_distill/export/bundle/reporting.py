@@ -9,6 +9,7 @@ import torch
 
 from depth_distill.display.charts import drift_bars
 from depth_distill.display.pictures import error_map, save_figure
+from depth_distill.export.bundle.decode_table import PICTURE, DecodeTable
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers
 from depth_distill.export.bundle.report import Report, RuntimeRow, Section, runtime_section, write_report
 from depth_distill.loading.trained import LoadedRun
@@ -33,6 +34,7 @@ class Results:
         seconds: duration of each step.
         peak_memory_mb: peak memory of this process.
         kept: steps whose earlier results were reused.
+        table: the decode table; None where none was asked for.
     """
 
     manifest: Mapping[str, Any]
@@ -43,18 +45,20 @@ class Results:
     seconds: Mapping[str, float]
     peak_memory_mb: float
     kept: Sequence[str]
+    table: DecodeTable | None = None
 
 
 def write_results(folder: Path, results: Results, prepared: Prepared, run: LoadedRun) -> None:
     """Write ``report.html``, ``report.md`` and their pictures into the bundle."""
     verified = results.verified
-    rows = [RuntimeRow(**{**row, "notes": tuple(row["notes"])}) for row in verified["rows"]]
+    rows = [RuntimeRow.from_dict(row) for row in verified["rows"]]
     sizes = {kind: (folder / name).stat().st_size for kind, name in results.manifest["artifacts"].items()}
     layers = [(each["name"], each["relative"], each["sqnr_db"]) for each in verified["layers"]]
     save_figure(drift_bars(layers, "Drift of INT8 from float, layer by layer"), folder / "layer_drift.png")
     save_figure(_errors(prepared, run), folder / "error_maps.png")
     sections = (
         runtime_section(rows, {kind: size / 1e6 for kind, size in sizes.items()}, verified["protocol"]),
+        *_table(folder, results.table, verified["rows"]),
         _sizes(sizes, verified, results),
         Section("Layer by layer", pictures=("layer_drift.png",)),
         Section("Depth, and its change by INT8", pictures=("error_maps.png",)),
@@ -69,7 +73,50 @@ def write_results(folder: Path, results: Results, prepared: Prepared, run: Loade
     )
     target = results.manifest["target"]["name"]
     title = f"{results.manifest['checkpoint']['name']} for {target}"
-    write_report(folder, Report(title, _summary(rows, verified), _warnings(rows, results), sections))
+    summary = _summary(rows, verified) + table_lines(results.table, verified["rows"])
+    write_report(folder, Report(title, summary, _warnings(rows, results), sections))
+
+
+def table_lines(table: DecodeTable | None, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the decode table does: on held-out calibration images, and on the validation images.
+
+    Args:
+        table: the table; None where none was asked for.
+        rows: of :func:`~depth_distill.export.bundle.verification.verify`.
+    """
+    if table is None:
+        return []
+    lines = [f"{table.line[0].upper()}{table.line[1:]}."]
+    row = _fitted(table, [RuntimeRow.from_dict(each) for each in rows])
+    if row is not None and (after := row.with_table) is not None:
+        assert row.drift_mm is not None
+        assert row.drift_rel is not None  # where there are scores, there are all
+        lines.append(
+            f"On the validation images, {row.artifact} on {row.runtime}: "
+            f"{row.drift_mm:.1f} mm ({100 * row.drift_rel:.2f} %) -> "
+            f"{after.drift_mm:.1f} mm ({100 * after.drift_rel:.2f} %), "
+            f"abs_rel {row.abs_rel:.4f} ({row.ratio:.3f} x FP32) -> {after.abs_rel:.4f} ({after.ratio:.3f} x FP32)."
+        )
+    return lines
+
+
+def _fitted(table: DecodeTable | None, rows: Sequence[RuntimeRow]) -> RuntimeRow | None:
+    """The row of the file and the tool chain that the table was fitted on."""
+    if table is None:
+        return None
+    return next((row for row in rows if (row.artifact, row.runtime) == (table.artifact, table.source)), None)
+
+
+def _table(folder: Path, table: DecodeTable | None, rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    if table is None:
+        return []
+    lines = table_lines(table, rows)
+    if table.tables:
+        lines.append(
+            "decode.py, decode.h and model.metric_int8.onnx have the table; decode_float.py, decode_float.h and "
+            "model.metric.onnx, for float and FP16, do not."
+        )
+    return [Section("Decode table", lines=lines, pictures=[PICTURE] if (folder / PICTURE).is_file() else [])]
 
 
 def _summary(rows: Sequence[RuntimeRow], verified: Mapping[str, Any]) -> list[str]:
@@ -89,11 +136,14 @@ def _summary(rows: Sequence[RuntimeRow], verified: Mapping[str, Any]) -> list[st
 
 def _warnings(rows: Sequence[RuntimeRow], results: Results) -> list[str]:
     lines = [f"{row.artifact} on {row.runtime}: refused, see the table" for row in rows if row.error]
-    lines += [
-        f"{row.artifact} on {row.runtime}: abs_rel is {row.ratio:.3f} times that of FP32, more than {_AIM}"
-        for row in rows
-        if row.ratio is not None and row.ratio > _AIM
-    ]
+    behind_table = _fitted(results.table, rows)
+    for row in rows:
+        after = row.with_table if row is behind_table else None
+        ratio = row.ratio if after is None else after.ratio
+        if ratio is not None and ratio > _AIM:
+            how = "" if after is None else " through the decode table"
+            times = f"abs_rel is {ratio:.3f} times that of FP32{how}"
+            lines.append(f"{row.artifact} on {row.runtime}: {times}, more than {_AIM}")
     capabilities = results.manifest["target"]["capabilities"]
     unconfirmed = [name for name, support in capabilities.items() if support == "unconfirmed"]
     if unconfirmed:
@@ -112,7 +162,7 @@ def _warnings(rows: Sequence[RuntimeRow], results: Results) -> list[str]:
 def _sizes(sizes: Mapping[str, int], verified: Mapping[str, Any], results: Results) -> Section:
     milliseconds, counts = verified["latency_ms"], verified["operator_counts"]
     table = []
-    for kind in ("int8", "fp16", "mixed", "float", "metric"):
+    for kind in ("int8", "fp16", "mixed", "float", "metric", "metric_int8"):
         if kind not in sizes:
             continue
         count = counts.get(kind)

@@ -16,14 +16,18 @@ from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.backends import Backend, BackendRun, find_backend
 from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
+from depth_distill.export.bundle.bundle import INTEGER_KINDS
+from depth_distill.export.bundle.decode_table import DecodeTable
 from depth_distill.export.bundle.manifest import sha256
-from depth_distill.export.bundle.report import RuntimeRow
+from depth_distill.export.bundle.report import RuntimeRow, TableScore
 from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.compare.drift import layer_drift
 from depth_distill.export.onnx_io.metric_onnx import METRES
+from depth_distill.models import DepthCodec
 from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.preparation import Prepared
 
+_KIND_OF_METRIC = {"metric": "float", "metric_int8": "int8"}
 _LAYER_IMAGES = 8  # enough for means over thousands of values per layer
 
 
@@ -32,7 +36,7 @@ class Trial:
     """One file on one tool chain.
 
     Attributes:
-        artifact: ``float``, ``int8``, ``fp16``, ``mixed`` or ``metric``.
+        artifact: ``float``, ``int8``, ``fp16``, ``mixed``, ``metric`` or ``metric_int8``.
         backend: the tool chain.
         quantize: the tool chain quantizes the float file itself, as an NPU vendor's PTQ does.
         high_precision_layers: layers that it keeps in FP16 in that case.
@@ -54,6 +58,11 @@ class Trial:
         return self.backend.title + " PTQ" * self.quantize + self._mix
 
     @property
+    def returns_integers(self) -> bool:
+        """Whether the codes are those of integer arithmetic, which a decode table is for."""
+        return self.quantize or self.artifact in INTEGER_KINDS
+
+    @property
     def options(self) -> dict[str, str]:
         """Options of the backend's runner."""
         return {"fp16_layers": ",".join(self.high_precision_layers)} if self.high_precision_layers else {}
@@ -65,7 +74,10 @@ class Trial:
 
 
 def trials(
-    artifacts: Sequence[str], backends: Sequence[Backend], high_precision_layers: tuple[str, ...] = ()
+    artifacts: Sequence[str],
+    backends: Sequence[Backend],
+    high_precision_layers: tuple[str, ...] = (),
+    table_backend: str | None = None,
 ) -> tuple[Trial, ...]:
     """Every file on every backend that takes it, and the float file on every backend with its own PTQ.
 
@@ -73,13 +85,15 @@ def trials(
         artifacts: kinds of files.
         backends: tool chains.
         high_precision_layers: layers to keep in FP16; backends whose own PTQ supports this get one more trial.
+        table_backend: name of the tool chain that the decode table inside of ``metric_int8`` was fitted on, if any.
     """
     found = []
     for artifact in artifacts:
         for backend in backends:
-            kind = "float" if artifact == "metric" else artifact
-            # Decoding to metres needs exponentials and rounding that NPUs lack: this file is for hosts.
-            if kind in backend.takes and not (artifact == "metric" and backend.simulator):
+            kind = _KIND_OF_METRIC.get(artifact, artifact)
+            # Decoding to metres needs exponentials and rounding that NPUs lack: these files are for hosts.
+            on_host = not (artifact in _KIND_OF_METRIC and backend.simulator)
+            if kind in backend.takes and on_host and (artifact != "metric_int8" or backend.name == table_backend):
                 found.append(Trial(artifact, backend))
             if artifact == "float" and backend.quantizes:
                 found.append(Trial(artifact, backend, quantize=True))
@@ -126,12 +140,16 @@ class Verifier:
         return asdict(self._row(trial, ran, files))
 
     def _row(self, trial: Trial, ran: BackendRun, files: Mapping[str, Path]) -> RuntimeRow:
-        if trial.artifact == "metric":
+        behind_table = None
+        if trial.artifact in _KIND_OF_METRIC:
             drift, score = None, self.evaluator.of_depth(torch.from_numpy(ran.outputs[METRES]))
         else:
             codes = self._codes(ran)
             drift = float(np.abs(codes.numpy() - self._reference(trial, files)).mean())
             score = self.evaluator.of_codes(codes)
+            if self.interface.table is not None and trial.returns_integers:
+                behind = self.evaluator.with_codec(DepthCodec(self.interface.table)).of_codes(codes)
+                behind_table = TableScore.of(behind, self.float_metrics)
         return RuntimeRow(
             trial.artifact,
             trial.runtime,
@@ -140,6 +158,8 @@ class Verifier:
             ratio=score["abs_rel"] / self.float_metrics["abs_rel"],
             drift_codes=drift,
             drift_mm=score["drift_mm"],
+            drift_rel=score["drift_rel"],
+            with_table=behind_table,
             milliseconds=ran.milliseconds,
             simulator=ran.simulator,
             notes=ran.notes,
@@ -166,17 +186,19 @@ def verify(
     written: Mapping[str, str],
     high_precision_layers: tuple[str, ...],
     steps: StepRunner,
+    table: DecodeTable | None = None,
 ) -> dict[str, Any]:
     """Score the float network, its fake-quantized graph, and every file on every backend.
 
     Args:
         backends: tool chains.
         evaluator: the validation split; its reference is the trained network.
-        prepared: the networks that the files were written from.
+        prepared: the networks that the files were written from, with the decode table, if any, in their interface.
         folder: folder of the files.
         written: names of the files by kind.
         high_precision_layers: layers in FP16, if any.
         steps: runs each trial as one resumable step.
+        table: what is known about the decode table.
 
     Returns:
         JSON: ``protocol``, ``images``, metrics of ``float`` and ``fake_quantized``, ``rows`` (see
@@ -191,10 +213,12 @@ def verify(
     integers = steps.run("score the fake-quantized network", state, lambda: scorer(prepared.quantized))
     verifier = Verifier(scorer.evaluator, prepared.interface, folder / "calibration", floats)
     rows = []
-    for trial in trials(tuple(written), backends, high_precision_layers):
+    tables = None if prepared.interface.table is None else prepared.interface.table.tables
+    for trial in trials(tuple(written), backends, high_precision_layers, None if table is None else table.backend):
         depends_on = [state, hashes[trial.artifact], trial.backend.name, trial.quantize, trial.high_precision_layers]
+        depends_on += [tables] if trial.returns_integers else []
         rows.append(steps.run(f"run {trial.title}", depends_on, partial(verifier.run, trial, files)))
-    timed = {kind: path for kind, path in files.items() if kind != "metric"}
+    timed = {kind: path for kind, path in files.items() if kind not in _KIND_OF_METRIC}
     milliseconds = steps.run(
         "time files on ONNX Runtime",
         hashes,

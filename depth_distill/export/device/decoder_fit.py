@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from depth_distill.codecs import DepthRange, Encoding, HostCodec, HostSingle, HostUnknown
-from depth_distill.codecs.table_fit import TableFit, fit_table
+from depth_distill.codecs.table_fit import fit_table
 from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.data.reading import read_depth
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.bundle.bundle import bundle_of
-from depth_distill.export.device.outputs import DeviceOutputs, Reading
+from depth_distill.export.compare.fitted_table import FittedDecoder
+from depth_distill.export.device.outputs import DeviceOutputs, Reading, require_codes
 from depth_distill.export.harden.sources import Source, open_source
 from depth_distill.quantization.interface import OutputLayout
 
-_ROUNDING = 0.01  # that codes of a device may lie beyond [0, 1], as the ends of its output range are rounded
 _DEPTH_SCALES = {".npy": 1.0, ".png": 1000.0}  # units per metre
 
 
@@ -65,29 +65,6 @@ class FitOptions:
     overrides: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class FittedDecoder:
-    """A fit, with what it was made of.
-
-    Attributes:
-        fit: the table and what it does on held-out images.
-        layout: the outputs that are decoded.
-        device: codes ``(N, C, H, W)`` of the device.
-        expected: codes that they were fitted to.
-        valid: pixels ``(N, 1, H, W)`` that count.
-        near_is_one: whether 1 is the near end of them.
-        reference: whose codes they were fitted to: ``the float network`` or ``ground truth``.
-    """
-
-    fit: TableFit
-    layout: OutputLayout
-    device: NDArray[np.float32]
-    expected: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    near_is_one: bool
-    reference: str
-
-
 def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = lambda done, of: None) -> FittedDecoder:
     """Run the float network on the images, read what the device returned, and fit.
 
@@ -124,7 +101,7 @@ def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = la
         said = outputs.read(index)
         together = layout.codes({name: torch.from_numpy(said[name])[None] for name in layout.names})[0].numpy()
         if options.reading.unit == "codes":
-            _require_device_codes(outputs.places[index], together)
+            require_codes(outputs.places[index], together)
         else:
             together = codec.encode(together)
             together = 1 - together if near_is_one else together
@@ -190,14 +167,6 @@ def _require_codes(network: Path, codes: NDArray[np.float32]) -> None:
         raise ConfigError(
             f"{network} returns values from {codes.min():.4g} to {codes.max():.4g}, expected codes in [0, 1]: bring it "
             "in with depth-distill import, which says what they mean, and give the checkpoint that this writes"
-        )
-
-
-def _require_device_codes(path: Path, codes: NDArray[np.float32]) -> None:
-    if codes.min() < -_ROUNDING or codes.max() > 1 + _ROUNDING:
-        raise DataError(
-            f"{path} has values from {codes.min():.4g} to {codes.max():.4g}, expected codes in [0, 1]: say "
-            "--device-unit metres if they are depth, or the --scale and --zero-point of integers"
         )
 
 

@@ -14,6 +14,7 @@ from depth_distill.export.compare.tensor_files import HEADERLESS, DumpDtype, Dum
 
 Unit = Literal["codes", "metres"]
 
+_ROUNDING = 0.01  # that codes of a device may lie beyond [0, 1], as the ends of its output range are rounded
 _SUFFIXES = (".npy", ".npz", *HEADERLESS)
 # Scale and zero point that make [0, 1] of all codes of a type.
 _WHOLE_RANGE = {"uint8": (1 / 255, 0), "int8": (1 / 255, -128), "uint16": (1 / 65535, 0), "int16": (1 / 65535, -32768)}
@@ -163,3 +164,16 @@ class DeviceOutputs:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return (1, self.outputs[name], *self.size)
+
+
+def require_codes(path: Path, codes: NDArray[np.float32]) -> None:
+    """Require what a device returned to be codes.
+
+    Raises:
+        DataError: numbers are not in [0, 1].
+    """
+    if codes.min() < -_ROUNDING or codes.max() > 1 + _ROUNDING:
+        raise DataError(
+            f"{path} has values from {codes.min():.4g} to {codes.max():.4g}, expected codes in [0, 1]: say "
+            "--device-unit metres if they are depth, or the --scale and --zero-point of integers"
+        )

@@ -14,6 +14,7 @@ from depth_distill.quantization.target.target import NpuTarget
 
 OUTPUT_NAME = "codes"
 OPSET = 19  # the newest that all tested tool chains read
+OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: for 13 it silently writes 18
 
 
 @dataclass(frozen=True)

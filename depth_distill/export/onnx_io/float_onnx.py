@@ -22,12 +22,10 @@ from depth_distill.export.onnx_io.edits import (
     without_traces,
     without_unused,
 )
-from depth_distill.export.onnx_io.file_spec import FileSpec
+from depth_distill.export.onnx_io.file_spec import OLDEST_OF_TORCH, FileSpec
 from depth_distill.export.onnx_io.written import require_same_as_network
 from depth_distill.loading.onnx_importer.files import opset_of
 from depth_distill.quantization.interface import INPUT_NAME
-
-_OLDEST_OF_TORCH = 18  # torch's exporter writes nothing older: for 13 it silently writes 18
 
 
 def export_float(network: nn.Module, path: Path, spec: FileSpec) -> Path:
@@ -74,7 +72,7 @@ def exported(network: nn.Module, spec: FileSpec) -> onnx.ModelProto:
                 (spec.example,),
                 file,
                 dynamo=True,
-                opset_version=max(spec.opset, _OLDEST_OF_TORCH),
+                opset_version=max(spec.opset, OLDEST_OF_TORCH),
                 input_names=[INPUT_NAME],
                 output_names=list(spec.output_names),
                 external_data=False,

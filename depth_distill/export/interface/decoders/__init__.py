@@ -10,19 +10,31 @@ from depth_distill.atomic import atomic_path
 from depth_distill.codecs import HostCodec
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders.c_header import c_header
+from depth_distill.export.interface.decoders.integer_codes import IntegerCodes
 from depth_distill.export.interface.decoders.numpy_script import numpy_script
 from depth_distill.quantization.interface import OutputLayout
 
-__all__ = ["c_header", "numpy_script", "write_decoders"]
+__all__ = ["IntegerCodes", "c_header", "numpy_script", "write_decoders"]
 
 
-def write_decoders(codec: HostCodec, layout: OutputLayout, folder: Path) -> tuple[Path, ...]:
+def write_decoders(
+    codec: HostCodec,
+    layout: OutputLayout,
+    folder: Path,
+    integers: IntegerCodes | None = None,
+    name: str = "decode",
+    note: str = "",
+) -> tuple[Path, ...]:
     """Write ``decode.py`` (NumPy) and ``decode.h`` (C99, header only) into ``folder``.
 
     Args:
         codec: codec of the network.
         layout: layout of the network's outputs.
         folder: folder of the new files; it is created if necessary.
+        integers: 8-bit integers of the output of a single-code network, for the table of depth in the header; where
+            they are not given, codes are spread over [0, 1], and there is no table of logits.
+        name: name of the files, without suffix.
+        note: which files' outputs they decode.
 
     Returns:
         The paths of the two files.
@@ -32,8 +44,12 @@ def write_decoders(codec: HostCodec, layout: OutputLayout, folder: Path) -> tupl
     """
     if sum(layout.channels) != codec.channels:
         raise ConfigError(f"the outputs have {sum(layout.channels)} channels, but the codec has {codec.channels} codes")
-    paths = folder / "decode.py", folder / "decode.h"
-    for path, text in zip(paths, (numpy_script(codec, layout), c_header(codec, layout)), strict=True):
+    paths = folder / f"{name}.py", folder / f"{name}.h"
+    texts = (
+        numpy_script(codec, layout, note, f"{name}.py"),
+        c_header(codec, layout, integers, note, f"{name}.h"),
+    )
+    for path, text in zip(paths, texts, strict=True):
         with atomic_path(path) as temporary:
             temporary.write_text(text)
     return paths

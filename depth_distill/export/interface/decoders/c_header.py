@@ -10,19 +10,30 @@ import numpy as np
 from depth_distill.codecs import HostCodec
 from depth_distill.codecs.arithmetic import float32
 from depth_distill.codecs.expression import Array, Notation, Operation, Variable, depth_expression
+from depth_distill.export.interface.decoders.integer_codes import IntegerCodes, integer_codes_of
 from depth_distill.export.interface.decoders.language import STEPS, Language, formula_lines, sigmoid_of_logits
 from depth_distill.quantization.interface import OutputLayout
 
 
-def c_header(codec: HostCodec, layout: OutputLayout) -> str:
+def c_header(
+    codec: HostCodec,
+    layout: OutputLayout,
+    integers: IntegerCodes | None = None,
+    note: str = "",
+    name: str = "decode.h",
+) -> str:
     """The text of ``decode.h``.
 
     Args:
         codec: codec of the network.
         layout: layout of the network's outputs.
+        integers: 8-bit integers of the one output, see :func:`integer_codes_of`.
+        note: which files' outputs it decodes.
+        name: name of the file.
     """
     depth_m, plane = depth_expression(codec, STEPS), Variable("planes[k][i]")
     code = sigmoid_of_logits(plane) if layout.logits else plane
+    known = integer_codes_of(codec, layout, integers)
     values = {
         "codec": str(codec),
         "formula": formula_lines(codec, " *          "),
@@ -37,11 +48,41 @@ def c_header(codec: HostCodec, layout: OutputLayout) -> str:
         "functions": _C.functions(depth_m, code),
         "body": textwrap.indent("\n".join(_C.lines(depth_m)), "    "),
         "to_code": _C.notation.write(code),
+        "note": _comment(note),
+        "script": name.replace(".h", ".py"),
+        "guard": f"DD_{name.upper().replace('.', '_')}",
+        "of_integers": "" if codec.channels != 1 else _fill_functions(layout),
+        "table": "" if known is None else _integer_table(codec, layout, known),
     }
     text = _HEADER
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
+
+
+def _comment(note: str) -> str:
+    """A paragraph of the comment at the top."""
+    return "".join(f"\n * {line}" for line in textwrap.wrap(note, 112)) + "\n *" * bool(note)
+
+
+def _fill_functions(layout: OutputLayout) -> str:
+    value = Variable("value")
+    code = _C.notation.write(sigmoid_of_logits(value) if layout.logits else value)
+    return "".join(
+        _FILL.replace("@bits@", bits).replace("@type@", kind).replace("@code@", code)
+        for bits, kind in (("u8", "uint8_t"), ("i8", "int8_t"))
+    )
+
+
+def _integer_table(codec: HostCodec, layout: OutputLayout, integers: IntegerCodes) -> str:
+    listed = ", ".join(map(_literal, integers.depth_m(codec, layout).tolist()))
+    return (
+        _TABLE.replace("@kind@", "int8" if integers.signed else "uint8")
+        .replace("@index@", "[(uint8_t)integer]" if integers.signed else "[integer]")
+        .replace("@scale@", _hexadecimal(integers.scale))
+        .replace("@zero_point@", str(integers.zero_point))
+        .replace("@values@", textwrap.indent(textwrap.fill(listed, 112), "    "))
+    )
 
 
 def _hexadecimal(value: float) -> str:
@@ -117,18 +158,44 @@ _LOGITS_NOTE = """
  * The network stops before its sigmoid: dd_decode applies it, dd_decode_pixel takes codes after it.
  *"""
 
+_FILL = """\
+/* Depth in metres of all 256 codes of an output with this scale and zero point, by their bytes. */
+static inline void dd_fill_depth_m_of_@bits@(float scale, int32_t zero_point, float depth_m[256]) {
+    for (int byte = 0; byte < 256; ++byte) {
+        const float value = dd_dequantize_@bits@((@type@)byte, scale, zero_point);
+        const float code = @code@;
+        depth_m[byte] = dd_decode_pixel(&code);
+    }
+}
+
+"""
+
+_TABLE = """\
+/* Depth in metres of each @kind@ that the output can be, without arithmetic: dd_depth_m_of_code@index@.
+ * It holds for an output with this scale and zero point; for any other, fill a table with the function above. */
+#define DD_CODE_SCALE @scale@
+#define DD_CODE_ZERO_POINT @zero_point@
+static const float dd_depth_m_of_code[256] = {
+@values@
+};
+
+"""
+
 _HEADER = """\
 /* Decode the outputs of the network to metres. C99, no other files needed.
  *
  * Codec:   @codec@
  * Formula: @formula@
- *@logits_note@
- * The arithmetic is float32 in a fixed order, so that every machine, and decode.py, gives the same bits, if the
+ *@note@@logits_note@
+ * The arithmetic is float32 in a fixed order, so that every machine, and @script@, gives the same bits, if the
  * compiler does not change it: build with -ffp-contract=off (a fused multiply-add rounds once instead of twice) and
  * without -ffast-math.
  */
-#ifndef DD_DECODE_H
-#define DD_DECODE_H
+#ifndef @guard@
+#define @guard@
+#if defined(DD_OUTPUT_NAMES)
+#error "decode.h and decode_float.h have the same names: include the one for the file that runs"
+#endif
 
 #include <float.h>
 #include <stddef.h>
@@ -188,5 +255,5 @@ static inline void dd_decode(const float *const *planes, size_t pixels, float *d
     }
 }
 
-#endif /* DD_DECODE_H */
+@of_integers@@table@#endif /* @guard@ */
 """

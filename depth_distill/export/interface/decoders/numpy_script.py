@@ -12,12 +12,14 @@ from depth_distill.export.interface.decoders.language import STEPS, Language, fo
 from depth_distill.quantization.interface import OutputLayout
 
 
-def numpy_script(codec: HostCodec, layout: OutputLayout) -> str:
+def numpy_script(codec: HostCodec, layout: OutputLayout, note: str = "", name: str = "decode.py") -> str:
     """The text of ``decode.py``.
 
     Args:
         codec: codec of the network.
         layout: layout of the network's outputs.
+        note: which files' outputs it decodes.
+        name: name of the file.
     """
     depth_m, together = depth_expression(codec, STEPS), Variable("together")
     codes = sigmoid_of_logits(together) if layout.logits else together
@@ -26,7 +28,10 @@ def numpy_script(codec: HostCodec, layout: OutputLayout) -> str:
         codec=str(codec),
         formula=formula_lines(codec, " " * 9),
         outputs=" and ".join(f"{name} ({count}, H, W)" for name, count in channels.items()),
+        note="".join(f"\n{line}" for line in textwrap.wrap(note, 118)) + "\n" * bool(note),
         logits=_LOGITS_NOTE if layout.logits else "",
+        name=name,
+        header=name.replace(".py", ".h"),
         near=_decimal(codec.near_m),
         far=_decimal(codec.far_m),
         count=codec.channels,
@@ -90,12 +95,12 @@ _SCRIPT = '''\
 Codec:   {codec}
 Outputs: {outputs}
 Formula: {formula}
-{logits}
+{note}{logits}
 In Python:         decode(codes_of({{name: array, ...}}))
-On a command line: python decode.py outputs.npz depth.npy
+On a command line: python {name} outputs.npz depth.npy
 
 If a runtime returns integers, call `dequantize` first, with the scale and zero point of each output. The arithmetic is
-float32 in a fixed order, so that every machine, and decode.h, gives the same bits.
+float32 in a fixed order, so that every machine, and {header}, gives the same bits.
 """
 
 import argparse
