@@ -40,12 +40,15 @@ class FileDepth:
     Attributes:
         depth_of: its depth, through a decode table if there is one.
         without_table: its depth without; None where there is no table.
-        table: where the table comes from; empty where there is none.
+        table: whose outputs the table corrects, or its file; empty where there is none.
+        of_this_runtime: whether it was fitted on ONNX Runtime, which runs the file here; a table for another tool chain
+            is right here only as far as both return the same codes.
     """
 
     depth_of: Depth
     without_table: Depth | None = None
     table: str = ""
+    of_this_runtime: bool = True
 
 
 def of_file(file: Path, codec: DepthCodec, table: Path | None = None) -> FileDepth:
@@ -82,7 +85,8 @@ def of_file(file: Path, codec: DepthCodec, table: Path | None = None) -> FileDep
 
     if behind is None:
         return FileDepth(through(codec))
-    return FileDepth(through(DepthCodec(behind)), through(codec), source)
+    here = table is not None or (bundle is not None and bundle.table_backend == "onnxruntime")
+    return FileDepth(through(DepthCodec(behind)), through(codec), source, here)
 
 
 def read_table(path: Path) -> HostTable:

@@ -81,7 +81,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         before = evaluator.of_batches(file.without_table, "without decode table")
         record |= {"decode_table": file.table, "metrics_without_table": before}
         changes = ", ".join(f"{name} {before[name]:.4f} -> {metrics[name]:.4f}" for name in ("abs_rel", "rmse"))
-        console.print(f"through the decode table of {file.table}: {changes}", soft_wrap=True, highlight=False)
+        where = "" if file.of_this_runtime else " (this ran on ONNX Runtime)"
+        console.print(f"through the decode table for {file.table}{where}: {changes}", soft_wrap=True, highlight=False)
     if options.json is not None:
         write_json(options.json, record)
     if options.panel is not None:

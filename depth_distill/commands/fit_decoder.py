@@ -12,6 +12,9 @@ integers are spread over [0, 1] unless ``--scale`` and ``--zero-point`` say othe
 
 Written are ``decode.py`` and ``decode.h``, which decode the device's outputs with the table, ``decode_table.json`` for
 ``depth-distill evaluate --decode-table``, and the picture of the curve. The exit code is 1 if the table does not help.
+
+A bundle as NETWORK is its float file, with its calibration images unless others are given; ``--update-bundle`` writes
+the table into it.
 """
 
 import argparse
@@ -25,24 +28,38 @@ from depth_distill.commands.values import finite_number
 from depth_distill.errors import ConfigError
 
 if TYPE_CHECKING:
+    from depth_distill.export.bundle.bundle import Bundle
     from depth_distill.export.device.decoder_fit import Meaning
 
 EXAMPLE = """
 depth-distill fit-decoder bundle/model.float.onnx --images photos --device-outputs npu --out decoder
+depth-distill fit-decoder bundle --device-outputs npu --update-bundle
 depth-distill fit-decoder disp.onnx --images photos --device-outputs npu --out d --depth-range 1 9 --encoding inverse
 """
 
 
 def add_arguments(parser: CommandParser) -> None:
     """The options."""
-    parser.add_argument("network", type=Path, metavar="NETWORK", help="an .onnx file, a .ckpt of a run, or a config")
     parser.add_argument(
-        "--images", dest="image_folder", type=Path, required=True, metavar="DIR", help="pictures or .npy inputs"
+        "network", type=Path, metavar="NETWORK", help="an .onnx file, a bundle, a .ckpt of a run, or a config"
+    )
+    parser.add_argument(
+        "--images",
+        dest="image_folder",
+        type=Path,
+        metavar="DIR",
+        help="pictures or .npy inputs (default: the calibration images of a bundle)",
     )
     parser.add_argument(
         "--device-outputs", type=Path, required=True, metavar="DIR", help="what the device returned for them"
     )
-    add_out(parser)
+    add_out(parser, required=False)
+    parser.add_argument(
+        "--update-bundle",
+        action="store_true",
+        help="write the table into the bundle that NETWORK is or belongs to: evaluate, npu-compare and its decoders "
+        "use it from then on",
+    )
     parser.add_argument(
         "--ground-truth",
         type=Path,
@@ -67,14 +84,18 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     from depth_distill.atomic import write_json
     from depth_distill.display.console import wide_console
-    from depth_distill.export.compare.fitted_table import verdict
+    from depth_distill.export.bundle.decode_table import found_table
+    from depth_distill.export.bundle.table_update import update_table
+    from depth_distill.export.compare.fitted_table import figure, verdict
     from depth_distill.export.device.decoder_fit import FitOptions, fit_decoder
     from depth_distill.export.device.report import as_json, require_own_folder, write_fit
 
-    require_own_folder(options.out)
+    network, images, bundle = _network(options)
+    if options.out is not None:
+        require_own_folder(options.out)
     asked = FitOptions(
-        network=options.network,
-        images=options.image_folder,
+        network=network,
+        images=images,
         device=options.device_outputs,
         reading=reading_of(options),
         meaning=_meaning(options),
@@ -86,7 +107,10 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("images", total=None)
         fitted = fit_decoder(asked, lambda done, of: progress.update(task, completed=done, total=of))
-    files = write_fit(fitted, asked, options.out)
+    files = [] if options.out is None else write_fit(fitted, asked, options.out)
+    if bundle is not None and fitted.fit.helps:
+        update_table(bundle, found_table(fitted, f"the device of {options.device_outputs.name}"), figure(fitted))
+        files.append(bundle.folder)
     if options.json is not None:
         write_json(options.json, {**as_json(fitted, asked), "verdict": verdict(fitted)})
     seen = ", ".join(map(str, fitted.fit.seen))
@@ -95,9 +119,39 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         soft_wrap=True,
         highlight=False,
     )
-    console.print(f"written  {', '.join(map(str, files))}", soft_wrap=True, highlight=False, markup=False)
+    if files:
+        console.print(f"written  {', '.join(map(str, files))}", soft_wrap=True, highlight=False, markup=False)
     console.print(verdict(fitted), soft_wrap=True, highlight=False, style="bold", markup=False)
     return int(not fitted.fit.helps)
+
+
+def _network(options: argparse.Namespace) -> "tuple[Path, Path, Bundle | None]":
+    """The float network, the images, and the bundle to update, if any.
+
+    Raises:
+        ConfigError: something is missing, or there is no such bundle.
+    """
+    from depth_distill.export.bundle.bundle import bundle_of, load_bundle
+
+    if options.out is None and not options.update_bundle:
+        raise ConfigError("where to write is missing: give --out DIR, or --update-bundle")
+    network = options.network
+    bundle = load_bundle(network) if network.is_dir() else None
+    if bundle is not None:
+        network = bundle.artifact("float")
+    elif options.update_bundle:
+        bundle = bundle_of(network) if network.suffix.lower() == ".onnx" else None
+        if bundle is None:
+            raise ConfigError(f"--update-bundle: {network} is in no bundle; give the folder of one")
+        if bundle.kind_of(network) != "float":
+            raise ConfigError(f"--update-bundle: a table is fitted to the float file, {bundle.artifact('float')}")
+        bundle = load_bundle(bundle.folder)
+    images = options.image_folder
+    if images is None:
+        if bundle is None:
+            raise ConfigError("the images are missing: give --images DIR")
+        images = bundle.calibration / "tensors"
+    return network, images, bundle if options.update_bundle else None
 
 
 def _meaning(options: argparse.Namespace) -> "Meaning | None":

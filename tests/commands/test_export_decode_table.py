@@ -7,6 +7,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,9 +15,13 @@ import pytest
 from onnx import helper
 
 from depth_distill.cli import main
+from depth_distill.codecs import DepthRange, HostSingle, HostTable
+from depth_distill.errors import ConfigError
 from depth_distill.export.backends.backends import BACKENDS, RUNNERS, Backend, find_backend
 from depth_distill.export.bundle.bundle import load_bundle
+from depth_distill.export.bundle.decode_table import GivenTable, find_table
 from depth_distill.export.interface.calibration_set import read_calibration_set
+from depth_distill.quantization.interface import Interface
 
 
 @dataclass(frozen=True)
@@ -133,47 +138,100 @@ def test_where_nothing_is_wrong_a_table_does_no_harm_or_there_is_none(trained_ch
         assert row["with_table"]["drift_mm"] <= row["drift_mm"]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    ["[fold, equalize, {thermometer: {num_codes: 4}}]", "[fold, equalize, logits]"],
-    ids=["thermometer", "logits"],
-)
-def test_outputs_of_a_device_are_fitted_code_by_code(trained_checkpoint, bundle, tmp_path, recipe):
-    out = tmp_path / "bundle"
-    assert export(trained_checkpoint, out, "--recipe", recipe, backends=("onnxruntime",)) == 0
-    first = load_bundle(out)
-    images = read_calibration_set(first.calibration)
-    ran = find_backend("onnxruntime").run(first.artifact("float"), images, repeats=0).outputs
-    (name,) = first.layout.names
-    device = tmp_path / "npu"
+def test_outputs_of_a_device_are_fitted_in_place_of_a_tool_chains(bundle, trained_checkpoint, tmp_path):
+    """The network ends before its sigmoid: what the device returns are logits."""
+    out, device = tmp_path / "bundle", tmp_path / "npu"
+    codes = codes_of(bundle)
+    exact = np.log(codes / (1 - codes))
     device.mkdir()
-    for index, values in enumerate(ran[name]):
-        np.save(device / f"{index:04d}.npy", values**2 if name == "codes" else values * 0.7 + 0.1)
-    assert export(trained_checkpoint, out, "--recipe", recipe, "--device-outputs", str(device), backends=()) == 0
+    for index, values in enumerate(exact):
+        np.save(device / f"{index:04d}.npy", values * 0.7 + 0.1)
+    words = ["--logits", "--device-outputs", str(device)]
+    assert export(trained_checkpoint, out, *words, backends=()) == 0
     found = load_bundle(out)
     assert found.table_source == "the device of npu"
-    assert len(found.table.tables) == first.codec.channels
-    wrong = {name: np.stack([np.load(path) for path in sorted(device.iterdir())])}
-    true_m = first.decode(ran)
-    before, after = (np.abs(found.decode(wrong, kind) - true_m).mean() for kind in ("float", "int8"))
+    wrong = {"logits": np.stack([np.load(path) for path in sorted(device.iterdir())])}
+    before, after = (
+        np.abs(found.decode(wrong, kind) - bundle.codec.decode(codes)).mean() for kind in ("float", "int8")
+    )
     assert after < 0.2 * before
-    through = module_of(found.folder / "decode.py")
+    through = module_of(out / "decode.py")
     assert np.array_equal(through.decode(through.codes_of(wrong)), found.decode(wrong))
 
 
-def test_a_table_that_was_fitted_before_is_taken(bundle, trained_checkpoint, tmp_path):
-    given = {
-        "codec": {
-            "kind": "table",
-            "codec": bundle.manifest["codec"],
-            "tables": bundle.manifest["decode_table"]["tables"],
-        }
-    }
-    (tmp_path / "t.json").write_text(json.dumps(given))
-    assert export(trained_checkpoint, tmp_path / "b", "--decode-table", str(tmp_path / "t.json"), backends=()) == 0
-    found = load_bundle(tmp_path / "b")
-    assert found.table.tables == bundle.table.tables
-    assert found.table_source == "t.json"
+def codes_of(bundle):
+    images = read_calibration_set(bundle.calibration)
+    return find_backend("onnxruntime").run(bundle.artifact("float"), images, repeats=0).outputs["codes"]
+
+
+def test_a_bundle_is_given_a_table_code_by_code_and_uses_it_from_then_on(trained_checkpoint, tmp_path, capsys):
+    out, device = tmp_path / "bundle", tmp_path / "npu"
+    recipe = "[fold, {thermometer: {num_codes: 4}}]"
+    assert export(trained_checkpoint, out, "--recipe", recipe, backends=()) == 0
+    first = load_bundle(out)
+    codes = codes_of(first)
+    device.mkdir()
+    for index, values in enumerate(codes**2):
+        np.save(device / f"{index:04d}.npy", values)
+    compare = ["npu-compare", "--bundle", str(out), "--device-outputs", str(device), "--json", str(tmp_path / "c.json")]
+    assert main(compare) == 1
+    assert main(["fit-decoder", str(out), "--device-outputs", str(device), "--update-bundle"]) == 0
+    found = load_bundle(out)
+    assert len(found.table.tables) == 4
+    assert {*found.artifacts} == {*first.artifacts, "metric_int8"}
+    true_m = first.codec.decode(codes)
+    before, after = (np.abs(found.decode({"codes": codes**2}, kind) - true_m).mean() for kind in ("float", "int8"))
+    assert after < 0.2 * before
+    assert "Newer than this report: decode table for the device of npu" in (out / "report.html").read_text()
+    assert not list(tmp_path.glob(".bundle*"))
+    capsys.readouterr()
+    assert main(compare) == 0
+    assert "through the table for the device of npu" in capsys.readouterr().out
+    compared = json.loads((tmp_path / "c.json").read_text())["decode_table"]
+    assert compared["before"]["mean_mm"] == pytest.approx(1000 * before, rel=1e-3)
+    assert compared["after"]["mean_mm"] == pytest.approx(1000 * after, rel=1e-3)
+    # Another fit replaces it, and its line in the report; one that does not help changes nothing.
+    for index, values in enumerate(codes**1.5):
+        np.save(device / f"{index:04d}.npy", values)
+    assert main(["fit-decoder", str(out), "--device-outputs", str(device), "--update-bundle"]) == 0
+    assert (out / "report.md").read_text().count("Newer than this report") == 1
+    assert load_bundle(out).table.tables != found.table.tables
+    for index, values in enumerate(codes):
+        np.save(device / f"{index:04d}.npy", values)
+    manifest = (out / "manifest.json").read_bytes()
+    assert main(["fit-decoder", str(out), "--device-outputs", str(device), "--update-bundle"]) == 1
+    assert (out / "manifest.json").read_bytes() == manifest
+
+
+def test_what_runs_later_goes_through_the_table_of_its_bundle(bundle, trained_checkpoint, tmp_path, capsys):
+    words = ["--checkpoint", str(trained_checkpoint), "--json", str(tmp_path / "m.json")]
+    assert main(["evaluate", "--onnx", str(bundle.artifact("int8")), *words]) == 0
+    found = json.loads((tmp_path / "m.json").read_text())
+    row = rows_of(bundle)["int8", "ONNX Runtime"]
+    assert found["metrics"]["abs_rel"] == pytest.approx(row["with_table"]["abs_rel"], rel=1e-6)
+    assert found["metrics_without_table"]["abs_rel"] == pytest.approx(row["abs_rel"], rel=1e-6)
+    assert "through the decode table for Hard chain PTQ (this ran on ONNX Runtime): abs_rel" in capsys.readouterr().out
+    assert main(["evaluate", "--onnx", str(bundle.artifact("float")), *words]) == 0
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found["metrics"]["abs_rel"] == pytest.approx(rows_of(bundle)["float", "ONNX Runtime"]["abs_rel"], rel=1e-6)
+    assert "metrics_without_table" not in found
+    words = ["--bundle", str(bundle.folder), "--json", str(tmp_path / "c.json"), "--images", "6"]
+    assert main(["npu-compare", "--backend", "hard", "--artifact", "float", "--quantize", *words]) == 0
+    compared = json.loads((tmp_path / "c.json").read_text())["decode_table"]
+    assert compared["after"]["mean_mm"] < 0.25 * compared["before"]["mean_mm"]
+    capsys.readouterr()
+    assert main(["npu-compare", "--backend", "hard", "--artifact", "float", *words]) == 1  # floats have no table
+    assert "through" not in capsys.readouterr().out
+
+
+def test_a_table_that_was_fitted_before_is_taken_if_it_is_of_this_codec(bundle):
+    prepared = SimpleNamespace(interface=Interface(bundle.input, bundle.layout, bundle.codec))
+    given = find_table(GivenTable("t.json", bundle.table), prepared, np.zeros((1, 1, 2, 2)), bundle.folder, {})
+    assert given.codec(bundle.codec).tables == bundle.table.tables
+    assert given.to_manifest(bundle.codec)["decode_table"]["source"] == "t.json"
+    other = HostTable(HostSingle(DepthRange(1, 9)), bundle.table.tables)
+    with pytest.raises(ConfigError, match=r"t.json was fitted to the codec single, log of 1-9 m, not to"):
+        find_table(GivenTable("t.json", other), prepared, np.zeros((1, 1, 2, 2)), bundle.folder, {})
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,11 @@ class Bundle:
         """Whose outputs the decode table corrects, such as ``ONNX Runtime PTQ``; empty without a table."""
         return str(self.manifest[TABLE]["source"]) if TABLE in self.manifest else ""
 
+    @property
+    def table_backend(self) -> str | None:
+        """Name of the tool chain that the decode table was fitted on; None of a device, a given table, or no table."""
+        return self.manifest[TABLE].get("backend") if TABLE in self.manifest else None
+
     def codec_for(self, kind: str) -> HostCodec:
         """What the codes of a file mean: those of ``int8`` and ``mixed`` go through the decode table, if there is one.
 

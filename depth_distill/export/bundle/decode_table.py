@@ -161,7 +161,15 @@ def find_table(
     every = np.ones((len(expected), 1, *expected.shape[2:]), bool)
     fitted = FittedDecoder(fit, layout, device, expected, every, False, "the float network")
     save_figure(figure(fitted), folder / PICTURE)
-    return DecodeTable(title, backend, artifact, verdict(fitted), fit.to_dict(), fit.codec.tables if fit.helps else ())
+    return found_table(fitted, title, backend, artifact)
+
+
+def found_table(
+    fitted: FittedDecoder, source: str, backend: str | None = None, artifact: str | None = None
+) -> DecodeTable:
+    """What a fit found, with the tables only if they help; see :class:`DecodeTable` for the other arguments."""
+    fit = fitted.fit
+    return DecodeTable(source, backend, artifact, verdict(fitted), fit.to_dict(), fit.codec.tables if fit.helps else ())
 
 
 def expected_codes(prepared: Prepared, trained: HostCodec) -> NDArray[np.float32]:

@@ -57,13 +57,13 @@ class RuntimeRow:
         ratio: ``abs_rel`` over that of the float network.
         drift_codes: mean difference of the codes from those of the same file on ONNX Runtime without optimization.
         drift_mm: mean difference of the depth from that of the float network.
-        drift_rel: the same, over the depth of the float network.
-        with_table: the same through the decode table; None where the codes are not integers, or there is no table.
         milliseconds: latency of one image; None for simulators.
         latency_ratio: latency over that of the float file on the same runtime, in the same run.
         simulator: whether the tool chain simulates a chip.
         notes: settings that had to be made.
         error: reason why the tool chain refused the file, if it did.
+        drift_rel: ``drift_mm`` over the depth of the float network.
+        with_table: scores through the decode table; None where the codes are not integers, or there is no table.
     """
 
     artifact: str
@@ -73,13 +73,13 @@ class RuntimeRow:
     ratio: float | None = None
     drift_codes: float | None = None
     drift_mm: float | None = None
-    drift_rel: float | None = None
-    with_table: TableScore | None = None
     milliseconds: float | None = None
     latency_ratio: float | None = None
     simulator: bool = False
     notes: tuple[str, ...] = ()
     error: str | None = None
+    drift_rel: float | None = None
+    with_table: TableScore | None = None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RuntimeRow":

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from depth_distill.codecs import DepthRange, HostSingle, describe_codec
@@ -164,3 +165,42 @@ def test_unfinished_work_goes_on(old):
     work_folder(old).mkdir()
     (work_folder(old) / "steps.json").write_text("{}")
     require_replaceable(old)
+
+
+def with_table(folder, entry):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "decode_table": entry}))
+    return folder
+
+
+def test_integer_files_and_devices_are_decoded_through_the_table_and_float_files_are_not(tmp_path):
+    folder = with_table(make(tmp_path / "bundle"), {"source": "RKNN PTQ", "backend": "rknn", "tables": [[0, 0.9, 1]]})
+    bundle = load_bundle(folder)
+    assert (bundle.table_source, bundle.table_backend) == ("RKNN PTQ", "rknn")
+    codes = {"codes": np.float32([[[[0.25]]]])}
+    plain, corrected = bundle.codec.decode(codes["codes"]), bundle.codec.decode(np.float32([[[[0.45]]]]))
+    for kind in ("float", "fp16"):
+        assert np.array_equal(bundle.decode(codes, kind), plain)
+    for kind in ("int8", "mixed"):
+        assert bundle.decode(codes, kind) == pytest.approx(corrected, rel=1e-6)
+    old = load_bundle(make(tmp_path / "old"))
+    assert (old.table, old.table_source) == (None, "")
+    assert np.array_equal(old.decode(codes), plain)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (3, r"decode_table cannot be read"),
+        ({"source": "a"}, r"decode_table has no 'tables'"),
+        ({"tables": [[0, 1]]}, r"decode_table has no 'source'"),
+        ({"source": 1, "tables": [[0, 1]]}, r"decode_table cannot be read \(source has no name\)"),
+        ({"source": "a", "tables": 7}, r"decode_table cannot be read \(tables is no list of lists\)"),
+        ({"source": "a", "tables": [[0, 1], [0, 1]]}, r"expected one decode table per code \(1\), received 2"),
+        ({"source": "a", "tables": [[0, 0.5, 0.4, 1]]}, r"decode table 0 turns: 0.5 is followed by 0.4"),
+        ({"source": "a", "tables": [[0, "x"]]}, r"decode table 0: expected a list of"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_name(tmp_path, entry, message):
+    with pytest.raises(ConfigError, match=rf"manifest\.json: .*{message}.*: export again"):
+        load_bundle(with_table(make(tmp_path / "bundle"), entry))

@@ -30,6 +30,13 @@ def test_files_run_where_they_are_taken_and_the_float_file_is_quantized_where_th
     assert titles(["metric"], ["onnxruntime", "qnn"]) == ["metric on onnxruntime"]  # metres are for hosts
 
 
+def test_the_int8_network_with_a_table_inside_runs_where_the_table_was_fitted():
+    backends = [BACKENDS[name] for name in ("onnxruntime", "openvino", "qnn")]
+    for fitted_on, expected in (("openvino", ["metric_int8 on openvino"]), ("qnn", []), (None, [])):
+        assert [each.title for each in trials(["metric_int8"], backends, (), fitted_on)] == expected
+    assert [each.returns_integers for each in trials(["float", "int8"], backends[:1])] == [False, True, True]
+
+
 def test_a_tool_chain_with_its_own_ptq_also_runs_with_layers_in_half_precision():
     found = trials(["float", "mixed"], [BACKENDS["onnxruntime"], BACKENDS["rknn"]], LAYERS)
     (mixed,) = [each for each in found if each.high_precision_layers]

@@ -14,7 +14,7 @@ import torch
 from depth_distill.codecs import DepthRange, HostIntegerFractional, HostPair, HostSingle, HostTable, HostThermometer
 from depth_distill.codecs.arithmetic import named, power, sigmoid
 from depth_distill.errors import ConfigError
-from depth_distill.export.interface.decoders import write_decoders
+from depth_distill.export.interface.decoders import IntegerCodes, write_decoders
 from depth_distill.quantization.interface import OutputLayout, output_layout
 
 RANGE = DepthRange(0.5, 15.0)
@@ -286,3 +286,63 @@ def test_outputs_that_do_not_carry_the_codes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="have 1 channels, but the codec has 8 codes"):
         write_decoders(HostThermometer(RANGE), OutputLayout(("codes",), (1,)), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("codec", "logits", "integers"),
+    [
+        (HostSingle(RANGE, "inverse"), False, None),
+        (HostSingle(RANGE, "log"), False, IntegerCodes(0.0037, 0)),
+        (HostSingle(RANGE, "linear"), True, IntegerCodes(0.11, 131)),
+        (HostTable(HostSingle(RANGE, "inverse"), [rising(256)]), False, IntegerCodes(1 / 255, -128, signed=True)),
+        (HostTable(HostSingle(RANGE, "log"), [rising(17)[::-1]]), True, IntegerCodes(0.05, 3, signed=True)),
+    ],
+)
+def test_the_header_has_the_depth_of_each_8_bit_code(codec, logits, integers, tmp_path):
+    layout = output_layout(codec, logits=logits)
+    write_decoders(codec, layout, tmp_path, integers)
+    (tmp_path / "more.c").write_text(
+        '#include "decode.h"\n'
+        "const float *table(void) { return dd_depth_m_of_code; }\n"
+        "void u8(float scale, int zero, float *out) { dd_fill_depth_m_of_u8(scale, zero, out); }\n"
+        "void i8(float scale, int zero, float *out) { dd_fill_depth_m_of_i8(scale, zero, out); }\n"
+    )
+    if COMPILER is None:
+        pytest.skip("no C compiler (cc, gcc or clang) on the path")
+    subprocess.run([COMPILER, *FLAGS, "more.c", "-o", "more.so"], cwd=tmp_path, check=True)
+    library = ctypes.CDLL(str(tmp_path / "more.so"))
+    library.table.restype = ctypes.POINTER(ctypes.c_float)
+    given = integers or IntegerCodes()
+    script = script_of(tmp_path)
+    stored = np.ctypeslib.as_array(library.table(), (256,))
+    for signed in (False, True):
+        raw = np.arange(256, dtype=np.uint8).view(np.int8 if signed else np.uint8).reshape(1, 1, -1)
+        outputs = {layout.names[0]: script.dequantize(raw, given.scale, given.zero_point)}
+        expected = script.decode(script.codes_of(outputs)).ravel()
+        filled = np.zeros(256, np.float32)
+        fill = library.i8 if signed else library.u8
+        fill(ctypes.c_float(given.scale), given.zero_point, filled.ctypes.data_as(ctypes.c_void_p))
+        assert_same_bits(filled, expected)
+        if signed == given.signed:
+            assert_same_bits(stored, expected)
+
+
+def test_only_one_code_whose_integers_are_known_has_a_table_of_depth(tmp_path):
+    single, several = HostSingle(RANGE), HostThermometer(RANGE)
+    for codec, layout in ((single, output_layout(single, logits=True)), (several, output_layout(several))):
+        _, header = write_decoders(codec, layout, tmp_path)
+        assert "dd_depth_m_of_code" not in header.read_text().replace("dd_fill_depth_m_of", "")
+    _, header = write_decoders(several, output_layout(several), tmp_path)
+    assert "dd_fill_depth_m_of_u8" not in header.read_text()
+
+
+def test_two_headers_of_one_bundle_are_not_mixed_up(tmp_path):
+    codec = HostSingle(RANGE)
+    write_decoders(HostTable(codec, [rising(8)]), output_layout(codec), tmp_path)
+    write_decoders(codec, output_layout(codec), tmp_path, name="decode_float", note="For float files.")
+    (tmp_path / "both.c").write_text('#include "decode.h"\n#include "decode_float.h"\n')
+    if COMPILER is None:
+        pytest.skip("no C compiler (cc, gcc or clang) on the path")
+    done = subprocess.run([COMPILER, *FLAGS, "both.c", "-o", "b.so"], cwd=tmp_path, capture_output=True, text=True)
+    assert "include the one for the file that runs" in done.stderr
+    assert "For float files." in (tmp_path / "decode_float.py").read_text()
