@@ -309,7 +309,7 @@ def export(
         target: name or file of an NPU profile, or a profile.
         console: console for progress; nothing is printed unless given.
         options: further fields of :class:`ExportOptions`; files are verified on ONNX Runtime unless ``backends`` is
-            given.
+            given, and ``decode_table`` may be the name of a tool chain.
 
     Raises:
         StepError: a step failed; the message has its name, and an old bundle is unchanged.
@@ -317,6 +317,8 @@ def export(
     """
     profile = target if isinstance(target, NpuTarget) else load_target(target)
     chosen = {"backends": (find_backend("onnxruntime"),), "recipe": load_recipe(recipe), **options}
+    if isinstance(chosen.get("decode_table"), str):
+        chosen["decode_table"] = find_backend(chosen["decode_table"])
     described = f"depth_distill.export({str(checkpoint)!r}, {str(out)!r}, recipe={str(chosen['recipe'])!r})"
     settings = ExportOptions(Path(checkpoint), Path(out), command=described, **chosen)
     return export_bundle(settings, profile, console or plain_console(quiet=True))
