@@ -146,7 +146,9 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         )
     written = write_decoding(prepared, written, table, steps)
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
-    verified = verify(options.backends, evaluator, prepared, folder, written, high_precision.layers, steps, table)
+    fitted_on = (options.decode_table,) if isinstance(options.decode_table, Backend) else ()
+    backends = tuple(dict.fromkeys((*options.backends, *fitted_on)))  # what the table does is scored in any case
+    verified = verify(backends, evaluator, prepared, folder, written, high_precision.layers, steps, table)
     opsets = {kind: opset_of(read_onnx(folder / name, weights=False)) for kind, name in written.items()}
     manifest = {"opset": spec.opset, "opsets": opsets, **_manifest(options, target, prepared, written, folder)}
     passes = [
