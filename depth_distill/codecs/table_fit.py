@@ -6,7 +6,7 @@ its neighbours are. Whether the table helps is judged on images that it was not 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,7 @@ class TableFit:
         after: deviation with it; each image is judged with a table that was fitted on others.
         images: number of images.
         seen: number of codes that were seen, per table.
+        held_out_m: depth ``(N, 1, H, W)`` in metres of each image, behind a table that was fitted on others.
     """
 
     codec: HostTable
@@ -58,6 +59,7 @@ class TableFit:
     after: Deviations
     images: int
     seen: tuple[int, ...]
+    held_out_m: NDArray[np.float32] = field(repr=False, compare=False)
 
     @property
     def helps(self) -> bool:
@@ -133,6 +135,7 @@ def fit_table(
         deviations(after_m, true_m, mask),
         len(device),
         tuple(int(_seen(evidence.counts(code, every)).sum()) for code in range(codec.channels)),
+        after_m,
     )
 
 

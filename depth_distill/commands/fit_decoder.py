@@ -22,14 +22,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depth_distill.commands.device_options import add_reading, reading_of
-from depth_distill.commands.options import CommandParser, add_json, add_out, add_pixels, pixels_of
-from depth_distill.commands.values import finite_number
+from depth_distill.commands.device_options import (
+    add_meaning,
+    add_network_and_images,
+    add_reading,
+    meaning_of,
+    reading_of,
+)
+from depth_distill.commands.options import CommandParser, add_json, add_out, pixels_of
 from depth_distill.errors import ConfigError
 
 if TYPE_CHECKING:
     from depth_distill.export.bundle.bundle import Bundle
-    from depth_distill.export.device.decoder_fit import Meaning
 
 EXAMPLE = """
 depth-distill fit-decoder bundle/model.float.onnx --images photos --device-outputs npu --out decoder
@@ -40,16 +44,7 @@ depth-distill fit-decoder disp.onnx --images photos --device-outputs npu --out d
 
 def add_arguments(parser: CommandParser) -> None:
     """The options."""
-    parser.add_argument(
-        "network", type=Path, metavar="NETWORK", help="an .onnx file, a bundle, a .ckpt of a run, or a config"
-    )
-    parser.add_argument(
-        "--images",
-        dest="image_folder",
-        type=Path,
-        metavar="DIR",
-        help="pictures or .npy inputs (default: the calibration images of a bundle)",
-    )
+    add_network_and_images(parser, bundles=True)
     parser.add_argument(
         "--device-outputs", type=Path, required=True, metavar="DIR", help="what the device returned for them"
     )
@@ -67,14 +62,7 @@ def add_arguments(parser: CommandParser) -> None:
         help="fit to depth maps (.png in mm, .npy in m; named after the images) in place of the float network",
     )
     add_reading(parser)
-    meaning = parser.add_argument_group("what the output of an ONNX file outside of a bundle means")
-    meaning.add_argument("--depth-range", type=finite_number, nargs=2, metavar=("MIN", "MAX"), help="its ends, in m")
-    meaning.add_argument(
-        "--encoding", choices=("linear", "inverse", "log"), help="how depth is spread over [0, 1] (disparity: inverse)"
-    )
-    meaning.add_argument("--near", type=int, choices=(0, 1), default=0, help="the code of the nearest depth")
-    meaning.add_argument("--output", dest="output_name", metavar="NAME", help="which output, where there are several")
-    add_pixels(parser)
+    add_meaning(parser)
     add_json(parser)
 
 
@@ -98,7 +86,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         images=images,
         device=options.device_outputs,
         reading=reading_of(options),
-        meaning=_meaning(options),
+        meaning=meaning_of(options),
         ground_truth=options.ground_truth,
         pixels=pixels_of(options),
         overrides=overrides,
@@ -152,17 +140,3 @@ def _network(options: argparse.Namespace) -> "tuple[Path, Path, Bundle | None]":
             raise ConfigError("the images are missing: give --images DIR")
         images = bundle.calibration / "tensors"
     return network, images, bundle if options.update_bundle else None
-
-
-def _meaning(options: argparse.Namespace) -> "Meaning | None":
-    """What the options say about the output of a file; None if nothing."""
-    from depth_distill.codecs import DepthRange
-    from depth_distill.export.device.decoder_fit import Meaning
-
-    if (options.depth_range is None) != (options.encoding is None):
-        raise ConfigError("--depth-range and --encoding belong together: give both, or neither")
-    if options.depth_range is None:
-        if options.near or options.output_name:
-            raise ConfigError("--near and --output go with --depth-range and --encoding")
-        return None
-    return Meaning(DepthRange(*options.depth_range), options.encoding, bool(options.near), options.output_name)

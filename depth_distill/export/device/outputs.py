@@ -30,6 +30,7 @@ class Reading:
         scale: of integers; that which spreads all of them over [0, 1] unless given.
         zero_point: of integers.
         unit: what the numbers are.
+        lenient: whether numbers may be in any order and beyond [0, 1]: where they are to be found out, not used.
     """
 
     dtype: DumpDtype = "float32"
@@ -37,6 +38,7 @@ class Reading:
     scale: float | None = None
     zero_point: int = 0
     unit: Unit = "codes"
+    lenient: bool = False
 
     def real(self, path: Path, values: NDArray[Any]) -> NDArray[np.float32]:
         """Floats of floats or integers.
@@ -120,6 +122,10 @@ class DeviceOutputs:
     def __len__(self) -> int:
         return len(self.places)
 
+    def place(self, index: int) -> str:
+        """The file or folder of an image, for messages."""
+        return str(self.places[index])
+
     def read(self, index: int) -> dict[str, NDArray[np.float32]]:
         """Every output of one image by name, ``(C, H, W)``.
 
@@ -159,6 +165,8 @@ class DeviceOutputs:
         return self._map(path, read_tensor(path, self._shape(name), self.reading.dtype), name)
 
     def _map(self, path: Path, values: NDArray[Any], name: str) -> NDArray[np.float32]:
+        if self.reading.lenient:
+            values = values.ravel()
         real = self.reading.real(path, arranged(path, values, self._shape(name), self.reading.layout))
         return np.asarray(real[0])
 
@@ -166,7 +174,7 @@ class DeviceOutputs:
         return (1, self.outputs[name], *self.size)
 
 
-def require_codes(path: Path, codes: NDArray[np.float32]) -> None:
+def require_codes(place: str | Path, codes: NDArray[np.float32]) -> None:
     """Require what a device returned to be codes.
 
     Raises:
@@ -174,6 +182,6 @@ def require_codes(path: Path, codes: NDArray[np.float32]) -> None:
     """
     if codes.min() < -_ROUNDING or codes.max() > 1 + _ROUNDING:
         raise DataError(
-            f"{path} has values from {codes.min():.4g} to {codes.max():.4g}, expected codes in [0, 1]: say "
+            f"{place} has values from {codes.min():.4g} to {codes.max():.4g}, expected codes in [0, 1]: say "
             "--device-unit metres if they are depth, or the --scale and --zero-point of integers"
         )
