@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "mixed-precision": "the fewest FP16 layers that reach an accuracy",
     "roadmap": "the whole way from FP32 to INT8 as one table",
     "harden": "an ONNX file in, the same file back, robust against INT8",
+    "diagnose": "what a device or tool chain did to a network, and what to do about it",
     "fit-decoder": "from what a device returned, a decode table that corrects it",
     "export": "a bundle of ONNX files for an NPU, with a report",
     "npu-info": "what an NPU can do, and whether it takes a network",

@@ -130,7 +130,7 @@ class NetworkInputs:
             DataError: the file is damaged, has another shape, or has NaN or infinity.
         """
         if self.takes_pictures:
-            return self.pixels(self._pictures.at_size(index, (self.shape[1], self.shape[2])).image)
+            return self.pixels(self.picture(index))
         path = self.files[index]
         array = read_array(path)
         if array.shape not in (self.shape, (1, *self.shape)) or array.dtype.kind not in "iufb":
@@ -142,6 +142,10 @@ class NetworkInputs:
         if not bool(values.isfinite().all()):
             raise DataError(f"{path}: has NaN or infinity: repair or leave out this file")
         return values
+
+    def picture(self, index: int) -> Tensor:
+        """One picture in the size of the input, ``(3, H, W)`` uint8 RGB."""
+        return self._pictures.at_size(index, (self.shape[1], self.shape[2])).image
 
     def __str__(self) -> str:
         if self.takes_pictures:

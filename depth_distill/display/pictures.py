@@ -53,11 +53,12 @@ def depth_panel(rows: Sequence[PanelRow]) -> Figure:
     return figure
 
 
-def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Figure:
-    """A figure with one row per image: image, depth of the FP32 and the INT8 network, and their absolute difference.
+def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]], names: tuple[str, str] = ("FP32", "INT8")) -> Figure:
+    """A figure with one row per image: image, depth of two networks, and their absolute difference.
 
     Args:
-        rows: image ``(3, H, W)`` RGB in [0, 1], and FP32 and INT8 depth ``(1, H, W)`` in metres.
+        rows: image ``(3, H, W)`` RGB in [0, 1], and depth ``(1, H, W)`` in metres of both networks.
+        names: names of the networks.
     """
     height, width = rows[0][0].shape[-2:]
     figure = Figure(figsize=(4 * 3.55, len(rows) * (3.0 * height / width + 0.35)), layout="constrained")
@@ -67,11 +68,13 @@ def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Figure:
             ax.set_axis_off()
         row_axes[0].imshow(_array(image).transpose(1, 2, 0))
         scale = _depth_scale(_array(float_m)[0])
-        _draw_map(row_axes[1], _array(float_m)[0], scale, "FP32 [m]", complete=True)
-        _draw_map(row_axes[2], _array(other_m)[0], scale, "INT8 [m]", complete=True)
+        _draw_map(row_axes[1], _array(float_m)[0], scale, f"{names[0]} [m]", complete=True)
+        _draw_map(row_axes[2], _array(other_m)[0], scale, f"{names[1]} [m]", complete=True)
         error_mm = 1000 * np.abs(_array(other_m)[0] - _array(float_m)[0])
         worst = max(_percentile(error_mm, 99, 0.0), 1.0)
-        _draw_map(row_axes[3], error_mm, Normalize(0.0, worst), f"|INT8 - FP32| [mm], mean {error_mm.mean():.1f}")
+        _draw_map(
+            row_axes[3], error_mm, Normalize(0.0, worst), f"|{names[1]} - {names[0]}| [mm], mean {error_mm.mean():.1f}"
+        )
     return figure
 
 

@@ -1,0 +1,1 @@
+"""Known ways in which a device's outputs differ from those of the float network, each with its cure."""
