@@ -11,6 +11,9 @@ NETWORK is the float network: an ONNX file, a checkpoint of a run, or a config. 
 ``--depth-range`` and ``--encoding`` say what its output means. ``--device-outputs`` has a file per image as for
 fit-decoder; ``--backend`` runs the network on a tool chain instead, quantized by the tool chain itself if it can.
 
+With neither, the table says what each substitution that is known of tool chains would do to this network: what to ask a
+vendor before anything is sent to them.
+
 Written are ``diagnosis.json``, ``report.html`` and its pictures. The exit code is 0 where nothing is wrong, and 1 where
 something is.
 """
@@ -18,6 +21,7 @@ something is.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from depth_distill.commands.device_options import (
     add_meaning,
@@ -29,8 +33,14 @@ from depth_distill.commands.device_options import (
 from depth_distill.commands.options import CommandParser, add_json, add_out, pixels_of
 from depth_distill.commands.values import whole_number
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from depth_distill.export.device.case import Case
+
 EXAMPLE = """
 depth-distill diagnose bundle/model.float.onnx --images photos --device-outputs npu --out diagnosis
+depth-distill diagnose bundle/model.float.onnx --images photos --out robustness
 depth-distill diagnose disp.onnx --images photos --backend qnn --out d --depth-range 0.5 15 --encoding inverse --near 1
 """
 
@@ -38,7 +48,7 @@ depth-distill diagnose disp.onnx --images photos --backend qnn --out d --depth-r
 def add_arguments(parser: CommandParser) -> None:
     """The options."""
     add_network_and_images(parser)
-    device = parser.add_mutually_exclusive_group(required=True)
+    device = parser.add_mutually_exclusive_group()
     device.add_argument("--device-outputs", type=Path, metavar="DIR", help="what the device returned for the images")
     device.add_argument("--backend", metavar="NAME", help="run it on this tool chain of `depth-distill list backends`")
     add_out(parser)
@@ -85,6 +95,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
     )
     console = wide_console()
+    if options.device_outputs is None and options.backend is None:
+        return _before_a_device(case, options, console)
     outputs, device = None, str(options.device_outputs)
     if options.backend is not None:
         settings = dict(each.partition("=")[::2] for each in options.option)
@@ -113,3 +125,20 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     console.print(f"written  {', '.join(map(str, files))}", soft_wrap=True, highlight=False, markup=False)
     console.print(verdict(found), soft_wrap=True, highlight=False, style="bold", markup=False)
     return int(not found.sound)
+
+
+def _before_a_device(case: "Case", options: argparse.Namespace, console: "Console") -> int:
+    """The table of substitutions."""
+    from depth_distill.atomic import write_json
+    from depth_distill.export.device.robustness_report import sentence, substitutions_of, write_robustness
+    from depth_distill.quantization.analysis.robustness import robustness_table
+
+    rows = substitutions_of(case, console.is_terminal)
+    files = write_robustness(rows, case, options.out)
+    if options.json is not None:
+        write_json(options.json, [each.to_dict() for each in rows])
+    if rows:
+        console.print(robustness_table(rows))
+    console.print(f"written  {', '.join(map(str, files))}", soft_wrap=True, highlight=False, markup=False)
+    console.print(sentence(rows), soft_wrap=True, highlight=False, style="bold", markup=False)
+    return 0

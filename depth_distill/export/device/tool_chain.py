@@ -1,7 +1,7 @@
 """A tool chain in place of a device: it quantizes the float network by itself if it can, and runs it."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from depth_distill.data.network_inputs import divide
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import find_backend
 from depth_distill.export.backends.runtime import as_input, only_input
 from depth_distill.export.device.case import Case, Codes
+from depth_distill.export.device.evidence import evenly
 
 _AT_MOST = 64  # images that it is judged on
+_FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,13 @@ def run_on(name: str, case: Case, calibration_images: int, settings: Mapping[str
 
     Raises:
         ConfigError: there is no such backend, it is not installed, or refuses the network.
+        DataError: there are too few images.
     """
     if case.options.reading.unit == "metres":
         raise ConfigError("--device-unit is for the files of a device: a backend returns codes")
     backend = find_backend(name)
-    calibrated, judged = divide(len(case), calibration_images if backend.quantizes else 1, _AT_MOST)
+    calibrated, judged = _divided(len(case), calibration_images) if backend.quantizes else ([], range(len(case)))
+    judged = evenly(judged, _AT_MOST)
     with tempfile.TemporaryDirectory() as folder:
         model, calibration = Path(folder) / "float.onnx", Path(folder) / "calibration"
         case.source.untouched(model)
@@ -73,6 +76,13 @@ def run_on(name: str, case: Case, calibration_images: int, settings: Mapping[str
     how = f"its own PTQ on {len(calibrated)} other images" if backend.quantizes else "float, as it has no PTQ"
     wanted = {each: ran.outputs[each] for each in case.layout.names}
     return ChainOutputs(f"{backend.title} {ran.version} ({how})", tuple(judged), wanted, ran.notes)
+
+
+def _divided(count: int, most: int) -> tuple[list[int], Sequence[int]]:
+    """Every second image to calibrate on, at most so many; the others to judge on."""
+    if count < _FEWEST:
+        raise DataError(f"received {count} images, expected {_FEWEST} or more: half to calibrate on, half to judge on")
+    return evenly(range(0, count, 2), most), range(1, count, 2)
 
 
 def _feed(case: Case, index: int, dtype: torch.dtype) -> np.ndarray:

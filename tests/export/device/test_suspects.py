@@ -116,6 +116,7 @@ WITHOUT_DEVICE = {
     "activation_swish",
     "activation_gelu",
     "activation_hardswish",
+    "activation_hardsigmoid",
 }  # the same code as that of Elu, for networks that have these
 
 

@@ -14,7 +14,8 @@ from depth_distill.export.device.evidence import Evidence
 from depth_distill.export.device.suspects.base import Kind, Suspect, Trial
 from depth_distill.loading.meaning import Affine
 from depth_distill.loading.output_tail import step_back
-from depth_distill.quantization.graph.substituted import SUBSTITUTIONS, operator_of
+from depth_distill.quantization.graph.substituted import operator_of
+from depth_distill.quantization.graph.substitutions import SUBSTITUTIONS
 
 SIGMOID = "Sigmoid"
 _NEVER_0, _NEVER_1 = 1e-7, 1 - 6e-8  # float32 codes that a sigmoid rounds to 0 and 1 have no finite pre-activation

@@ -12,7 +12,8 @@ from depth_distill.export.device.case import Codes
 from depth_distill.export.device.evidence import Evidence
 from depth_distill.export.device.suspects.base import Kind, Suspect, Trial
 from depth_distill.export.device.suspects.curves import SIGMOID, ends_in_sigmoid
-from depth_distill.quantization.graph.substituted import SUBSTITUTIONS, operator_of, substitute
+from depth_distill.quantization.graph.substituted import substitute
+from depth_distill.quantization.graph.substitutions import SUBSTITUTIONS
 
 _PADDINGS = (nn.ReflectionPad2d, nn.ReplicationPad2d)
 
@@ -44,11 +45,10 @@ class ActivationBy(Suspect):
         graph = evidence.graph
         if graph is None:
             return
-        places = sum(operator_of(graph, node) == self.operator for node in graph.graph.nodes)
-        if places <= (self.operator == SIGMOID and ends_in_sigmoid(evidence)):
-            return
         for by in SUBSTITUTIONS[self.operator]:
-            changed, _ = substitute(graph, {self.operator: by})
+            changed, places = substitute(graph, {self.operator: by})
+            if len(places) <= (self.operator == SIGMOID and ends_in_sigmoid(evidence)):
+                return  # none, or the last one alone, which is a curve
             yield _of_graph(f"{self.operator} as {by.replace('_', ' ')}", evidence, changed)
 
 

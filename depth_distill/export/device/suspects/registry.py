@@ -19,7 +19,7 @@ from depth_distill.export.device.suspects.inputs import (
 )
 from depth_distill.export.device.suspects.inside import ActivationBy, ZeroPadding
 from depth_distill.export.device.suspects.places import CodesReversed, Flipped, OtherOrder, Transposed
-from depth_distill.quantization.graph.substituted import SUBSTITUTIONS
+from depth_distill.quantization.graph.substitutions import SUBSTITUTIONS
 
 # A new suspect is a small dataclass beside those of its kind, and a line here.
 SUSPECTS: tuple[Suspect, ...] = (
