@@ -54,7 +54,7 @@ def diagnosis_picture(
         named: place among ``suspects`` of the one that is named.
     """
     figure = Figure(figsize=(13, 9), layout="constrained")
-    figure.suptitle("\n".join(textwrap.wrap(title, 130)), fontsize=10)
+    figure.suptitle("\n".join(textwrap.wrap(title, 150)), fontsize=10)
     axes = figure.subplots(2, 2)
     _draw_curve(axes[0, 0], curve)
     _draw_parts(axes[0, 1], parts)
@@ -72,6 +72,14 @@ def _draw_curve(ax: Axes, curve: CurveOf) -> None:
         ax.plot(curve.centres, curve.suspect, color=_RED, linestyle="--", linewidth=1.3, label="the suspect")
     ax.set_xlabel(f"{curve.name} of the float network")
     ax.set_ylabel(f"{curve.name} of the device")
+    seen = np.concatenate([curve.centres, low, high])
+    margin = 0.04 * (curve.ends[1] - curve.ends[0])
+    limits = (
+        max(curve.ends[0] - margin, float(seen.min()) - margin),
+        min(curve.ends[1] + margin, float(seen.max()) + margin),
+    )
+    ax.set_xlim(*limits)
+    ax.set_ylim(*limits)
     ax.set_title("What the device makes of it", fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
@@ -113,7 +121,7 @@ def _draw_suspects(ax: Axes, suspects: Sequence[tuple[str, float]], named: int |
     ax.set_xlim(0, 120)
     ax.set_xticks(range(0, 101, 20))
     ax.axvline(50, color="black", linestyle=":", linewidth=0.8)
-    ax.set_xlabel("explained share of the squared error of codes [%]; above 50 % one is named")
+    ax.set_xlabel("explained share of the squared error [%]; named above 50 %")
     ax.set_title("Suspects that explain most", fontsize=10)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)

@@ -52,6 +52,12 @@ class Tried:
         """The suspect and the way, in words."""
         return f"{self.suspect.title} {self.trial.detail}"
 
+    @property
+    def label(self) -> str:
+        """The same in few words, for a picture."""
+        words = self.suspect.key.replace("_", " ")
+        return words if self.suspect.name == "sigmoid" else f"{words}: {self.trial.detail}"
+
 
 @dataclass(frozen=True)
 class Diagnosis:

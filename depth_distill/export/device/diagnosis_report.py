@@ -114,9 +114,8 @@ def figure(found: Diagnosis) -> Figure:
     ends = (0.0, 1.0) if single else (case.codec.near_m, case.codec.far_m)
     suspect = None
     if single and found.named is not None and found.named.suspect.kind == "curve":
-        bent = np.stack([found.named.trial.pair(place)[1] for place in found.evidence.probed])
-        expected = found.evidence.expected[list(found.evidence.probed)]
-        found_at, means, _ = _binned(expected.ravel(), bent.ravel(), ends)
+        bent = np.stack([found.named.trial.pair(place)[1] for place in range(len(found.evidence))])
+        found_at, means, _ = _binned(found.evidence.expected.ravel(), bent.ravel(), ends)
         suspect = np.interp(centres, found_at, means)
     name = "code" if single else "depth [m]"
     top = found.tried[:_SHOWN]
@@ -125,7 +124,7 @@ def figure(found: Diagnosis) -> Figure:
         CurveOf(name, centres, mean, spread, ends, suspect),
         [(PART_TITLES[part], each.share, each.mm) for part, each in found.shares.parts.items()],
         found.shares.mean_map_mm,
-        [(each.title, each.explains) for each in top],
+        [(each.label, each.explains) for each in top],
         next((place for place, each in enumerate(top) if each is found.named), None),
     )
 

@@ -61,7 +61,7 @@ class SigmoidTwice(Suspect):
 
     name: ClassVar[str] = "sigmoid_twice"
     kind: ClassVar[Kind] = "codes"
-    title: ClassVar[str] = "a sigmoid is computed twice"
+    title: ClassVar[str] = "a sigmoid is computed twice:"
     cure: ClassVar[str] = "leave out the one on the host: the file ends in one"
 
     def trials(self, evidence: Evidence) -> Iterator[Trial]:
@@ -76,7 +76,7 @@ class SigmoidLeftOut(Suspect):
 
     name: ClassVar[str] = "sigmoid_left_out"
     kind: ClassVar[Kind] = "codes"
-    title: ClassVar[str] = "the last Sigmoid is left out"
+    title: ClassVar[str] = "the last Sigmoid is left out:"
     cure: ClassVar[str] = "compute it on the host, or export with --logits, whose decoders do"
 
     def trials(self, evidence: Evidence) -> Iterator[Trial]:
@@ -91,7 +91,7 @@ class PowerOfTwoScale(Suspect):
 
     name: ClassVar[str] = "power_of_two_scale"
     kind: ClassVar[Kind] = "curve"
-    title: ClassVar[str] = "the output's scale is a power of two"
+    title: ClassVar[str] = "the output's scale is a power of two:"
     cure: ClassVar[str] = (
         "give the output of the network a scale of 1/255 and a zero point, or 16 bits, in the tool chain: no table "
         "brings back the steps"
@@ -109,13 +109,13 @@ class PowerOfTwoRead(Suspect):
 
     name: ClassVar[str] = "power_of_two_read"
     kind: ClassVar[Kind] = "codes"
-    title: ClassVar[str] = "the output's scale is a power of two, and its integers are read with another scale"
+    title: ClassVar[str] = "the output's scale is a power of two, and its integers are read with another:"
     cure: ClassVar[str] = "read them with the scale of the device: --scale"
 
     def trials(self, evidence: Evidence) -> Iterator[Trial]:
         """Undone by a factor."""
         for steps in (256, 128, 64):
-            detail = f"read with 1/{_LEVELS} in place of 1/{steps}"
+            detail = f"1/{_LEVELS} in place of 1/{steps}"
             yield Trial(detail, partial(_undone, evidence, partial(_times, _LEVELS / steps)))
 
 
@@ -125,7 +125,7 @@ class SignedRead(Suspect):
 
     name: ClassVar[str] = "int8_read_as_uint8"
     kind: ClassVar[Kind] = "codes"
-    title: ClassVar[str] = "int8 is read as uint8, or uint8 as int8"
+    title: ClassVar[str] = "int8 is read as uint8, or uint8 as int8:"
     cure: ClassVar[str] = "read the bytes as the other type (--dump-dtype), which shifts codes by 128"
 
     def trials(self, evidence: Evidence) -> Iterator[Trial]:
