@@ -77,7 +77,13 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from depth_distill.display.console import wide_console
     from depth_distill.export.device.case import Case, CaseOptions
     from depth_distill.export.device.diagnosis import diagnose
-    from depth_distill.export.device.diagnosis_report import as_json, parts_table, require_own_folder, write_diagnosis
+    from depth_distill.export.device.diagnosis_report import (
+        as_json,
+        parts_table,
+        require_own_folder,
+        tried_lines,
+        write_diagnosis,
+    )
     from depth_distill.export.device.evidence import collect
     from depth_distill.export.device.tool_chain import run_on
     from depth_distill.export.device.verdict import verdict
@@ -119,8 +125,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         write_json(options.json, as_json(found, device))
     console.print(f"compared {len(evidence)} images, {device}", soft_wrap=True, highlight=False, markup=False)
     console.print(parts_table(found))
-    for each in found.tried[:3]:
-        line = f"tried    {100 * each.explains:6.1f} % explained by: {each.title}"
+    for line in tried_lines(found):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"written  {', '.join(map(str, files))}", soft_wrap=True, highlight=False, markup=False)
     console.print(verdict(found), soft_wrap=True, highlight=False, style="bold", markup=False)

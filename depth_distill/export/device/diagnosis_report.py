@@ -22,7 +22,7 @@ from depth_distill.export.device.verdict import PART_MEANINGS, PART_TITLES, verd
 FOUND, PAGE, PICTURE, IMAGES = "diagnosis.json", "report.html", "diagnosis.png", "images.png"
 PART_HEADER = ("part", "share [%]", "mm", "abs_rel [%]", "what it is")
 _BINS = 64
-_SHOWN = 10  # suspects in the picture
+_SHOWN, _NAMED = 10, 3  # suspects in the picture, and on the terminal
 
 
 def require_own_folder(out: Path) -> None:
@@ -104,6 +104,14 @@ def parts_table(found: Diagnosis) -> Table:
     for row in _part_rows(found):
         shown.add_row(*row)
     return shown
+
+
+def tried_lines(found: Diagnosis) -> list[str]:
+    """The suspects that explain most, for a terminal."""
+    some = [each for each in found.tried[:_NAMED] if each.explains > 0]
+    lines = [f"tried    {each.title}: explains {100 * each.explains:.1f} % of the squared error" for each in some]
+    rest = len(found.tried) - len(some)
+    return [*lines, f"tried    {rest} others" if some else f"tried    {rest} suspects: none explains any of it"]
 
 
 def figure(found: Diagnosis) -> Figure:
