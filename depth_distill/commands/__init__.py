@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "harden": "an ONNX file in, the same file back, robust against INT8",
     "diagnose": "what a device or tool chain did to a network, and what to do about it",
     "fit-decoder": "from what a device returned, a decode table that corrects it",
+    "pick-calibration": "the images to calibrate on, for a tool chain that takes minimum and maximum",
     "export": "a bundle of ONNX files for an NPU, with a report",
     "npu-info": "what an NPU can do, and whether it takes a network",
     "npu-compare": "run a bundle on a tool chain, or compare what a device dumped",

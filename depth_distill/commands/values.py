@@ -21,6 +21,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
+def seed_number(text: str) -> int:
+    """A seed: 0 or more."""
+    if not re.fullmatch(r"\+?\d+", text.strip()):
+        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, received '{text}'")
+    return int(text)
+
+
 def finite_number(text: str) -> float:
     """Any number but NaN and the infinities."""
     try:

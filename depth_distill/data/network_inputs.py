@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from depth_distill.data.array_files import read_array
+from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.image_folder import ImageFolder
 from depth_distill.data.reading import IMAGE_EXTENSIONS
 from depth_distill.data.transforms import Normalize
@@ -92,11 +93,12 @@ class NetworkInputs:
         self.folder, self.shape, self.name, self.pixels = folder, shape, name, pixels
         if not folder.is_dir():
             raise DataError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}: expected a folder")
-        self._pictures = ImageFolder(folder, IMAGE_EXTENSIONS)
+        found = ImageFolder(folder, IMAGE_EXTENSIONS)
+        self._pictures: DepthDataset = found
         self._arrays = sorted(
             path for path in folder.rglob(f"*{ARRAY_EXTENSION}") if path.is_file() and not path.name.startswith(".")
         )
-        pictures = self._pictures.list_samples()
+        pictures = found.list_samples()
         if pictures and self._arrays:
             raise DataError(
                 f"{folder} has {len(pictures)} pictures and {len(self._arrays)} .npy arrays: which are the inputs? "
@@ -118,7 +120,7 @@ class NetworkInputs:
     @cached_property
     def files(self) -> tuple[Path, ...]:
         """The file of each input."""
-        return tuple(self._arrays) or tuple(Path(each.image) for each in self._pictures.sample_files)
+        return tuple(self._arrays) or tuple(Path(self._pictures.source(k)) for k in range(len(self._pictures)))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -144,13 +146,37 @@ class NetworkInputs:
         return values
 
     def picture(self, index: int) -> Tensor:
-        """One picture in the size of the input, ``(3, H, W)`` uint8 RGB."""
+        """One picture in the size of the input, ``(3, H, W)`` uint8 RGB, where the inputs are pictures.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         return self._pictures.at_size(index, (self.shape[1], self.shape[2])).image
 
     def __str__(self) -> str:
         if self.takes_pictures:
             return f"{len(self)} pictures, resized to {self.shape[1]} x {self.shape[2]} (H x W): {self.pixels}"
         return f"{len(self)} arrays of shape {_text(self.shape)}, fed as they are"
+
+
+class DatasetInputs(NetworkInputs):
+    """The images of a data set as inputs of a network, in its order.
+
+    Args:
+        dataset: the data set; its ground truth is not used.
+        shape: shape of one input, without the batch.
+        name: name of the input, for messages.
+        pixels: how pixels become the input.
+
+    Raises:
+        ConfigError: the input is no colour image.
+    """
+
+    def __init__(self, dataset: DepthDataset, shape: tuple[int, ...], name: str, pixels: PixelFormat) -> None:
+        self.shape, self.name, self.pixels = shape, name, pixels
+        self._pictures, self._arrays = dataset, []
+        if len(shape) != 3 or shape[0] != 3:
+            raise ConfigError(f"the input {name!r} is {_text(shape)}, and pictures are 3 x H x W")
 
 
 def divide(count: int, calibration: int, held_out: int) -> tuple[list[int], list[int]]:
@@ -171,12 +197,18 @@ def divide(count: int, calibration: int, held_out: int) -> tuple[list[int], list
     held_out = min(held_out, max(1, count // 4))
     calibration = min(calibration, count - held_out)
     total = calibration + held_out
-    chosen = [round(place * (count - 1) / (total - 1)) for place in range(total)]
+    chosen = spaced(count, total)
     judged = {round((place + 0.5) * total / held_out - 0.5) for place in range(held_out)}
     return (
         [each for place, each in enumerate(chosen) if place not in judged],
         [each for place, each in enumerate(chosen) if place in judged],
     )
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """At most so many of ``count`` inputs, evenly spaced."""
+    total = min(count, most)
+    return [round(place * (count - 1) / max(1, total - 1)) for place in range(total)]
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -1,6 +1,6 @@
 """Pictures of depth: panels with image, ground truth, prediction and error side by side, in metres."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -75,6 +75,51 @@ def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]], names: tuple[str, s
         _draw_map(
             row_axes[3], error_mm, Normalize(0.0, worst), f"|{names[1]} - {names[0]}| [mm], mean {error_mm.mean():.1f}"
         )
+    return figure
+
+
+def size_curve_with_pictures(
+    counts: Sequence[int],
+    curves: Mapping[str, Sequence[float]],
+    band: tuple[Sequence[float], Sequence[float]],
+    line: tuple[str, float],
+    axis: str,
+    pictures: Sequence[tuple[str, np.ndarray]],
+) -> Figure:
+    """Numbers against how many images they were had with, and pictures beside them.
+
+    Args:
+        counts: numbers of images, rising.
+        curves: values by name, one for each count; the band belongs to the last curve.
+        band: lowest and highest value for each count.
+        line: name and value of a horizontal line.
+        axis: label of the values.
+        pictures: title, and ``(3, H, W)`` uint8 RGB.
+    """
+    columns = 4
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(12 if pictures else 5.5, max(3.6, 1.25 * rows)), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2)) if pictures else (figure, None)
+    ax = left.subplots()
+    for (name, values), color in zip(curves.items(), ("#2f6f9f", "#d08c2f"), strict=False):
+        ax.plot(counts, values, marker="o", markersize=4, color=color, label=name)
+    ax.fill_between(counts, *band, color="#d08c2f", alpha=0.25, label="random, lowest to highest")
+    ax.axhline(line[1], color="#3a923a", linestyle="--", label=line[0])
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(counts, [str(each) for each in counts])
+    ax.set_yscale("log")
+    ax.set_xlabel("calibration images")
+    ax.set_ylabel(axis)
+    ax.grid(alpha=0.3, which="both")
+    ax.legend(fontsize=8)
+    if right is None:
+        return figure
+    cells = right.subplots(rows, columns, squeeze=False).ravel()
+    for cell in cells:
+        cell.set_axis_off()
+    for cell, (title, picture) in zip(cells, pictures, strict=False):
+        cell.imshow(picture.transpose(1, 2, 0))
+        cell.set_title(title if len(title) <= 22 else f"...{title[-19:]}", fontsize=7, parse_math=False)
     return figure
 
 

@@ -13,8 +13,8 @@ from depth_distill.device import choose_device, device_of
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator, Network
 from depth_distill.loading.imported import ImportedNetwork
-from depth_distill.loading.parsing import instantiate
-from depth_distill.loading.run_config import NETWORK, Bands, StudentOptions, parse_run, run_parser
+from depth_distill.loading.parsing import instantiate, parse
+from depth_distill.loading.run_config import NETWORK, Bands, StudentOptions, parse_run, read_config, run_parser
 from depth_distill.models import CodeNetwork, DepthCodec, GraphNetwork
 from depth_distill.models.checkpoints import load_weights, recorded_recipe
 from depth_distill.quantization.conditions import ensure_codes
@@ -191,14 +191,17 @@ def load_data(config: Path, overrides: Sequence[str] = ()) -> tuple[DepthSplits,
     """The data of a config and the depth bands of its metrics, without the network.
 
     Args:
-        config: config of a ``fit``.
+        config: config of a ``fit``, or of data alone.
         overrides: see :func:`load_run`.
 
     Raises:
         ConfigError: see :func:`load_run`.
     """
     parser = run_parser()
-    values = parse_run(parser, config, overrides)
+    if "train" in read_config(config):  # of data alone
+        values = parse(parser, ["--data", str(config), *overrides], [config])
+    else:
+        values = parse_run(parser, config, overrides)
     values[NETWORK] = None
     built = instantiate(parser, values)
     return built.data, built.model.init_args.bands_m

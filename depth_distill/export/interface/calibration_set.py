@@ -13,26 +13,37 @@ from depth_distill.data.reading import lies_inside
 from depth_distill.errors import DataError
 
 _README = """\
-Calibration images of this network, {count} of them, in the order of the training split.
+Calibration images of this network, {count} of them, in the order {order}.
 
 tensors/*.npy, tensors.txt   {shape} {dtype}, inputs of the network. RKNN: rknn.build(dataset="tensors.txt");
-                             NNCF, OpenVINO and ONNX Runtime: see ../runners.
+                             NNCF, OpenVINO and ONNX Runtime: see {runners}.
 raw/*.raw, input_list.txt    the same values without a header, row-major. QNN: --input_list input_list.txt; TensorRT:
                              read them in IInt8Calibrator.get_batch, or trtexec --loadInputs={name}:raw/0000.raw
-images/*.png, images.txt     8-bit RGB in the network's size, before normalization: for tool chains that normalize.
-
+{pictures}
 Paths in the lists are relative to this folder: run the tool chain here, or make them absolute.
+"""
+_PICTURES = """\
+images/*.png, images.txt     8-bit RGB in the network's size, before normalization: for tool chains that normalize.
 """
 
 
-def write_calibration_set(tensors: NDArray[np.generic], images: NDArray[np.uint8], name: str, folder: Path) -> None:
+def write_calibration_set(
+    tensors: NDArray[np.generic],
+    images: NDArray[np.uint8] | None,
+    name: str,
+    folder: Path,
+    order: str = "of the training split",
+    runners: str = "../runners",
+) -> None:
     """Write calibration images for tool chains.
 
     Args:
-        tensors: inputs of the network, ``(N, 3, H, W)``.
-        images: the same RGB images before normalization, ``(N, 3, H, W)``.
+        tensors: inputs of the network, ``(N, ...)``.
+        images: the same RGB images before normalization, ``(N, 3, H, W)``; None where inputs are no pictures.
         name: name of the network's input.
         folder: folder of the new files; it is created if necessary.
+        order: order of the images, in words.
+        runners: where scripts for the tool chains are.
 
     Raises:
         DataError: there are no images, or one has NaN or infinity; the message has its index.
@@ -42,21 +53,29 @@ def write_calibration_set(tensors: NDArray[np.generic], images: NDArray[np.uint8
     wrong = [index for index, each in enumerate(tensors) if not np.isfinite(each).all()]
     if wrong:
         raise DataError(f"calibration image {wrong[0]} has NaN or infinity ({len(wrong)} of {len(tensors)} have)")
-    for index, (tensor, image) in enumerate(zip(tensors, images, strict=True)):
+    for index, tensor in enumerate(tensors):
         with atomic_path(folder / "tensors" / f"{index:04d}.npy") as temporary:
             np.save(temporary, tensor[None], allow_pickle=False)
         with atomic_path(folder / "raw" / f"{index:04d}.raw") as temporary:
             temporary.write_bytes(np.ascontiguousarray(tensor).tobytes())
+    for index, image in enumerate([] if images is None else images):
         with atomic_path(folder / "images" / f"{index:04d}.png") as temporary:
             Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(temporary)
     numbers = [f"{index:04d}" for index in range(len(tensors))]
     _write_lines(folder / "tensors.txt", [f"tensors/{number}.npy" for number in numbers])
     _write_lines(folder / "input_list.txt", [f"{name}:=raw/{number}.raw" for number in numbers])
-    _write_lines(folder / "images.txt", [f"images/{number}.png" for number in numbers])
-    shape = (1, *tensors.shape[1:])
-    _write_lines(
-        folder / "README.txt", [_README.format(count=len(tensors), shape=shape, dtype=tensors.dtype, name=name)]
+    if images is not None:
+        _write_lines(folder / "images.txt", [f"images/{number}.png" for number in numbers])
+    text = _README.format(
+        count=len(tensors),
+        shape=(1, *tensors.shape[1:]),
+        dtype=tensors.dtype,
+        name=name,
+        order=order,
+        runners=runners,
+        pictures="" if images is None else _PICTURES,
     )
+    _write_lines(folder / "README.txt", [text])
 
 
 def read_calibration_set(folder: Path) -> NDArray[np.generic]:
