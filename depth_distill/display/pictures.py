@@ -108,6 +108,8 @@ def size_curve_with_pictures(
     ax.set_xscale("log", base=2)
     ax.set_xticks(counts, [str(each) for each in counts])
     ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
     ax.set_xlabel("calibration images")
     ax.set_ylabel(axis)
     ax.grid(alpha=0.3, which="both")

@@ -33,6 +33,9 @@ class RoadmapRow:
         seeds: seeds to train with, for mean and spread; those of the roadmap unless given.
         networks: networks to measure the row on; all unless given.
         reach: abs_rel to reach, as a multiple of FP32; for ``mixed``.
+        decode_table: whether the host decodes through a table that is fitted on what the tool chain's network says on
+            the calibration images; for ``ptq``.
+        planned: abs_rel that a plan foresaw at this point, to be set beside what is measured.
     """
 
     name: str
@@ -43,6 +46,8 @@ class RoadmapRow:
     seeds: list[int] | None = None
     networks: list[str] | None = None
     reach: float = 1.01
+    decode_table: bool = False
+    planned: float | None = None
 
 
 @dataclass
@@ -57,6 +62,12 @@ class Plan:
         teacher_options: options of the teacher's ``fit``.
         options: options of every student's ``fit``.
         target: NPU profile.
+        substituting: profile of a tool chain that computes something else in place of an operator; what is quantized
+            behind ``target`` is measured with these substitutions, too.
+        teachers: options of ``fit`` by name, where there are several teachers: each is a network of its own.
+        teacher_checkpoints: checkpoints of trained ones among them, by name.
+        planned_float: abs_rel in FP32 of the network that a plan was made for; what rows say of ``planned`` is shown as
+            a multiple of it.
         networks: variants of the teacher by name. A number spreads the channel ranges such that abs_rel after naive PTQ
             is this multiple of FP32; null changes nothing. By default only ``plain: null``.
         seeds: seeds of trainings.
@@ -71,6 +82,10 @@ class Plan:
     teacher_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     target: str = "per-tensor-minmax"
+    substituting: str | None = None
+    teachers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    teacher_checkpoints: dict[str, str] = field(default_factory=dict)
+    planned_float: float | None = None
     networks: dict[str, float | None] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     images: int | None = None
@@ -113,15 +128,25 @@ def _check(path: Path, plan: Plan) -> None:
             raise ConfigError(f"{path}: {key}: received {value}, expected a whole number of 1 or more")
     numbers = {f"networks.{name}": value for name, value in plan.networks.items() if value is not None}
     numbers |= {f"row {row.name!r}: reach": row.reach for row in plan.rows}
+    numbers |= {f"row {row.name!r}: planned": row.planned for row in plan.rows if row.planned is not None}
+    if plan.planned_float is not None:
+        numbers["planned_float"] = plan.planned_float
     for key, number in numbers.items():
         if not 0 < number < math.inf:
             raise ConfigError(f"{path}: {key}: received {number}, expected a positive number")
     if any(row.kind == "distill" and not (row.seeds or plan.seeds) for row in plan.rows):
         raise ConfigError(f"{path}: seeds is empty: expected at least one for rows of the kind distill")
+    if plan.planned_float is None and any(row.planned is not None for row in plan.rows):
+        raise ConfigError(f"{path}: rows have planned, but planned_float is not given: expected abs_rel of its FP32")
+    for row in plan.rows:
+        if row.decode_table and row.kind != "ptq":
+            raise ConfigError(f"{path}: row {row.name!r}: decode_table is for the kind ptq, received {row.kind}")
     if not plan.rows:
         raise ConfigError(f"{path}: rows is empty: expected the rows to measure")
     try:
         load_target(plan.target)
+        if plan.substituting is not None and not load_target(plan.substituting).substituted:
+            raise ConfigError(f"substituting: the profile {plan.substituting} substitutes nothing")
         config = find_config(plan.distill_config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

@@ -15,6 +15,10 @@ from depth_distill.display.pictures import save_figure
 COLUMNS = ("abs_rel", "rmse", "delta1", "x FP32", "drift mm", "MB", "s")
 MEASURED = ("abs_rel", "rmse", "delta1", "drift_mm", "megabytes", "seconds")
 """Numbers that are stored per result."""
+SUBSTITUTED = "substituted_abs_rel"
+"""abs_rel after a tool chain that substitutes operators, where a roadmap has one."""
+_IF_SUBSTITUTED = ("x FP32 substituted", "drift mm substituted")
+_IF_PLANNED = "planned x FP32"
 _TICKS = (0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 
 
@@ -28,6 +32,41 @@ def summarize(results: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[float
         name: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
         for name, values in columns.items()
     }
+
+
+def columns(found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Titles of the columns: :data:`COLUMNS`, and those of what this roadmap has besides."""
+    every = [
+        each
+        for network in found["networks"].values()
+        for results in network["rows"].values()
+        for each in results.values()
+    ]
+    more = _IF_SUBSTITUTED if any(SUBSTITUTED in each for each in every) else ()
+    return (*COLUMNS, *more, *([_IF_PLANNED] if found.get("planned") else []))
+
+
+def rows(found: Mapping[str, Any], title: str) -> dict[str, list[str]]:
+    """Cells of every row of a network, by name of the row, in the order of :func:`columns`."""
+    network, titles = found["networks"][title], columns(found)
+    exact, table = float_abs_rel(network), {}
+    for name, results in network["rows"].items():
+        row = cells(results, exact)
+        if _IF_SUBSTITUTED[0] in titles:
+            row += _substituted_cells(results, exact)
+        if _IF_PLANNED in titles:
+            planned = found["planned"].get(name)
+            row.append("-" if planned is None else f"{planned:.2f}")
+        table[name] = row
+    return table
+
+
+def _substituted_cells(results: Mapping[str, Mapping[str, Any]], exact: float) -> list[str]:
+    measured = [each for each in results.values() if SUBSTITUTED in each]
+    if not measured:
+        return ["-", "-"]
+    ratio = statistics.fmean(each[SUBSTITUTED] for each in measured) / exact
+    return [f"{ratio:.3f}", f"{statistics.fmean(each['substituted_drift_mm'] for each in measured):.1f}"]
 
 
 def cells(results: Mapping[str, Mapping[str, Any]], float_abs_rel: float) -> list[str]:
@@ -52,13 +91,12 @@ def cells(results: Mapping[str, Mapping[str, Any]], float_abs_rel: float) -> lis
 def write_results(found: Mapping[str, Any], out: Path) -> None:
     """Write ``roadmap.md``, ``roadmap.csv`` and ``roadmap.png`` into ``out``."""
     lines = [f"{found['protocol']}; ± is the standard deviation over seeds.", ""]
-    records = [["network", "row", *COLUMNS]]
+    titles = columns(found)
+    records = [["network", "row", *titles]]
     for title, network in found["networks"].items():
         note = f" (channel ranges spread by sigma {network['sigma']:.3f})" if network["sigma"] else ""
-        lines += [f"### {title}{note}", "", f"| row | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]
-        exact = float_abs_rel(network)
-        for name, results in network["rows"].items():
-            row = cells(results, exact)
+        lines += [f"### {title}{note}", "", f"| row | {' | '.join(titles)} |", "| --- |" + " ---: |" * len(titles)]
+        for name, row in rows(found, title).items():
             lines.append(f"| {name} | {' | '.join(row)} |")
             records.append([title, name, *row])
         lines.append("")
@@ -85,6 +123,9 @@ def _picture(found: Mapping[str, Any]) -> Figure:
             mean = statistics.fmean(ratios)
             ax.barh(place, mean - 1, left=1, color="tab:blue" if mean <= 1 else "tab:orange", alpha=0.6)
             ax.plot(ratios, [place] * len(ratios), "k.", markersize=4)
+            others = [each[SUBSTITUTED] / exact for each in network["rows"][name].values() if each.get(SUBSTITUTED)]
+            ax.plot(others, [place] * len(others), "D", markersize=6, color="tab:red", markerfacecolor="none")
+            ratios += others
             ax.annotate(
                 f"{mean:.3f}", (max(*ratios, 1.0), place), xytext=(4, 0), textcoords="offset points",
                 va="center", fontsize=8,
@@ -99,7 +140,9 @@ def _picture(found: Mapping[str, Any]) -> Figure:
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.invert_yaxis()
         ax.set_title(title)
-    figure.supxlabel("abs_rel over FP32, after the tool chain's own PTQ (mixed: fake quantization)", fontsize=9)
+    substituted = "; red: with operators substituted" if _IF_SUBSTITUTED[0] in columns(found) else ""
+    label = "abs_rel over FP32, after the tool chain's own PTQ (mixed: fake quantization)"
+    figure.supxlabel(label + substituted, fontsize=9)
     return figure
 
 

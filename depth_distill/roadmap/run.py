@@ -5,16 +5,20 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import fx
 
 from depth_distill.atomic import write_json
+from depth_distill.codecs import HostCodec
+from depth_distill.codecs.table_fit import fit_table
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator, InterfaceScorer
+from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.bundle.steps import content_hash
 from depth_distill.lightning_cli import DepthCLI, build_cli
@@ -29,7 +33,7 @@ from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
 from depth_distill.roadmap.plan import Plan, RoadmapRow
-from depth_distill.roadmap.report import MEASURED
+from depth_distill.roadmap.report import MEASURED, SUBSTITUTED
 
 _FLOAT_BYTES = 4
 _SEARCH_BATCHES = 2  # minimum for the search of mixed precision, evenly spaced in the validation split
@@ -52,29 +56,58 @@ class Roadmap:
 
     def run(self) -> dict[str, Any]:
         """Train and measure; for a row that cannot run, the reason is stored instead of numbers."""
-        teacher = Path(self.plan.teacher_checkpoint or self._train(self.out / "teacher", self.plan.teacher_config))
-        self._require_same("made_with", self._made_with(teacher), self.found)
-        measurements = _Measurements(teacher, self.plan, self.data_options)
-        for name, ratio in self.plan.networks.items():
-            network = self.found["networks"].setdefault(name, {"sigma": None, "rows": {}})
+        teachers = {
+            name: Path(self._checkpoint_of(name) or self._train_teacher(name, more))
+            for name, more in (self.plan.teachers or {"": {}}).items()
+        }
+        self._require_same("made_with", self._made_with(teachers), self.found)
+        if self.plan.planned_float is not None:
+            planned = {row.name: row.planned for row in self.plan.rows if row.planned is not None}
+            self.found["planned"] = {name: value / self.plan.planned_float for name, value in planned.items()}
+        for of_teacher, teacher in teachers.items():
+            measurements = _Measurements(teacher, self.plan, self.data_options)
             self.found["protocol"] = measurements.evaluator.protocol
-            if ratio is not None and network["sigma"] is None:
-                self.console.print(f"{name}: looking for the spread that makes naive PTQ {ratio:g} times worse")
-                network["sigma"] = find_sigma(measurements.naive.graph, measurements.loss_ratio, ratio)
-            for row in self.plan.rows:
-                if row.networks is None or name in row.networks:
-                    self._fill(network, name, row, measurements, teacher)
-            network["rows"] = {
-                row.name: network["rows"][row.name] for row in self.plan.rows if row.name in network["rows"]
-            }
-            write_json(self.file, self.found)
+            for name, ratio in self.plan.networks.items():
+                several = [of_teacher] * bool(of_teacher) + [name] * (not of_teacher or len(self.plan.networks) > 1)
+                self._run_network(", ".join(several), name, ratio, measurements, teacher)
         return self.found
 
-    def _made_with(self, teacher: Path) -> dict[str, Any]:
-        shared = {key: value for key, value in asdict(self.plan).items() if key not in ("rows", "networks", "seeds")}
-        profile = content_hash(load_target(self.plan.target).to_dict())  # may change under its name
-        options = {"data_options": self.data_options, "profile": profile}
-        return shared | {"teacher_checkpoint": str(teacher.absolute()), **options}
+    def _run_network(
+        self, title: str, name: str, ratio: float | None, measurements: "_Measurements", teacher: Path
+    ) -> None:
+        network = self.found["networks"].setdefault(title, {"sigma": None, "rows": {}})
+        if ratio is not None and network["sigma"] is None:
+            self.console.print(f"{title}: looking for the spread that makes naive PTQ {ratio:g} times worse")
+            network["sigma"] = find_sigma(measurements.naive.graph, measurements.loss_ratio, ratio)
+        for row in self.plan.rows:
+            if row.networks is None or name in row.networks:
+                self._fill(network, title, row, measurements, teacher)
+        network["rows"] = {row.name: network["rows"][row.name] for row in self.plan.rows if row.name in network["rows"]}
+        write_json(self.file, self.found)
+
+    def _checkpoint_of(self, teacher: str) -> str | None:
+        return self.plan.teacher_checkpoints.get(teacher) if teacher else self.plan.teacher_checkpoint
+
+    def _teacher_folder(self, teacher: str) -> Path:
+        return self.out / "teachers" / _slug(teacher) if teacher else self.out / "teacher"
+
+    def _train_teacher(self, teacher: str, options: Mapping[str, Any]) -> Path:
+        return self._train(
+            self._teacher_folder(teacher), self.plan.teacher_config, {**self.plan.teacher_options, **options}
+        )
+
+    def _made_with(self, teachers: Mapping[str, Path]) -> dict[str, Any]:
+        left_out = ("rows", "networks", "seeds", "teachers", "teacher_checkpoints", "planned_float")
+        shared = {key: value for key, value in asdict(self.plan).items() if key not in left_out}
+        places = {name: str(path.absolute()) for name, path in teachers.items()}
+        options = {"data_options": self.data_options}
+        for key in ("target", "substituting"):
+            if shared[key] is not None:  # profiles may change under their name
+                profile = content_hash(load_target(shared[key]).to_dict())
+                options[{"target": "profile"}.get(key, f"{key}_profile")] = profile
+        if shared["substituting"] is None:
+            del shared["substituting"]
+        return shared | {"teacher_checkpoint": places.get("", places)} | options
 
     def _require_same(self, name: str, made: dict[str, Any], kept: dict[str, Any]) -> None:
         """Refuse to mix results of different settings in one folder."""
@@ -92,7 +125,9 @@ class Roadmap:
     ) -> None:
         seeds = (row.seeds or self.plan.seeds) if row.kind == "distill" else [0]
         results = network["rows"].setdefault(row.name, {})
-        made = {key: value for key, value in asdict(row).items() if key not in ("seeds", "networks")}
+        made = {key: value for key, value in asdict(row).items() if key not in ("seeds", "networks", "planned")}
+        if not row.decode_table:
+            del made["decode_table"]
         recipe = load_recipe(row.recipe)
         made["recipe"] = f"{recipe}, {recipe.sha256[:8]}"  # a recipe may change under its name
         self._require_same(row.name, made, network.setdefault("rows_made_with", {}))
@@ -128,7 +163,7 @@ class Roadmap:
             summary = json.loads((folder / "summary.json").read_text())
             return measurements.student_row(load_run(best, overrides=self.data_options), float(summary["wall_s"]))
         if row.kind == "ptq":
-            return measurements.ptq_row(recipe)
+            return measurements.ptq_row(recipe, row.decode_table)
         return measurements.mixed_row(recipe, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
 
     def _train(self, folder: Path, config: str, options: Mapping[str, Any] | None = None) -> Path:
@@ -137,7 +172,7 @@ class Roadmap:
         done = folder / "finished"
         if not done.is_file():
             argv = ["fit", "--config", config, "--run_dir", str(folder), *self.data_options]
-            argv += [f"--{key}={_as_yaml(value)}" for key, value in (options or self.plan.teacher_options).items()]
+            argv += [f"--{key}={_as_yaml(value)}" for key, value in (options or {}).items()]
             if last.is_file():
                 self.console.print(f"  continuing from {last}", soft_wrap=True)
                 argv += ["--ckpt_path", str(last)]
@@ -152,6 +187,7 @@ class _Measurements:
     def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
         run = load_run(teacher, overrides=data_options)
         self.target = load_target(plan.target)
+        self.substitutions = None if plan.substituting is None else load_target(plan.substituting).substituted
         self.calibration = run.calibration_images(plan.calibration_images)
         self.prepare = run.preparer(self.target, self.calibration)
         self.naive = self.prepare(NAIVE)
@@ -169,10 +205,10 @@ class _Measurements:
         count = sum(parameter.numel() for parameter in graph.parameters())
         return _row(self.evaluator(graph), count * _FLOAT_BYTES / 1e6, 0.0) | {"float": 1.0}
 
-    def ptq_row(self, recipe: Recipe) -> dict[str, float]:
+    def ptq_row(self, recipe: Recipe, decode_table: bool) -> dict[str, float]:
         """Row of the teacher after a recipe and the tool chain's PTQ."""
         prepared = self.prepare(recipe)
-        return self._vendor_row(prepared, prepared.seconds)
+        return self._vendor_row(prepared, prepared.seconds, decode_table)
 
     def student_row(self, student: LoadedRun, seconds: float) -> dict[str, float]:
         """Row of a trained student after the tool chain's PTQ; drift is relative to the teacher."""
@@ -202,13 +238,37 @@ class _Measurements:
         row = _row(metrics, found.chosen.megabytes, time.perf_counter() - started)
         return row | {"high_precision_layers": float(len(layers))}
 
-    def _vendor_row(self, prepared: Prepared, seconds: float) -> dict[str, float]:
-        scorer = InterfaceScorer(self.evaluator, prepared.interface)
-        with tempfile.TemporaryDirectory() as folder:
-            names = prepared.interface.outputs.names
-            metrics = scorer(vendor_network(prepared.graph, prepared.batches, Path(folder), output_names=names))
+    def _vendor_row(self, prepared: Prepared, seconds: float, decode_table: bool = False) -> dict[str, float]:
+        metrics = self._after_vendor(prepared, {}, decode_table)
         size_mb = megabytes(npu_operators(fake_quantize(prepared.graph, self.target)), [])
-        return _row(metrics, size_mb, seconds)
+        row = _row(metrics, size_mb, seconds)
+        if self.substitutions is not None:
+            other = self._after_vendor(prepared, self.substitutions, decode_table)
+            row |= {SUBSTITUTED: other["abs_rel"], "substituted_drift_mm": other["drift_mm"]}
+        return row
+
+    def _after_vendor(
+        self, prepared: Prepared, substitutions: Mapping[str, str], decode_table: bool
+    ) -> dict[str, float]:
+        """Metrics after the PTQ of a tool chain that makes some substitutions."""
+        interface = prepared.interface
+        names = interface.outputs.names
+        with tempfile.TemporaryDirectory() as folder:
+            network = vendor_network(
+                prepared.graph, prepared.batches, Path(folder), output_names=names, substitutions=substitutions
+            )
+            if decode_table:
+                interface = replace(interface, codec=self._behind_table(prepared, network))
+            return InterfaceScorer(self.evaluator, interface)(network)
+
+    def _behind_table(self, prepared: Prepared, network: OnnxFile) -> HostCodec:
+        """The codec behind a table from what the tool chain's network says on the calibration images, if that helps."""
+        codes = prepared.interface.outputs.codes
+        with torch.inference_mode():
+            pairs = [(codes(network(batch)), codes(prepared.graph(batch))) for batch in prepared.batches]
+        device, expected = (torch.cat(each).numpy() for each in zip(*pairs, strict=True))
+        fit = fit_table(prepared.interface.codec, device, expected)
+        return fit.codec if fit.helps else prepared.interface.codec
 
 
 def _row(metrics: Mapping[str, float], size_mb: float, seconds: float) -> dict[str, float]:

@@ -28,6 +28,7 @@ ROWS = [
     {"name": "FP32 teacher", "kind": "float"},
     {"name": "INT8 PTQ", "kind": "ptq", "recipe": "naive"},
     {"name": "+ equalization", "kind": "ptq", "recipe": "equalize"},
+    {"name": "+ decode table", "kind": "ptq", "recipe": "naive", "decode_table": True, "planned": 0.06},
     {"name": "thermometer", "kind": "ptq", "recipe": ["fold", {"thermometer": {"num_codes": 8}}]},
     {"name": "+ distillation", "kind": "distill", "recipe": "naive", "seeds": [0, 1]},
     {
@@ -46,7 +47,8 @@ def finished(tmp_path_factory, trained_checkpoint):
     folder = tmp_path_factory.mktemp("roadmap")
     (folder / "distill.yaml").write_text(yaml.safe_dump(DISTILL))
     plan = {"teacher_config": "unused", "distill_config": str(folder / "distill.yaml"), "rows": ROWS}
-    (folder / "plan.yaml").write_text(yaml.safe_dump(plan | {"calibration_images": 4}))
+    plan |= {"calibration_images": 4, "substituting": "hard-sigmoid", "planned_float": 0.03}
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
     from depth_distill.cli import main
 
     words = ["--config", str(folder / "plan.yaml"), "--out", str(folder / "out"), "--teacher", str(trained_checkpoint)]
@@ -71,6 +73,36 @@ def test_every_row_is_measured_against_the_same_float_network(finished):
             assert 0.25 * exact["megabytes"] < result["megabytes"] < 0.4 * exact["megabytes"]
 
 
+def test_what_a_substituting_tool_chain_does_is_undone_by_a_decode_table_and_does_not_reach_clips(finished):
+    found = {name: results["0"] for name, results in rows(finished[0]).items()}
+    plain, table, clips = (found[name] for name in ("INT8 PTQ", "+ decode table", "thermometer"))
+    assert plain["substituted_drift_mm"] > 3 * plain["drift_mm"]
+    assert table["substituted_drift_mm"] < 0.6 * plain["substituted_drift_mm"]
+    assert table["drift_mm"] < 1.3 * plain["drift_mm"]
+    assert clips["substituted_abs_rel"] == pytest.approx(clips["abs_rel"], rel=1e-3)
+    header = (finished[0] / "roadmap.csv").read_text().splitlines()[0]
+    assert header.endswith("s,x FP32 substituted,drift mm substituted,planned x FP32")
+    line = next(each for each in (finished[0] / "roadmap.md").read_text().splitlines() if "decode table" in each)
+    assert line.endswith("| 2.00 |")
+
+
+def test_several_teachers_are_networks_of_their_own(finished, trained_checkpoint, tmp_path, capsys):
+    from depth_distill.cli import main
+
+    plan = yaml.safe_load((finished[0].parent / "plan.yaml").read_text())
+    plan |= {"rows": ROWS[:2], "teachers": {"one": {}, "two": {}}, "substituting": None}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    words = ["roadmap", "--config", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out")]
+    assert main([*words, "--teacher", f"one={trained_checkpoint}", f"two={trained_checkpoint}"]) == 0
+    found = json.loads((tmp_path / "out" / "roadmap.json").read_text())
+    assert list(found["networks"]) == ["one", "two"]
+    assert list(found["made_with"]["teacher_checkpoint"]) == ["one", "two"]
+    measured = [network["rows"]["INT8 PTQ"]["0"]["abs_rel"] for network in found["networks"].values()]
+    assert measured[0] == measured[1] == rows(finished[0])["INT8 PTQ"]["0"]["abs_rel"]
+    assert main([*words, "--teacher", "three=x.ckpt"]) == 2
+    assert "--teacher three=x.ckpt: expected NAME=CKPT with one of one, two" in capsys.readouterr().err
+
+
 def test_seeds_train_students_of_their_own(finished):
     found = rows(finished[0])["+ distillation"]
     assert found["0"]["abs_rel"] != found["1"]["abs_rel"]
@@ -93,8 +125,10 @@ def test_what_is_there_is_not_done_again(finished, monkeypatch):
             {
                 "teacher_config": "unused",
                 "distill_config": plan.distill_config,
-                "rows": ROWS[:5],
+                "rows": ROWS[:6],
                 "calibration_images": 4,
+                "substituting": "hard-sigmoid",
+                "planned_float": 0.03,
             }
         )
     )

@@ -135,7 +135,13 @@ class Choice:
             return f"picking does not help here: a random set is written ({numbers})"
         if picked < (1 - WORTH) * min(random, every):
             return f"calibrate on the picked images: deviation from FP32 {numbers}"
-        return f"little to win here, calibrate on what you like: deviation from FP32 {numbers}"
+        fewer = next((row for row in self.rows if row.picked is not None and row.picked <= (1 + WORTH) * every), None)
+        few = (
+            f"; the first {fewer.count} picked ones do as well ({self.text(fewer.picked)})"
+            if fewer is not None and fewer.picked is not None and fewer.count < len(self.picked)
+            else ""
+        )
+        return f"little to win here, calibrate on what you like: deviation from FP32 {numbers}{few}"
 
     @property
     def price(self) -> str:
