@@ -26,7 +26,8 @@ from depth_distill.commands.options import (
     add_target,
     pixels_of,
 )
-from depth_distill.commands.values import config_file, seed_number, whole_number
+from depth_distill.commands.values import seed_number, whole_number
+from depth_distill.shipped_configs import find_config, shipped_names
 
 EXAMPLE = """
 depth-distill pick-calibration model.onnx --images photos --count 16 --out calibration
@@ -40,7 +41,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--images",
         dest="image_folder",
-        type=config_file,
+        type=_images,
         required=True,
         metavar="DIR",
         help="images to choose from: a folder of pictures or .npy arrays, or a data config, also by the name of a "
@@ -116,3 +117,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         f"{options.out}: {len(chosen)} images in tensors.txt, input_list.txt, dataset.txt; pick.json, pick.png",
     )
     console.print(choice.verdict, soft_wrap=True, highlight=False, style="bold")
+
+
+def _images(text: str) -> Path:
+    """A folder or file, or a shipped data config by its name."""
+    return find_config(text) if text in shipped_names() else Path(text)

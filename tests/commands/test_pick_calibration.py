@@ -186,7 +186,7 @@ def test_arrays_are_picked_too(pick, tmp_path):
         (["--target", "{percentile}"], "calibrates by percentile: images are picked for tool chains that"),
         (["--count", "0"], "--count must be a whole number of 1 or more"),
         (["--seed", "-1"], "--seed must be a whole number of 0 or more"),
-        (["--images", "nowhere"], "there is no file 'nowhere'"),
+        (["--images", "nowhere"], "nowhere does not exist: expected a folder"),
         (["--judge-on", "nowhere"], "nowhere does not exist: expected a folder"),
         (["--data.root", "x"], "--data.root is for a checkpoint or a config"),
     ],
