@@ -1,13 +1,13 @@
 r"""Toolkits side by side on the hard set: the same float file, the same images, one scorer.
 
     python tools/benchmarks/hard_set.py --data KITCHEN --out benchmarks/hard_set --packages PACKAGES
-    python tools/benchmarks/peers.py --install quark           # an environment of its own, in .peers/quark
+    python tools/benchmarks/peers.py --install quark    # an environment of its own, .peers/quark
     python tools/benchmarks/peers.py --set benchmarks/hard_set --out benchmarks/peers
 
 A toolkit that returns a float file with other weights (equalization, bias correction) is measured by what a vendor's
 PTQ makes of that file: ONNX Runtime's quantizer, min/max, one scale per tensor. One that returns a quantized network
-is scored as it is. Whether weights have one scale per tensor is read from the quantized file, not believed. What fails is a
-row with its error.
+is scored as it is. Whether weights have one scale per tensor is read from the quantized file, not believed. What fails
+is a row with its error.
 
 Deviation from FP32 (mm) and abs_rel are those of ``evaluation.Evaluator``, SQNR is that of ``depth-distill harden``.
 Time is that of the processor in one process with one thread, without imports. ``OUT/peers.json`` is written after every
@@ -33,7 +33,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from depth_distill.atomic import write_json
+from depth_distill.atomic import atomic_path, write_json
 from depth_distill.codecs import codec_of
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
@@ -54,7 +54,7 @@ from depth_distill.types import DepthBatch
 
 sys.path.append(str(Path(__file__).parent))
 
-from peers_table import Row, tables
+from peers_table import PER_CHANNEL, UNTOUCHED, Row, tables
 
 RUNNERS = Path(__file__).parent / "peer_runners"
 _ENVIRONMENTS = "DEPTH_DISTILL_PEERS"
@@ -130,7 +130,7 @@ class HardFile:
             DepthBatch(*(each[i : i + 8] for each in (image, depth_m, valid, torch.arange(len(image)))))
             for i in range(0, len(image), 8)
         ]
-        reference = OnnxNetwork(self.file, threads=1)
+        self.reference = reference = OnnxNetwork(self.file, threads=1)
         self.evaluator = Evaluator(batches, DepthCodec(codec_of(self.metadata["codec"])), (), reference)
         self.deviation = DeviationScorer([each.image for each in batches], lambda images: {"codes": reference(images)})
 
@@ -254,8 +254,8 @@ def _run(network: HardFile, peer: Peer, method: str, folder: Path, timeout_s: fl
 def references(network: HardFile) -> list[Row]:
     """The untouched file after the target's PTQ, and with one scale per channel."""
     rows = []
-    for method, per_channel in (("one scale per tensor", False), ("one scale per channel", True)):
-        row = Row(network.metadata["name"], "untouched", method, kind="float", date=date.today().isoformat())
+    for method, per_channel in (("one scale per tensor", False), (PER_CHANNEL, True)):
+        row = Row(network.metadata["name"], UNTOUCHED, method, kind="float", date=date.today().isoformat())
         with tempfile.TemporaryDirectory() as folder:
             if not (per_channel and inexpressible(network.target)):
                 row.scores, row.granularity = network.of_float(network.file, Path(folder), per_channel)
@@ -298,34 +298,44 @@ def main() -> int | None:
     if options.set is None or options.out is None:
         parser.error("give --set and --out")
     results = options.out / "peers.json"
-    rows = [Row(**each) for each in json.loads(results.read_text(encoding="utf-8"))] if results.exists() else []
     if options.again:
-        rows = [each for each in rows if not each.error]
+        _write(results, [each for each in _read(results) if not each.error])
     folders = sorted(each.parent for each in options.set.glob("*/metadata.json"))
     networks = {
         each.name: HardFile(each) for each in folders if not options.network or each.name in options.network
     }  # one by one would be slower: toolkits are many
 
+    def is_measured(network: HardFile, peer: str, method: str) -> bool:
+        key = (network.metadata["name"], peer, method)
+        return any((row.network, row.peer, row.method) == key for row in _read(results))
+
     def add(new: Sequence[Row]) -> None:
-        rows.extend(new)
         for row in new:
             found = row.error or f"{row.scores['deviation_mm']:.2f} mm, {row.cpu_seconds:.0f} s"
             print(f"{row.network:14} {row.peer:14} {row.method:30} {found}", flush=True)
-        write_json(results, [asdict(each) for each in rows])
-        (options.out / "peers.md").write_text(tables(rows), encoding="utf-8")
+        _write(results, [*_read(results), *new])  # read again: several may run at once, each for some toolkits
 
     for network in networks.values():
-        if not any((row.network, row.peer) == (network.metadata["name"], "untouched") for row in rows):
+        if not is_measured(network, UNTOUCHED, PER_CHANNEL):
             add(references(network))
     for peer in PEERS:
         if options.peer and peer.name not in options.peer:
             continue
         for method in options.method or peer.methods:
             for network in networks.values():
-                name = network.metadata["name"]
-                if not any((row.network, row.peer, row.method) == (name, peer.title, method) for row in rows):
+                if not is_measured(network, peer.title, method):
                     add([measure(network, peer, method, options.timeout)])
     return None
+
+
+def _read(results: Path) -> list[Row]:
+    return [Row(**each) for each in json.loads(results.read_text(encoding="utf-8"))] if results.exists() else []
+
+
+def _write(results: Path, rows: Sequence[Row]) -> None:
+    write_json(results, [asdict(each) for each in rows])
+    with atomic_path(results.with_suffix(".md")) as temporary:
+        temporary.write_text(tables(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 OURS, UNTOUCHED = "depth-distill", "untouched"
-_PER_CHANNEL, _PER_TENSOR = "one scale per channel", "per tensor"
+PER_CHANNEL, _PER_TENSOR = "one scale per channel", "per tensor"
 _AIM = 0.5  # of the best peer's deviation
 
 
@@ -40,6 +40,11 @@ class Row:
     notes: list[str] = field(default_factory=list)
     error: str = ""
     date: str = ""
+
+    def __post_init__(self) -> None:
+        # JSON has no NaN.
+        self.cpu_seconds = math.nan if self.cpu_seconds is None else self.cpu_seconds
+        self.peak_mb = math.nan if self.peak_mb is None else self.peak_mb
 
     @property
     def deviation(self) -> float:
@@ -86,7 +91,7 @@ def aim_of(rows: Sequence[Row]) -> Aim | None:
         best,
         min(peers, key=lambda row: row.deviation),
         min(as_fast, key=lambda row: row.deviation) if as_fast else None,
-        next((row.deviation for row in rows if row.method == _PER_CHANNEL and row.scores), math.inf),
+        next((row.deviation for row in rows if row.method == PER_CHANNEL and row.scores), math.inf),
     )
 
 

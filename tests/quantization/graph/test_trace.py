@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.trace import UntraceableError, calls_by_module, trace
+from depth_distill.quantization.passes.fold import fold
 from tests.quantization.networks import assert_same_function, depth_net, image
 
 
@@ -107,6 +108,18 @@ def test_timms_networks_with_same_padding_and_checks_of_sizes(name):
         assert torch.allclose(found, expected, atol=1e-5)
     kinds = {type(module) for module in graph.modules() if isinstance(module, nn.Conv2d)}
     assert kinds == {nn.Conv2d}
+
+
+def test_same_padding_of_timm_is_static_and_passes_go_through_it():
+    net = timm.create_model("tf_mobilenetv3_small_minimal_100", features_only=True, out_indices=(0, 3)).eval()
+    graph = fold(trace(net, image_size=(66, 95)))  # odd sizes: another padding on each side
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in graph.modules())
+    pads = [node.args[1] for node in graph.graph.nodes if node.target is F.pad]
+    assert pads
+    assert all(isinstance(each, int) for pad in pads for each in pad)
+    images = torch.rand(2, 3, 66, 95)
+    for found, expected in zip(graph(images), net(images), strict=True):
+        assert torch.allclose(found, expected, atol=1e-4)
 
 
 class Deep(nn.Module):
