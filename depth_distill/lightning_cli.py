@@ -1,10 +1,10 @@
 """Training, evaluation and prediction from a config: LightningCLI with run folders and tables."""
 
-import os
 import re
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from typing_extensions import override
 import depth_distill.losses
 import depth_distill.models  # noqa: F401 - an imported class can be named in a config without its module
 from depth_distill import runs
-from depth_distill.atomic import atomic_path
+from depth_distill.atomic import atomic_path, write_json
 from depth_distill.callbacks import (
     AtomicCheckpointIO,
     CheckMonitors,
@@ -31,10 +31,13 @@ from depth_distill.callbacks import (
     FeatureHooks,
     GracefulInterrupt,
     KeepGradients,
+    LayerRanges,
     PredictionWriter,
     ResumeInPlace,
+    RunLinks,
     RunSummary,
     StopOnNonFinite,
+    TrainingCurves,
     best_and_last,
 )
 from depth_distill.data.datamodule import DepthDataModule
@@ -47,20 +50,25 @@ from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.loading.trainer_options import check_seed, check_trainer_options
 from depth_distill.shipped_configs import with_config_files
 from depth_distill.tasks import DepthTask  # noqa: F401
+from depth_distill.tracking.loggers import fill_in, wandb_logger
+from depth_distill.tracking.results import finishing_trackers, log_best, log_config
+from depth_distill.yaml_files import read_yaml
 
 # Warnings that a person can do nothing about: a resumed run keeps its log and checkpoints, the callbacks that a
-# checkpoint has the state of are not needed to evaluate it, and a teacher does not train; the last is between Lightning
-# and torch.
+# checkpoint has the state of are not needed to evaluate it, the size of a model is a detail, and a teacher does not
+# train; the last is between Lightning and torch.
 IGNORED_WARNINGS = (
     "Experiment logs directory .* exists",
     "Checkpoint directory .* exists",
     "Be aware that when using `ckpt_path`, callbacks",
+    "Precision .* is not supported by the model summary",
     r"Found \d+ module\(s\) in eval mode",  # the teacher
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 # jsonargparse renamed the option in 4.49, and warns of the old name.
 _RENAMED = tuple(map(int, jsonargparse.__version__.split(".")[:2])) >= (4, 49)
 _KEEP_NULL = {"skip_unset" if _RENAMED else "skip_none": False}
+_OF_ONE_SUBCOMMAND = ("ckpt_path", "verbose", "return_predictions")
 _RESTORES = re.compile(r"_?(restore|resume)")  # functions of Lightning that read a checkpoint
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
 
@@ -70,8 +78,14 @@ class SaveConfig(SaveConfigCallback):
 
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        with atomic_path(Path(trainer.default_root_dir) / runs.CONFIG_FILE) as temporary:
-            self.parser.save(self.config, temporary, **_KEEP_NULL)
+        # What is built, not what was done with it: any subcommand takes the file, and none of them resumes by it.
+        config = self.config.clone()
+        for key in _OF_ONE_SUBCOMMAND:
+            config.pop(key, None)
+        path = Path(trainer.default_root_dir) / runs.CONFIG_FILE
+        with atomic_path(path) as temporary:
+            self.parser.save(config, temporary, **_KEEP_NULL)
+        log_config(trainer.loggers, read_yaml(path), path.parent)
 
 
 class DepthCLI(LightningCLI):
@@ -104,6 +118,7 @@ class DepthCLI(LightningCLI):
             "--tf32", type=bool, default=False, help="Train in TF32 on a GPU: faster, and not quite float32."
         )
         parser.add_lightning_class_args(RunSummary, "summary")
+        parser.add_lightning_class_args(LayerRanges, "layers")
         parser.add_lightning_class_args(DepthPanels, "panels")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         parser.add_class_arguments(ModelCheckpoint, "checkpoint", instantiate=False)  # see best_and_last
@@ -121,7 +136,7 @@ class DepthCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         allow_tf32(self._get(self.config, "tf32"))
         checkpoint = self._get(self.config, "ckpt_path")
-        if self.subcommand in ("validate", "test", "predict"):
+        if self.subcommand in runs.EVALUATIONS:
             if checkpoint is None:
                 raise ConfigError(
                     f"{self.subcommand} needs --ckpt_path: without a checkpoint the network is not trained"
@@ -135,8 +150,11 @@ class DepthCLI(LightningCLI):
         resumed = checkpoint if self.subcommand == "fit" else None
         chosen = runs.chosen_run_folder(self.argv, resumed, self._get(self.config, "run_dir"))
         name = runs.run_name(runs.config_files(self.argv))
+        if self.subcommand in runs.EVALUATIONS:
+            name = f"{name}/{self.subcommand}"
         if not self._get(self.config, "runs_dir"):
             raise ConfigError("runs_dir: received nothing, expected the folder that new run folders are made in")
+        self._is_new = chosen is None
         self.run_folder = (chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
         if chosen is not None:
             runs.require_own_folder(chosen, self.subcommand or "", checkpoint)
@@ -146,20 +164,27 @@ class DepthCLI(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
+        # Loggers are built for this run, but its config.yaml has what was configured, and runs elsewhere.
+        self._configured, self.config = self.config, self.config.clone()
+        trainer = self._get(self.config, "trainer")
+        trainer.logger = fill_in(trainer.logger, self.run_folder, self.subcommand or "fit")
         with building("the config"):
             super().instantiate_classes()
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.config = self._configured
         self.trainer_defaults["callbacks"] = [
             FeatureHooks(),
             CheckMonitors(),
+            TrainingCurves(),
             StopOnNonFinite(),
             ResumeInPlace(),
             KeepGradients(),
             GracefulInterrupt(),
             *self._progress_bar(),
             *best_and_last(**self._get(self.config_init, "checkpoint")),
+            RunLinks(self._is_new),
         ]
         plugins = self._get(self.config_init, "trainer").plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
@@ -167,22 +192,15 @@ class DepthCLI(LightningCLI):
             return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
 
     def _loggers(self) -> list[Logger] | bool:
-        if self._get(self.config, "trainer").logger is False:
+        """The log of every run, ``metrics.csv``, and behind it what ``trainer.logger`` and ``--wandb`` name."""
+        configured = self._get(self.config_init, "trainer").logger
+        if configured is False:
             return False
-        loggers: list[Logger] = [CSVLogger(self.run_folder, name="", version="")]
-        if self._get(self.config, "wandb"):
-            import wandb
-
-            offline = os.environ.get("WANDB_MODE") == "offline" or not runs.has_wandb_key(wandb.Settings().base_url)
-            self.run_folder.mkdir(parents=True, exist_ok=True)
-            loggers.append(
-                WandbLogger(
-                    name="/".join(self.run_folder.parts[-2:]),
-                    save_dir=self.run_folder,
-                    project="depth-distill",
-                    offline=offline,
-                )
-            )
+        own = [CSVLogger(self.run_folder, name="", version="")]
+        named = [] if configured in (None, True) else configured
+        loggers: list[Logger] = [*own, *([named] if isinstance(named, Logger) else named)]
+        if self._get(self.config, "wandb") and not any(isinstance(each, WandbLogger) for each in loggers):
+            loggers.append(wandb_logger(self.run_folder, self.subcommand or "fit"))
         return loggers
 
     def after_fit(self) -> None:
@@ -207,24 +225,32 @@ class DepthCLI(LightningCLI):
         (metrics,) = evaluator.validate(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
         for summary in self._callbacks(RunSummary):
             summary.write(self.trainer, metrics)
+        log_best(self.trainer.loggers, Path(best), metrics, getattr(checkpoint, "monitor", None))
         self._print_metrics("val", metrics)
-        console.print(f"best checkpoint  {best}", soft_wrap=True, highlight=False)
+        console.print(f"best checkpoint  {runs.by_short_name(Path(best))}", soft_wrap=True, highlight=False)
         console.print(f"pictures         {self.run_folder / 'pictures'}", soft_wrap=True, highlight=False)
         console.print(f"next             {runs.next_command(self.run_folder, best)}", soft_wrap=True, highlight=False)
 
     def validate(self, **kwargs: Any) -> None:
-        """Evaluate on the validation split and print the metrics."""
-        self._print_metrics("val", self.trainer.validate(**kwargs | {"verbose": False})[0])
+        """Evaluate on the validation split, print the metrics and keep them in ``evaluation.json``."""
+        self._report("val", self.trainer.validate(**kwargs | {"verbose": False})[0])
 
     def test(self, **kwargs: Any) -> None:
-        """Evaluate on the test split and print the metrics."""
-        self._print_metrics("test", self.trainer.test(**kwargs | {"verbose": False})[0])
+        """Evaluate on the test split, print the metrics and keep them in ``evaluation.json``."""
+        self._report("test", self.trainer.test(**kwargs | {"verbose": False})[0])
 
     def predict(self, **kwargs: Any) -> None:
         """Write predictions; nothing is kept in memory."""
         self.trainer.predict(**kwargs | {"return_predictions": False})
         if self.trainer.is_global_zero:
             plain_console().print(f"predictions  {self.run_folder / 'predictions'}", soft_wrap=True, highlight=False)
+
+    def _report(self, stage: str, metrics: Mapping[str, float]) -> None:
+        self._print_metrics(stage, metrics)
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            scored = str(self._get(self.config, "ckpt_path"))
+            record = {"split": stage, "checkpoint": scored, "protocol": self.model.val_metrics.protocol}
+            write_json(self.run_folder / "evaluation.json", record | {"metrics": dict(metrics)})
 
     def _print_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
         if not self.trainer.is_global_zero:
@@ -268,23 +294,45 @@ class DataCLI(DepthCLI):
         self.datamodule, self.model = self.config_init["data"], self.config_init.get("model")
 
 
+class _CheckedError(Exception):
+    """Arguments were parsed, and nothing was to be done with them."""
+
+
+class _Check(DepthCLI):
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        raise _CheckedError
+
+
+def check_arguments(args: Sequence[str]) -> None:
+    """Parse a command line of fit, validate, test or predict, and do nothing.
+
+    Raises:
+        ConfigError: a key is unknown, or a value does not fit it.
+    """
+    with suppress(_CheckedError):
+        build_cli(_Check, args, run=True)
+
+
 def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
     """Parse the arguments, and run the subcommand they name if ``run``."""
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     try:
-        return kind(
-            LightningModule,
-            DepthDataModule,
-            subclass_mode_model=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            parser_kwargs=dict(PARSER),
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            args=with_config_files(args),
-            run=run,
-        )
+        with finishing_trackers():
+            return kind(
+                LightningModule,
+                DepthDataModule,
+                subclass_mode_model=True,
+                auto_configure_optimizers=False,
+                seed_everything_default=0,
+                parser_kwargs=dict(PARSER),
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                args=with_config_files(args),
+                run=run,
+            )
     except Exception as error:
         is_known = user_error_in(error) is not None or is_out_of_memory(error)
         reason = None if is_known else _of_an_option(error)
@@ -295,6 +343,8 @@ def build_cli(kind: type[DepthCLI], args: Sequence[str], run: bool) -> DepthCLI:
 
 def _of_an_option(error: Exception) -> str | None:
     """What Lightning or an optimizer raises about options or a checkpoint, in one line; None for all other errors."""
+    if type(error).__module__.startswith("wandb."):
+        return f"Weights & Biases: {one_line(error)}; with WANDB_MODE=offline nothing is sent"
     frames = traceback.extract_tb(error.__traceback__)
     if any(each.filename.endswith("checkpoint_connector.py") and _RESTORES.match(each.name) for each in frames):
         why = f"{type(error).__name__}: {one_line(error)}"

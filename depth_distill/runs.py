@@ -16,6 +16,10 @@ from depth_distill.errors import ConfigError
 CONFIG_FILE = "config.yaml"
 METRICS_LOG = "metrics.csv"
 LAST_CHECKPOINT = "last.ckpt"
+BEST_CHECKPOINT = "best.ckpt"
+LATEST = "latest"
+EVALUATIONS = ("validate", "test", "predict")
+"""Subcommands that evaluate a checkpoint, each in folders of its own: ``RUNS_DIR/<config>/<subcommand>/<time>``."""
 
 _RUN_FOLDER = "DEPTH_DISTILL_RUN_FOLDER"
 _LOCAL_RANK = "LOCAL_RANK"
@@ -32,7 +36,8 @@ def run_name(files: Sequence[Path]) -> str:
         return "unnamed"
     path = files[0].absolute()
     if path.name == CONFIG_FILE:
-        return path.parent.parent.name or "unnamed"
+        folder = path.parent.parent
+        return (folder.parent if folder.name in EVALUATIONS else folder).name or "unnamed"
     folder = path.parent.name
     return f"{folder}-{path.stem}" if path.parent.parent.name == "configs" else path.stem
 
@@ -139,7 +144,8 @@ def resumed_run_folder(checkpoint: str | None) -> Path | None:
     if checkpoint is None:
         return None
     folder = Path(checkpoint).absolute().parent
-    return folder.parent if folder.name == "checkpoints" and (folder.parent / CONFIG_FILE).is_file() else None
+    run = folder.parent.resolve() if folder.parent.is_symlink() else folder.parent  # through latest
+    return run if folder.name == "checkpoints" and (run / CONFIG_FILE).is_file() else None
 
 
 def require_checkpoint(checkpoint: str | None) -> None:
@@ -180,10 +186,44 @@ def has_wandb_key(base_url: str) -> bool:
         return False
 
 
+def link(path: Path, to: Path) -> bool:
+    """Make ``path`` a relative link to a file or folder beside it, in place of a link that it was.
+
+    Where the file system has no symbolic links, a file gets a second name (a hard link), and a folder none.
+
+    Returns:
+        Whether ``path`` leads there now. What is neither a link nor a file, such as a folder of that name, is left.
+    """
+    if path.is_dir() and not path.is_symlink():
+        return False
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-link")
+    target = to.relative_to(path.parent)
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(target)
+        except (OSError, NotImplementedError):
+            os.link(to, temporary)
+        temporary.replace(path)  # at once, so that it never leads nowhere
+        return True
+    return False
+
+
+def by_short_name(path: Path) -> Path:
+    """The path of a run, or of a checkpoint in one, by the links ``latest`` and ``best.ckpt`` where these exist."""
+    if path.suffix == ".ckpt":
+        best = path.parent / BEST_CHECKPOINT
+        name = best.name if best.is_file() and path.is_file() and best.samefile(path) else path.name
+        folder = path.parent
+        return by_short_name(folder.parent) / folder.name / name
+    latest = path.parent / LATEST
+    return latest if latest.is_dir() and path.is_dir() and latest.samefile(path) else path
+
+
 def next_command(run_folder: Path, checkpoint: str) -> str:
     """The command that writes predictions with a checkpoint of a run."""
-    config = run_folder / CONFIG_FILE
-    return shlex.join(["python", "-m", "depth_distill", "predict", "--config", str(config), "--ckpt_path", checkpoint])
+    words = ["--config", str(by_short_name(run_folder) / CONFIG_FILE)]
+    return shlex.join(["depth-distill", "predict", *words, "--ckpt_path", str(by_short_name(Path(checkpoint)))])
 
 
 def _values(argv: Sequence[str], *options: str) -> list[str]:

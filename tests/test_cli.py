@@ -72,7 +72,7 @@ def finished(tmp_path_factory):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main(["fit", "--config", str(folder / "small.yaml"), "--runs_dir", str(folder / "runs")]) == 0
-    return only(folder / "runs" / "small", "*"), printed.getvalue()
+    return only(folder / "runs" / "small", "2*"), printed.getvalue()
 
 
 @pytest.fixture
@@ -98,7 +98,79 @@ def test_fit_ends_with_a_table_the_best_checkpoint_and_the_next_command(finished
     assert "abs_rel" in printed
     assert "5-15m" in printed
     assert "best checkpoint" in printed
-    assert "depth_distill predict --config" in printed
+    assert "depth-distill predict --config" in printed
+
+
+def test_a_run_and_its_best_checkpoint_have_a_name_that_does_not_change(finished):
+    run, printed = finished
+    latest = run.parent / "latest"
+    assert latest.is_symlink()
+    assert latest.resolve() == run
+    best = latest / "checkpoints" / "best.ckpt"
+    assert best.samefile(json.loads((run / "summary.json").read_text())["best_checkpoint"])
+    assert f"best checkpoint  {best}" in printed
+    assert f"--config {latest / 'config.yaml'} --ckpt_path {best}" in printed
+
+
+def test_an_evaluation_has_a_folder_of_its_own_and_is_not_the_latest_run(fitted, tmp_path):
+    base = shutil.copytree(fitted.parent, tmp_path / "runs" / "small", symlinks=True)
+    before = contents(base / fitted.name)
+    latest = base / "latest"
+    words = ["--config", str(latest / "config.yaml"), "--ckpt_path", str(latest / "checkpoints" / "best.ckpt")]
+    for command in ("validate", "predict"):
+        assert main([command, *words, "--runs_dir", str(base.parent), "--predictions.panels", "false"]) == 0
+    assert contents(base / fitted.name) == before
+    assert latest.resolve() == base / fitted.name
+    validated = only(base / "validate", "2*")
+    evaluation = json.loads((validated / "evaluation.json").read_text())
+    assert evaluation["checkpoint"] == str(latest / "checkpoints" / "best.ckpt")
+    assert (
+        evaluation["metrics"]["val/abs_rel"]
+        == json.loads((fitted / "summary.json").read_text())["metrics"]["val/abs_rel"]
+    )
+    # Its config is one of fit, which neither resumes from that checkpoint nor writes into that run.
+    words = ["--trainer.max_epochs", "1", "--panels.every_n_epochs", "0", "--runs_dir", str(base.parent)]
+    assert main(["fit", "--config", str(only(base / "predict", "2*") / "config.yaml"), *words]) == 0
+    assert contents(base / fitted.name) == before
+    assert latest.resolve() != base / fitted.name
+    assert latest.resolve().parent == base
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1", "--model.init_args.optimizer"]
+        + ["AdamW", "--model.init_args.optimizer.fused", "true"],
+        ["--trainer.callbacks", "Timer", "--trainer.callbacks.duration", "00:01:00:00"],
+        ["--trainer.accumulate_grad_batches", "2", "--trainer.profiler", "simple"],
+    ],
+    ids=["bf16-mixed", "Timer", "profiler"],
+)
+def test_options_of_lightning_that_failed_once(words, config, tmp_path):
+    small = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]
+    run = tmp_path / "run"
+    assert main(["fit", "--config", str(config), "--run_dir", str(run), *small, *words]) == 0
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+
+
+def test_fast_dev_run_leaves_nothing(config, tmp_path):
+    words = ["fit", "--config", str(config), "--runs_dir", str(tmp_path / "runs"), "--trainer.fast_dev_run", "1"]
+    environment = os.environ | {"PYTHONPATH": str(CONFIGS.parent)}
+    subprocess.run([sys.executable, "-m", "depth_distill", *words], env=environment, check=True, capture_output=True)
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file() or path.is_symlink()]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--trainer.barebones", "true"], "trainer.barebones: received true, but a run keeps a log and checkpoints"),
+        (["--trainer.compile", "true"], "there is no option 'trainer.compile': quantizers and hooks change networks"),
+    ],
+)
+def test_options_that_cannot_work_are_one_line(words, message, config, tmp_path, capsys):
+    assert main(["fit", "--config", str(config), "--run_dir", str(tmp_path / "run"), *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_the_resolved_config_and_checkpoint_give_the_same_number_again(fitted, tmp_path, capsys):

@@ -19,6 +19,8 @@ from depth_distill.errors import ConfigError
         ("configs/teacher/resnet18.yaml", "teacher-resnet18"),
         ("elsewhere/mine.yaml", "mine"),
         ("runs/teacher-resnet18/2026-01-01_00-00-00/config.yaml", "teacher-resnet18"),
+        ("runs/teacher-resnet18/latest/config.yaml", "teacher-resnet18"),
+        ("runs/teacher-resnet18/validate/2026-01-01_00-00-00/config.yaml", "teacher-resnet18"),
     ],
 )
 def test_a_run_is_named_after_its_config(config, name):
@@ -238,3 +240,42 @@ def test_only_the_first_process_checks_the_folder(tmp_path, monkeypatch, rank):
     (tmp_path / "metrics.csv").touch()  # of the first process, which has begun
     monkeypatch.setenv(rank, "1")
     runs.require_own_folder(tmp_path, "fit", None)
+
+
+def test_a_link_is_relative_and_replaced_at_once(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        assert runs.link(tmp_path / "latest", tmp_path / name)
+        assert (tmp_path / "latest").readlink() == Path(name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
+
+
+def test_a_folder_in_the_place_of_a_link_is_left(tmp_path):
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "one").mkdir()
+    assert not runs.link(tmp_path / "latest", tmp_path / "one")
+    assert not (tmp_path / "latest").is_symlink()
+
+
+def test_without_symbolic_links_a_file_has_two_names_and_a_folder_one(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    (tmp_path / "a.ckpt").write_text("weights")
+    (tmp_path / "one").mkdir()
+    assert runs.link(tmp_path / "best.ckpt", tmp_path / "a.ckpt")
+    assert (tmp_path / "best.ckpt").read_text() == "weights"
+    assert not runs.link(tmp_path / "latest", tmp_path / "one")
+    assert runs.by_short_name(tmp_path / "one") == tmp_path / "one"
+    monkeypatch.setattr(os, "link", refuse)
+    assert not runs.link(tmp_path / "other.ckpt", tmp_path / "a.ckpt")
+
+
+def test_a_run_is_resumed_in_its_own_folder_also_through_latest(tmp_path):
+    run = tmp_path / "small" / "2026-01-01_00-00-00"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert runs.link(run.parent / "latest", run)
+    assert runs.resumed_run_folder(str(run.parent / "latest" / "checkpoints" / "last.ckpt")) == run

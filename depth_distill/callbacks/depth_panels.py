@@ -5,19 +5,20 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 from typing_extensions import override
 
 from depth_distill.display.pictures import PanelRow, depth_panel, save_figure
 from depth_distill.errors import ConfigError
+from depth_distill.tracking.media import log_picture
 from depth_distill.types import DepthBatch
 
 
 class DepthPanels(Callback):
     """Save a panel of evenly spread samples: image, ground truth, prediction, error.
 
-    The files are in ``pictures/`` of the run folder, and logged to Weights & Biases if that is on.
+    The files are in ``pictures/`` of the run folder, and go to Weights & Biases, TensorBoard and MLflow where a run
+    logs there. The samples are the same ones in every epoch.
 
     Args:
         count: number of samples per panel.
@@ -112,7 +113,5 @@ class DepthPanels(Callback):
         figure = depth_panel([self._rows[index] for index in sorted(self._rows)])
         path = Path(trainer.default_root_dir) / "pictures" / f"{stage}.png"
         save_figure(figure, path)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image(f"{split}/panel", [str(path)])
+        log_picture(trainer.loggers, f"{split}/panel", path, trainer.global_step)
         self._rows = {}

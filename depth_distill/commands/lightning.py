@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from depth_distill.commands.options import CommandParser, add_config
 from depth_distill.shipped_configs import with_config_files
 
-WHOLE_BLOCKS = ("trainer", "data", "model", "summary", "panels", "predictions", "checkpoint")
+WHOLE_BLOCKS = ("trainer", "data", "model", "summary", "panels", "layers", "predictions", "checkpoint")
 _RARE = ("seed_everything", "weights_only", "verbose", "return_predictions")
 
 

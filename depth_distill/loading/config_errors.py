@@ -99,6 +99,8 @@ def _statement(leaf: _ErrorLeaf, bases: Sequence[str], options: Sequence[str]) -
         cure = "give --data.root FOLDER, which the shipped configs take it from" if match[1] == "root" else "set it"
         return f"{class_name} needs '{match[1]}', which is not set; {cure}"
     if match := re.search(r"(?:does not accept option|unrecognized arguments:) '?(?:--)?([\w.]+)", text):
+        if match[1].rpartition(".")[2] == "compile":
+            return f"there is no option '{match[1]}': quantizers and hooks change networks in training"
         return f"there is no option '{match[1]}'; {did_you_mean(match[1], options)}"
     if match := re.match(r"Not a valid subclass of (\w+)", text):
         return f"expected the class_path and the init_args of a {match[1]}"

@@ -4,6 +4,7 @@ import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.errors import ConfigError, building, one_line
 from depth_distill.loading.config_errors import explain, explain_interpolation
+from depth_distill.loading.logger_values import with_folders
 from depth_distill.yaml_files import check_yaml, read_yaml
 
 # ${data.root} refers to a key of the file in which it is written, under any subcommand.
@@ -28,19 +30,24 @@ PARSER: Mapping[str, Any] = {
 
 
 def _check_what_is_loaded() -> None:
-    """Let jsonargparse read no YAML, of a file or an option, that :func:`check_yaml` refuses."""
+    """Let jsonargparse read no YAML, of a file or an option, that :func:`check_yaml` refuses.
+
+    Loggers get a folder here, before the parser would ask for one.
+    """
     mode = PARSER["parser_mode"]
     ArgumentParser(**PARSER).parse_string("{}")  # which registers the loader of this mode
     load = get_loader(mode)
 
     def checked(value: str) -> Any:
         check_yaml(value)
-        return load(value)
+        return with_folders(load(value))
 
     set_loader(mode, checked, (yaml.YAMLError,))
 
 
 _check_what_is_loaded()
+# The parser writes values as YAML and reads them again; Lightning's Timer has a member of an enumeration for a default.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 def parse(

@@ -50,6 +50,8 @@ def check_trainer_options(trainer: Mapping[str, Any], fits: bool = True) -> None
             raise ConfigError(f"trainer.{key}: received {value}, expected {expected}")
     if fits and all(trainer.get(key) in (None, -1) for key in ("max_epochs", "max_steps", "max_time")):
         raise ConfigError("trainer.max_epochs: received None, so the run would never end; give the number of epochs")
+    if trainer.get("barebones"):
+        raise ConfigError("trainer.barebones: received true, but a run keeps a log and checkpoints; leave it out")
     if trainer.get("default_root_dir") is not None:
         raise ConfigError(
             f"trainer.default_root_dir: received {trainer['default_root_dir']}, but the run folder takes its place; "

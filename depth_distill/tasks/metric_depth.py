@@ -164,6 +164,10 @@ class MetricDepthTask(LightningModule):
         for group in optimizer.param_groups:
             if not 0 < float(group["lr"]) < math.inf:
                 raise ConfigError(f"the optimizer's lr: received {group['lr']}, expected a positive number")
+        if self.trainer.gradient_clip_val and hasattr(optimizer, "_step_supports_amp_scaling"):
+            # A fused optimizer would unscale gradients itself, behind their clipping, so Lightning refuses the two
+            # together, also under bf16-mixed, which scales nothing. Without this mark it unscales them before.
+            optimizer._step_supports_amp_scaling = False
         if self.lr_scheduler is None:
             return optimizer
         scheduler = built_scheduler(self.lr_scheduler, optimizer, self.trainer.estimated_stepping_batches)

@@ -1,0 +1,78 @@
+"""Loggers as the config names them, with what depends on the run filled in: folder, project, name, id."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from pytorch_lightning.loggers import WandbLogger
+
+from depth_distill.errors import ConfigError
+from depth_distill.tracking.identity import Identity
+
+_PACKAGES = {
+    "TensorBoardLogger": ("tensorboard", "tensorboardX"),
+    "MLFlowLogger": ("mlflow",),
+    "CometLogger": ("comet_ml",),
+    "NeptuneLogger": ("neptune",),
+    "LitLogger": ("litlogger",),
+}
+"""Modules of each logger, one of which has to be installed; the first is the name of its package as well."""
+_PIP_NAMES = {"comet_ml": "comet-ml"}
+
+
+def fill_in(configured: Any, run_folder: Path, job: str) -> Any:
+    """The value of ``trainer.logger`` with the arguments that depend on the run.
+
+    Args:
+        configured: the parsed value: a logger, several, True, False or None.
+        run_folder: folder of the run; relative folders of loggers are below it.
+        job: subcommand.
+
+    Raises:
+        ConfigError: a logger needs a package that is not installed; the message has the pip command.
+    """
+    if isinstance(configured, list | tuple):
+        return [fill_in(each, run_folder, job) for each in configured]
+    path = configured.get("class_path") if isinstance(configured, Namespace) else None
+    if not isinstance(path, str):
+        return configured
+    name = path.rpartition(".")[2]
+    _require_package(name)
+    values = configured.clone()
+    arguments = vars(values.get("init_args") or Namespace())
+    if name == WandbLogger.__name__:
+        arguments = _wandb(run_folder, job, arguments | dict(values.get("dict_kwargs") or {}))
+        known = vars(values.get("init_args") or Namespace()).keys()
+        values["dict_kwargs"] = {key: value for key, value in arguments.items() if key not in known}
+        arguments = {key: value for key, value in arguments.items() if key in known}
+    elif isinstance(arguments.get("save_dir"), str | Path):
+        arguments = arguments | {"save_dir": str(run_folder / str(arguments["save_dir"]))}
+    if name == "TensorBoardLogger" and arguments.get("version") is None and arguments.get("name") == "lightning_logs":
+        arguments |= {"name": "tensorboard", "version": ""}  # one place, also after a resume
+    if name == "MLFlowLogger":
+        arguments["run_id"] = arguments.get("run_id") or Identity(run_folder).get("mlflow")
+    values["init_args"] = Namespace(**arguments)
+    return values
+
+
+def wandb_logger(run_folder: Path, job: str) -> WandbLogger:
+    """The logger of ``--wandb true``."""
+    return WandbLogger(**_wandb(run_folder, job, {}))
+
+
+def _wandb(run_folder: Path, job: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    from depth_distill.tracking.wandb_options import wandb_options  # imports wandb, half a second
+
+    run_folder.mkdir(parents=True, exist_ok=True)
+    return wandb_options(run_folder, job, given)
+
+
+def _require_package(logger: str) -> None:
+    modules = _PACKAGES.get(logger, ())
+    if modules and not any(find_spec(module) for module in modules):
+        package = _PIP_NAMES.get(modules[0], modules[0])
+        raise ConfigError(
+            f"trainer.logger: {logger} needs the package {package}, which is not installed: pip install {package}"
+        )
