@@ -4,16 +4,13 @@ Words are parsed before anything heavy is imported, so that help and a typo are 
 """
 
 import difflib
-import keyword
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import depth_distill
-from depth_distill.commands import COMMANDS
+from depth_distill.commands import COMMANDS, command_module
 from depth_distill.commands.options import CommandParser
 from depth_distill.errors import ConfigError
 from depth_distill.exit_codes import USAGE, exit_code
@@ -40,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def command_parser(name: str) -> CommandParser:
     """The parser of a subcommand."""
-    module = _module(name)
+    module = command_module(name)
     parser = CommandParser(name, module.__doc__ or "", module.EXAMPLE)
     module.add_arguments(parser)
     return parser
@@ -77,13 +74,8 @@ def _run(words: Sequence[str]) -> int | None:
         sys.path.append(folder)  # classes that a config names may be the user's own
     options, overrides = command_parser(name).parse(words[1:])
     options.words = list(words)
-    code: int | None = _module(name).run(options, overrides)
+    code: int | None = command_module(name).run(options, overrides)
     return code
-
-
-def _module(name: str) -> Any:
-    module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
-    return import_module(f"depth_distill.commands.{module}")
 
 
 def _overview() -> str:

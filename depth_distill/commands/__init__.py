@@ -5,7 +5,10 @@ imports what is heavy (torch, timm, Lightning, ONNX, matplotlib) inside ``run``,
 that help and the refusal of a mistyped option come at once. A new one is a module and a line here.
 """
 
+import keyword
 from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
 
 COMMANDS: Mapping[str, str] = {
     "fit": "train; evaluate the best checkpoint; print the table and what to do next",
@@ -20,6 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "sensitivity": "how much accuracy each layer loses in INT8",
     "mixed-precision": "the fewest FP16 layers that reach an accuracy",
     "roadmap": "the whole way from FP32 to INT8 as one table",
+    "sweep": "try many settings of a command, side by side, and rank them",
     "harden": "an ONNX file in, the same file back, robust against INT8",
     "diagnose": "what a device or tool chain did to a network, and what to do about it",
     "fit-decoder": "from what a device returned, a decode table that corrects it",
@@ -30,3 +34,9 @@ COMMANDS: Mapping[str, str] = {
     "list": "names of encoders, targets, backends, recipes, losses, datasets or heads",
 }
 """The line of each subcommand in ``depth-distill --help``, in the order of the work."""
+
+
+def command_module(name: str) -> Any:
+    """The module of a subcommand."""
+    module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+    return import_module(f"depth_distill.commands.{module}")

@@ -1,7 +1,7 @@
 """What the analyses start from: a trained network behind a recipe, quantized for a target, and what to score it on."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,16 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
 def show(pass_: Pass, report: PassReport) -> None:
     """Print what a pass did."""
     plain_console().print(f"{pass_.name}: {report.summary}" if report.table is None else report.table, highlight=False)
+
+
+def track(options: argparse.Namespace, job: str, table: Table, name: str, metrics: Mapping[str, float]) -> None:
+    """Log a result to Weights & Biases, if ``--wandb true`` was given."""
+    if options.wandb != "true":
+        return
+    from depth_distill.tracking.analyses import track as log
+
+    config = {key: str(getattr(options, key)) for key in ("checkpoint", "target", "recipe", "images")}
+    log(job, options.out, options.checkpoint, config, metrics, {name: table}, [options.out / f"{name}.png"])
 
 
 def report(

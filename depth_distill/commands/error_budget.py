@@ -6,8 +6,12 @@ is used; any key of it can be overridden, as in ``fit``.
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from depth_distill.commands.options import CommandParser, add_analysis
+
+if TYPE_CHECKING:
+    from depth_distill.quantization.analysis.error_budget import ErrorBudget
 
 EXAMPLE = "depth-distill error-budget --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --out budget"
 
@@ -37,4 +41,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         ],
     )
     values = {"title": quantized.title, "protocol": quantized.protocol, **budget.to_dict()}
-    analysis.report(options.out, "error_budget", values, budget.table(title), figure, options.json)
+    table = budget.table(title)
+    analysis.report(options.out, "error_budget", values, table, figure, options.json)
+    analysis.track(options, "error-budget", table, "error_budget", _named(budget))
+
+
+def _named(budget: "ErrorBudget") -> dict[str, float]:
+    both = {"float": budget.float_metrics, "int8": budget.integer_metrics}
+    return {f"{kind}/{name}": value for kind, metrics in both.items() for name, value in metrics.items()}

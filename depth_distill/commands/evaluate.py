@@ -4,17 +4,29 @@ A file with integer codes in a bundle with a decode table is scored through it, 
 
 The split comes from the config: the one given by ``--config``, or the one in the checkpoint's run folder. A file or
 predictions need no checkpoint. Inputs, outputs and codec of a file in a bundle are those of its manifest; any other
-file takes normalized images and returns codes of the config's network. Predictions are named after the samples, as
-``predict`` names them: 16-bit PNG in millimetres, or .npy in metres, of the size that the run evaluates at. Any key of
-the config can be overridden, as in ``fit``.
+file takes normalized images and returns codes of the config's network. With ``--recipe`` a checkpoint is scored as the
+target computes it behind that recipe, and by its deviation from the float network. Predictions are named after the
+samples, as ``predict`` names them: 16-bit PNG in millimetres, or .npy in metres, of the size that the run evaluates at.
+Any key of the config can be overridden, as in ``fit``.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depth_distill.commands.options import CommandParser, add_checkpoint, add_config, add_device, add_images, add_json
+from depth_distill.commands.options import (
+    CommandParser,
+    add_calibration_images,
+    add_checkpoint,
+    add_config,
+    add_device,
+    add_images,
+    add_json,
+    add_recipe,
+    add_target,
+    add_wandb,
+)
 from depth_distill.commands.values import output_picture
 from depth_distill.errors import ConfigError
 
@@ -24,6 +36,7 @@ if TYPE_CHECKING:
 EXAMPLE = """
 depth-distill evaluate --checkpoint runs/NAME/TIME/checkpoints/last.ckpt
 depth-distill evaluate --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --onnx bundle/model.int8.onnx --panel int8.png
+depth-distill evaluate --checkpoint runs/NAME/TIME/checkpoints/last.ckpt --recipe robust --target rknn
 depth-distill evaluate --config runs/NAME/TIME/config.yaml --onnx bundle/model.int8.onnx --data.root my_data
 depth-distill evaluate --config runs/NAME/TIME/config.yaml --predictions runs/NAME/TIME/predictions/depth
 """
@@ -43,11 +56,15 @@ def add_arguments(parser: CommandParser) -> None:
         help="decode --onnx through a table of depth-distill fit-decoder (default: that of the file's bundle, for "
         "integer files)",
     )
+    add_recipe(parser, default=None)
+    add_target(parser)
+    add_calibration_images(parser)
     add_images(parser)
     add_device(parser)
     parser.add_argument(
         "--panel", type=output_picture, metavar="PNG", help="picture of some images with ground truth, depth and error"
     )
+    add_wandb(parser)
     add_json(parser)
 
 
@@ -64,6 +81,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise ConfigError("there is nothing to score: give --checkpoint, --onnx or --predictions")
     if options.decode_table is not None and options.onnx is None:
         raise ConfigError("--decode-table goes with --onnx, the file whose codes it corrects")
+    if options.recipe is not None:
+        _score_quantized(options, overrides)
+        return
     loaded = _load(options, overrides)
     evaluator = loaded.evaluator(options.images)
     file: depth_sources.FileDepth | None = None
@@ -85,8 +105,37 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(f"through the decode table for {file.table}{where}: {changes}", soft_wrap=True, highlight=False)
     if options.json is not None:
         write_json(options.json, record)
+    _track(options, metrics)
     if options.panel is not None:
         save_figure(depth_panel(depth_sources.panel_rows(loaded, evaluator, depth_of)), options.panel)
+
+
+def _score_quantized(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from depth_distill.atomic import write_json
+    from depth_distill.commands.analysis import quantize_run
+    from depth_distill.display.console import wide_console
+    from depth_distill.display.tables import metric_table
+
+    if options.checkpoint is None or options.onnx or options.predictions or options.panel:
+        raise ConfigError("--recipe goes with --checkpoint, and without --onnx, --predictions and --panel")
+    quantized = quantize_run(options, overrides)
+    metrics = quantized.scorer(quantized.quantized)
+    wide_console().print(metric_table(f"INT8, {quantized.title}, val: {quantized.protocol}", metrics))
+    if options.json is not None:
+        record = {"scored": quantized.title, "protocol": quantized.protocol, "metrics": metrics}
+        write_json(options.json, record)
+    _track(options, metrics)
+
+
+def _track(options: argparse.Namespace, metrics: Mapping[str, float]) -> None:
+    if options.wandb != "true":
+        return
+    from depth_distill.tracking.analyses import track
+
+    keys = ("checkpoint", "onnx", "predictions", "recipe", "target", "calibration_images", "images")
+    config = {key: str(getattr(options, key)) for key in keys if getattr(options, key) is not None}
+    folder = options.json.parent if options.json is not None else Path.cwd()
+    track("evaluate", folder, options.checkpoint, config, metrics)
 
 
 def _load(options: argparse.Namespace, overrides: Sequence[str]) -> "LoadedRun":

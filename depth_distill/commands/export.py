@@ -26,6 +26,7 @@ from depth_distill.commands.options import (
     add_out,
     add_recipe,
     add_target,
+    add_wandb,
 )
 from depth_distill.commands.values import positive_number, whole_number
 from depth_distill.errors import ConfigError
@@ -53,6 +54,7 @@ def add_arguments(parser: CommandParser) -> None:
     add_config(parser)
     add_target(parser)
     add_out(parser)
+    add_wandb(parser)
     add_json(parser)
     network = parser.add_argument_group("the network")
     add_recipe(network)
@@ -173,6 +175,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(f"report  {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False)
         if options.json is not None:
             write_json(options.json, dict(bundle.manifest))
+        if options.wandb == "true":
+            from depth_distill.tracking.analyses import track
+
+            config = {key: str(getattr(options, key)) for key in ("checkpoint", "target", "recipe")}
+            track("export", options.out.absolute().parent, options.checkpoint, config, bundle=bundle.folder)
     except KeyboardInterrupt:
         print(f"{options.out} is as it was; the same command goes on where it stopped", file=sys.stderr)
         raise

@@ -141,7 +141,7 @@ def add_target(parser: argparse._ActionsContainer, required: bool = False) -> No
     )
 
 
-def add_recipe(parser: argparse._ActionsContainer, default: str = "equalize") -> None:
+def add_recipe(parser: argparse._ActionsContainer, default: str | None = "equalize") -> None:
     """``--recipe``."""
     parser.add_argument(
         "--recipe",
@@ -236,6 +236,17 @@ def add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", type=output_file, metavar="FILE", help="write the result to this file, as JSON")
 
 
+def add_wandb(parser: argparse._ActionsContainer) -> None:
+    """``--wandb``, as of ``fit``."""
+    parser.add_argument(
+        "--wandb",
+        choices=("true", "false"),
+        default="false",
+        metavar="BOOL",
+        help="log the result to Weights & Biases as well; offline without a key",
+    )
+
+
 def add_analysis(parser: argparse.ArgumentParser) -> None:
     """The options of :func:`depth_distill.commands.analysis.quantize_run`."""
     add_checkpoint(parser)
@@ -246,4 +257,5 @@ def add_analysis(parser: argparse.ArgumentParser) -> None:
     add_calibration_images(parser)
     add_device(parser)
     add_out(parser)
+    add_wandb(parser)
     add_json(parser)

@@ -33,10 +33,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.commands import analysis
 
     quantized = analysis.quantize_run(options, overrides)
-    (_fast if options.fast else _exact)(quantized, options.out, options.json)
+    name, table = (_fast if options.fast else _exact)(quantized, options.out, options.json)
+    analysis.track(options, "sensitivity", table, name, {})
 
 
-def _exact(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> None:
+def _exact(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> tuple[str, "Table"]:
     from depth_distill.commands import analysis
     from depth_distill.display.charts import paired_bars
     from depth_distill.quantization.analysis.sensitivity import sensitivity
@@ -52,11 +53,13 @@ def _exact(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> None
     )
     bands = [f"{near:g}-{far:g}m" for near, far in quantized.scorer.evaluator.metrics.bands_m]
     values = {"title": quantized.title, "protocol": quantized.protocol, **found.to_dict()}
-    analysis.report(out, "sensitivity", values, found.table(title, bands), figure, json_file)
+    table = found.table(title, bands)
+    analysis.report(out, "sensitivity", values, table, figure, json_file)
     shutil.rmtree(unfinished)
+    return "sensitivity", table
 
 
-def _fast(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> None:
+def _fast(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> tuple[str, "Table"]:
     from depth_distill.commands import analysis
     from depth_distill.display.charts import paired_bars
     from depth_distill.quantization.analysis.sensitivity import fast_sensitivity
@@ -66,7 +69,9 @@ def _fast(quantized: "QuantizedRun", out: Path, json_file: Path | None) -> None:
     names, values = list(found.sqnr_db), list(found.sqnr_db.values())
     figure = paired_bars(names, ("SQNR [dB]", values), ("rank", list(range(1, len(names) + 1))), title)
     record = {"title": quantized.title, **vars(found)}
-    analysis.report(out, "sensitivity_fast", record, _fast_table(title, found), figure, json_file)
+    table = _fast_table(title, found)
+    analysis.report(out, "sensitivity_fast", record, table, figure, json_file)
+    return "sensitivity_fast", table
 
 
 def _fast_table(title: str, found: "FastSensitivity") -> "Table":
