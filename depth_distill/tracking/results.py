@@ -85,7 +85,13 @@ def use_checkpoint(run: Any, checkpoint: Path) -> None:
     path = checkpoint.resolve()
     known = Identity(path.parent.parent).get("wandb")
     name = f"model-{known}" if known else f"checkpoint-{_digest(path)}"
-    run.use_artifact(_checkpoint_artifact(name, path, {"file": path.name}))
+    artifact = _checkpoint_artifact(name, path, {"file": path.name})
+    run.config.update({"made_from": name}, allow_val_change=True)
+    if not run.offline:
+        run.use_artifact(artifact)
+    elif hasattr(run, "_log_artifact"):
+        # What use_artifact does with a new artifact; by its own name it refuses to, offline, although the upload can.
+        run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
 
 def _checkpoint_artifact(name: str, path: Path, metadata: Mapping[str, Any]) -> Any:
