@@ -36,8 +36,8 @@ def run_name(files: Sequence[Path]) -> str:
         return "unnamed"
     path = files[0].absolute()
     if path.name == CONFIG_FILE:
-        folder = path.parent.parent
-        return (folder.parent if folder.name in EVALUATIONS else folder).name or "unnamed"
+        runs_of_config = path.parent.parent
+        return (runs_of_config.parent if runs_of_config.name in EVALUATIONS else runs_of_config).name or "unnamed"
     folder = path.parent.name
     return f"{folder}-{path.stem}" if path.parent.parent.name == "configs" else path.stem
 
