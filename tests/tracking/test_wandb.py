@@ -96,7 +96,7 @@ def test_the_checkpoint_is_an_artifact_and_the_teacher_is_what_it_was_made_from(
     teacher, _, file, _ = tracked
     found, of_teacher = read(file), read(file_of(teacher)[0])
     (made,) = found.artifacts
-    assert (made.name, made.type, list(made.aliases)) == (f"model-{found.run.run_id}", "model", ["best", "latest"])
+    assert (made.name, made.type, sorted(made.aliases)) == (f"model-{found.run.run_id}", "model", ["best", "latest"])
     (used,) = found.used
     (original,) = of_teacher.artifacts
     assert used.name == original.name == f"model-{of_teacher.run.run_id}"
