@@ -8,7 +8,7 @@ A capability is *confirmed* if the model loads, runs, and its outputs match the 
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +22,7 @@ from depth_distill.export.backends.backends import BackendRun
 from depth_distill.export.probe.judgement import Arrays, Probe, Variant, Verdict, judge, reference
 from depth_distill.export.probe.models import float_conv, float_image
 from depth_distill.export.probe.operators import OperatorProbe
-from depth_distill.export.probe.substitutions import OUTPUT, SubstitutionProbe, judge_substitution
+from depth_distill.export.probe.substitutions import SubstitutionProbe, judge_substitution, together
 from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 
 _LONGEST = 150  # characters of a failure reason in a table
@@ -187,32 +187,51 @@ class Prober:
         verdict: Verdict = "confirmed" if error <= bound else "unconfirmed"
         return ProbeResult("own PTQ", verdict, self._on_simulator(numbers))
 
-    def substitution(self, probe: SubstitutionProbe) -> ProbeResult:
-        """What is computed in place of an activation, in float and behind the tool chain's own PTQ.
+    def substitutions(self, probes: Sequence[SubstitutionProbe]) -> list[ProbeResult]:
+        """What is computed in place of each activation, in float and behind the tool chain's own PTQ.
 
-        A substitution in either form counts; the operator itself has to be seen in each form that runs.
+        A substitution in either form counts; the operator itself has to be seen in each form that runs. All activations
+        are in one file; only where that is refused, each has a file of its own.
         """
         forms = {"in float": False} if self.backend.takes else {}
         if self.backend.quantizes:
             forms["behind its own PTQ"] = True
-        seen: dict[str, str] = {}
-        reasons = []
+        seen: dict[str, dict[str, str]] = {each.operator: {} for each in probes}
+        reasons: dict[str, list[str]] = {each.operator: [] for each in probes}
         for form, quantize in forms.items():
-            try:
-                outputs = self._run(probe.model, probe.inputs, quantize)
-            except RefusalError as refusal:
-                reasons.append(f"{form}: refused: {refusal}")
-                continue
-            found, reason = UNCONFIRMED, f"returns nothing for {OUTPUT}"
-            if OUTPUT in outputs:
-                found, reason = judge_substitution(probe, outputs[OUTPUT], quantize or not self.backend.takes)
-            seen[form] = found
-            reasons.append(f"{form}: {reason}")
-        named = [each for each in seen.values() if each not in (ITSELF, UNCONFIRMED)]
-        computed = named[-1] if named else ITSELF if set(seen.values()) == {ITSELF} else UNCONFIRMED
+            for probe, outputs in zip(probes, self._of_each(probes, quantize), strict=True):
+                if isinstance(outputs, RefusalError):
+                    reasons[probe.operator].append(f"{form}: refused: {outputs}")
+                    continue
+                found, reason = UNCONFIRMED, f"returns nothing for {probe.operator}"
+                if probe.operator in outputs:
+                    rounded = quantize or not self.backend.takes
+                    found, reason = judge_substitution(probe, outputs[probe.operator], rounded)
+                seen[probe.operator][form] = found
+                reasons[probe.operator].append(f"{form}: {reason}")
+        return [
+            self._substitution(name, list(found.values()), "; ".join(reasons[name])) for name, found in seen.items()
+        ]
+
+    def _of_each(self, probes: Sequence[SubstitutionProbe], quantize: bool) -> Iterator[Arrays | RefusalError]:
+        """Outputs of each probe's file, or why it was refused."""
+        try:
+            every = self._run(together(probes), probes[0].inputs, quantize)
+        except RefusalError:
+            for probe in probes:
+                try:
+                    yield self._run(probe.model, probe.inputs, quantize)
+                except RefusalError as refusal:
+                    yield refusal
+        else:
+            yield from (every for _ in probes)
+
+    def _substitution(self, operator: str, found: Sequence[str], reason: str) -> ProbeResult:
+        named = [each for each in found if each not in (ITSELF, UNCONFIRMED)]
+        computed = named[-1] if named else ITSELF if set(found) == {ITSELF} else UNCONFIRMED
         verdict: Verdict = "unsupported" if named else "confirmed" if computed == ITSELF else "unconfirmed"
-        reason = self._on_simulator("; ".join(reasons)) if seen else "; ".join(reasons) or "nothing to run"
-        return ProbeResult(probe.operator, verdict, reason, computed=computed)
+        reason = self._on_simulator(reason) if found else reason or "nothing to run"
+        return ProbeResult(operator, verdict, reason, computed=computed)
 
     def _judge(self, variant: Variant, probe: Probe, found: Arrays) -> tuple[Verdict, str]:
         truth = reference(variant.reading or variant.model, probe.inputs)
@@ -293,9 +312,9 @@ def run_probes(
         results.append(prober.capability(probe))
     announce("own PTQ")
     results.append(prober.own_ptq())
-    for each in substitutions:
-        announce(f"{each.operator} itself")
-        results.append(prober.substitution(each))
+    if substitutions:
+        announce("activations")
+        results += prober.substitutions(substitutions)
     for operator in operators:
         announce(operator.name)
         results.append(prober.operator(operator))

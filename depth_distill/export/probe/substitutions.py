@@ -1,6 +1,6 @@
 """What a tool chain computes in place of smooth activations: each one alone, over [-8, 8], beside everything known."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from depth_distill.export.onnx_io.file_spec import OPSET
 from depth_distill.export.probe.graphs import IMAGE, GraphBuilder
+from depth_distill.loading.onnx_importer.files import opset_of
 from depth_distill.quantization.graph.substitutions import EXACT, SUBSTITUTIONS
 from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 from depth_distill.quantization.target.target import NpuTarget
 
-OUTPUT = "values"
 _END, _CHANNELS, _SIDE = 8.0, 16, 16  # 4096 values from -8 to 8
 _LEVELS = 255  # of 8 bits
 _NOISE = 2.0  # times the RMS error of rounding input and output once
@@ -31,7 +31,7 @@ class SubstitutionProbe:
 
     Attributes:
         operator: operator, as profiles name it.
-        model: float file with the output :data:`OUTPUT`.
+        model: float file with an output of the operator's name.
         inputs: ``(1, 16, 16, 16)`` float32.
     """
 
@@ -47,10 +47,15 @@ def substitution_probes(target: NpuTarget) -> list[SubstitutionProbe]:
     # Mixed, so that channels and tiles do not have ranges of their own.
     inputs = np.random.default_rng(0).permutation(grid).reshape(1, _CHANNELS, _SIDE, _SIDE)
     return [
-        SubstitutionProbe(operator, _model(write, opset), inputs)
-        for operator, write in _WRITERS.items()
+        SubstitutionProbe(operator, _model([operator], opset), inputs)
+        for operator in _WRITERS
         if not (operator == "HardSwish" and opset < _HARD_SWISH_SINCE) and operator not in target.operators.forbidden
     ]
+
+
+def together(probes: Sequence[SubstitutionProbe]) -> onnx.ModelProto:
+    """The files of some probes as one, which takes one run of a tool chain; with an output of each operator's name."""
+    return _model([each.operator for each in probes], opset_of(probes[0].model))
 
 
 def judge_substitution(probe: SubstitutionProbe, found: np.ndarray, integers: bool) -> tuple[str, str]:
@@ -102,10 +107,11 @@ def _rms(values: Values) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def _model(write: Callable[[GraphBuilder, str], str], opset: int) -> onnx.ModelProto:
+def _model(operators: Sequence[str], opset: int) -> onnx.ModelProto:
     graph = GraphBuilder()
-    weights = graph.constant(np.eye(_CHANNELS, dtype=np.float32)[..., None, None])
-    return graph.model((1, _CHANNELS, _SIDE, _SIDE), {OUTPUT: write(graph, graph.conv(IMAGE, weights))}, opset)
+    x = graph.conv(IMAGE, graph.constant(np.eye(_CHANNELS, dtype=np.float32)[..., None, None]))
+    outputs = {operator: _WRITERS[operator](graph, x) for operator in operators}
+    return graph.model((1, _CHANNELS, _SIDE, _SIDE), outputs, opset)
 
 
 def _swish(graph: GraphBuilder, x: str) -> str:
