@@ -84,15 +84,16 @@ def test_a_target_that_substitutes_the_sigmoid_gets_another_end(trained_checkpoi
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("head ", "warning "))]
     assert len(lines) == 1
     found = load_bundle(tmp_path / "b")
-    operators = {node.op_type for node in onnx.load(found.artifact("float")).graph.node}
+    graph = onnx.load(found.artifact("float")).graph
+    last = {node.op_type for node in graph.node for each in graph.output if each.name in node.output}
     if lines[0].startswith("head "):
         assert "hard-sigmoid computes the last Sigmoid as hard_sigmoid, which puts depth off by" in lines[0]
-        assert not operators & {"Sigmoid", "HardSigmoid"}
+        assert not last & {"Sigmoid", "HardSigmoid"}
         assert {next(iter(each)) for each in found.manifest["recipe"]["passes"]} & {"logits", "pair", "thermometer"}
     else:
-        assert operators & {"Sigmoid"}
+        assert last == {"Sigmoid"}
     assert found.manifest["target"]["substitutions"] == {"Sigmoid": "hard_sigmoid"}
-    assert "The target computes Sigmoid as hard_sigmoid" in (found.folder / "report.md").read_text()
+    assert "The target computes Sigmoid as" in (found.folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("opset", "int8"), [(11, 11), (9, 10)])
