@@ -66,12 +66,16 @@ class RunLinks(Checkpoint):
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", "") or "")
         if not trainer.is_global_zero or link is None or not best.is_file():
             return
+        if not best.is_relative_to(link.parent):
+            return  # a copied run, whose best checkpoint is that of the original until there is a better one
         if not (link.is_file() and link.samefile(best)):
             self._link(link, best)
 
     def _best_link(self, trainer: Trainer) -> Path | None:
         """Where the link is; None where nothing is kept, or where the user calls the best checkpoint so."""
         keeper: Any = trainer.checkpoint_callback
+        if trainer.state.fn != "fit":  # a checkpoint that is evaluated brings along which one was the best
+            return None
         if keeper is None or keeper.dirpath is None or f"{keeper.filename}.ckpt" == runs.BEST_CHECKPOINT:
             return None
         return Path(keeper.dirpath) / runs.BEST_CHECKPOINT

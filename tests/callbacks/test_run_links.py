@@ -15,7 +15,8 @@ def trainer(tmp_path):
     run = tmp_path / "runs" / "small" / "one"
     (run / "checkpoints").mkdir(parents=True)
     keeper = SimpleNamespace(dirpath=str(run / "checkpoints"), filename="epoch{epoch}", best_model_path="")
-    return SimpleNamespace(default_root_dir=run, is_global_zero=True, checkpoint_callback=keeper)
+    state = SimpleNamespace(fn="fit")
+    return SimpleNamespace(default_root_dir=run, is_global_zero=True, checkpoint_callback=keeper, state=state)
 
 
 def better(trainer, name):
@@ -32,6 +33,20 @@ def test_best_follows_the_monitored_metric(trainer):
         better(trainer, name)
         links.on_validation_end(trainer, None)
         assert best.read_text() == name
+
+
+def test_an_evaluation_links_nothing(trainer):
+    better(trainer, "epoch0.ckpt")
+    trainer.state.fn = "validate"
+    RunLinks().on_validation_end(trainer, None)
+    assert not (trainer.default_root_dir / "checkpoints" / "best.ckpt").exists()
+
+
+def test_the_best_checkpoint_of_another_folder_is_not_linked(trainer, tmp_path):
+    better(trainer, "epoch0.ckpt")
+    trainer.checkpoint_callback.dirpath = str(tmp_path)
+    RunLinks().on_validation_end(trainer, None)
+    assert not (tmp_path / "best.ckpt").exists()
 
 
 def test_latest_is_made_at_the_first_step_and_not_before(trainer):
