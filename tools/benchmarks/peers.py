@@ -99,7 +99,7 @@ PEERS: Sequence[Peer] = (
     Peer("onnxruntime", "ONNX Runtime", ("preprocess",), environment=False),
     Peer("aimet", "AIMET", ("cle",)),
     Peer("nncf", "NNCF", ("min_max", "fast_bias_correction", "smooth_quant")),
-    Peer("quark", "Quark", ("cle", "cle_bias_correction")),
+    Peer("quark", "Quark", ("cle", "cle_relu6_as_relu", "cle_bias_correction")),
     Peer("brevitas", "Brevitas", ("equalize",)),
     Peer("esp_ppq", "ESP-PPQ", ("min_max", "equalization", "equalization_bias_correction")),
     Peer("modelopt", "ModelOpt", ("max",)),

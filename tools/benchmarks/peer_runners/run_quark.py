@@ -24,10 +24,17 @@ from quark.onnx.algorithm.interface import apply_CLE
 ITERATIONS = 300  # per layer, as many as ours
 
 
-def equalize(job: Job) -> str:
-    """Cross-layer equalization alone: a float file."""
-    options = CLEConfig(cle_steps=-1).get_options()  # -1: until it has converged
-    return job.save(apply_CLE(onnx.load(job.model), [], [], [], options), FLOAT)
+LAYERS = ["Conv", "ConvTranspose", "Gemm", "MatMul"]  # without a list, Quark's pass finds nothing to equalize
+
+
+def equalizing(relu6_as_relu: bool) -> Callable[[Job], str]:
+    """Cross-layer equalization alone: a float file. Channels in front of a ReLU6 can only be scaled if it is a ReLU."""
+
+    def equalize(job: Job) -> str:
+        options = {**CLEConfig(cle_steps=-1).get_options(), "ReplaceClip6Relu": relu6_as_relu}  # -1: until it converged
+        return job.save(apply_CLE(onnx.load(job.model), LAYERS, [], [], options), FLOAT)
+
+    return equalize
 
 
 def quantizing(algorithms: Callable[[], list[Any]]) -> Callable[[Job], str]:
@@ -52,7 +59,8 @@ def rounding(config: type, **options: Any) -> list[Any]:
 
 
 METHODS = {
-    "cle": equalize,
+    "cle": equalizing(relu6_as_relu=False),
+    "cle_relu6_as_relu": equalizing(relu6_as_relu=True),
     "cle_bias_correction": quantizing(lambda: [CLEConfig(), BiasCorrectionConfig()]),
     "adaround": quantizing(lambda: rounding(AdaRoundConfig)),
     "adaquant": quantizing(lambda: rounding(AdaQuantConfig, learning_rate=1e-5)),
