@@ -185,8 +185,8 @@ class InterfaceScorer:
         """Metrics of each image of the batch at ``position``, ``(B, len(names))``."""
         return self.evaluator.measure(position, self.interface.outputs.codes(values))
 
-    def __call__(self, graph: Callable[[Tensor], Tensor | Sequence[Tensor]]) -> dict[str, float]:
-        """Metrics of a graph."""
+    def __call__(self, graph: Callable[[Tensor], Tensor | Mapping[str, Tensor] | Sequence[Tensor]]) -> dict[str, float]:
+        """Metrics of a graph, or of anything that returns the same outputs in order or by name."""
         with torch.inference_mode():
             rows = [self.measure(position, graph(images)) for position, images in enumerate(self.images)]
         return self.summarize(torch.cat(rows))

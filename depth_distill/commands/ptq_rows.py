@@ -91,12 +91,12 @@ class PtqRows:
         spec = dataclasses.replace(FileSpec.of(prepared.interface), uint8_input=False)  # graphs take pixels as floats
         qdq = OnnxFile(export_qdq(quantized, self.folder / "qdq.onnx", spec))
         step = max(float(each.scale) for each in quantizers(quantized).values() if each.kind == "output")
-        both = (partial(_together, outputs, each) for each in (without_substitutions(quantized), qdq))
+        ours, in_file = (partial(_together, outputs, each) for each in (without_substitutions(quantized), qdq))
         return {
             "abs_rel": metrics["abs_rel"],
             "vendor": vendor,  # None where its quantizer cannot stand for the target
             "drift_mm": metrics["drift_mm"],
-            "parity": share_within_one_step(*both, _first(scorer.images, _PARITY_IMAGES), step),
+            "parity": share_within_one_step(ours, in_file, _first(scorer.images, _PARITY_IMAGES), step),
             "seconds": prepared.seconds,
         }
 

@@ -99,8 +99,8 @@ def size_curve_with_pictures(
     columns = 4
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(12 if pictures else 5.5, max(3.6, 1.25 * rows)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.2)) if pictures else (figure, None)
-    ax = left.subplots()
+    halves = figure.subfigures(1, 2, width_ratios=(1, 1.2), squeeze=False)[0] if pictures else (figure,)
+    ax = halves[0].subplots()
     for (name, values), color in zip(curves.items(), ("#2f6f9f", "#d08c2f"), strict=False):
         ax.plot(counts, values, marker="o", markersize=4, color=color, label=name)
     ax.fill_between(counts, *band, color="#d08c2f", alpha=0.25, label="random, lowest to highest")
@@ -114,9 +114,9 @@ def size_curve_with_pictures(
     ax.set_ylabel(axis)
     ax.grid(alpha=0.3, which="both")
     ax.legend(fontsize=8)
-    if right is None:
+    if not pictures:
         return figure
-    cells = right.subplots(rows, columns, squeeze=False).ravel()
+    cells = halves[1].subplots(rows, columns, squeeze=False).ravel()
     for cell in cells:
         cell.set_axis_off()
     for cell, (title, picture) in zip(cells, pictures, strict=False):

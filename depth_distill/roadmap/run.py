@@ -100,7 +100,7 @@ class Roadmap:
         left_out = ("rows", "networks", "seeds", "teachers", "teacher_checkpoints", "planned_float")
         shared = {key: value for key, value in asdict(self.plan).items() if key not in left_out}
         places = {name: str(path.absolute()) for name, path in teachers.items()}
-        options = {"data_options": self.data_options}
+        options: dict[str, Any] = {"data_options": self.data_options}
         for key in ("target", "substituting"):
             if shared[key] is not None:  # profiles may change under their name
                 profile = content_hash(load_target(shared[key]).to_dict())

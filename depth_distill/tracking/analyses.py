@@ -59,7 +59,7 @@ def _table(table: Table) -> Any:
     import wandb
 
     columns = [_column(list(column.cells)) for column in table.columns]
-    names = [str(column.header) for column in table.columns]
+    names: list[str | int] = [str(column.header) for column in table.columns]
     return wandb.Table(columns=names, data=[list(row) for row in zip(*columns, strict=True)])
 
 

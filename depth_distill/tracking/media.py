@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
@@ -56,7 +57,8 @@ def log_histograms(loggers: Iterable[Logger], histograms: Mapping[str, Histogram
             import wandb
 
             found: dict[str, Any] = {
-                name: wandb.Histogram(np_histogram=(each.counts, each.edges)) for name, each in histograms.items()
+                name: wandb.Histogram(np_histogram=(np.array(each.counts), np.array(each.edges)))
+                for name, each in histograms.items()
             }
             logger.log_metrics(found, step=step)
         elif isinstance(logger, TensorBoardLogger):

@@ -123,7 +123,7 @@ def variants(
         yield Variant(finer, {str(codec): DepthCodec(codec)}, run)
     if behind_sigmoid and isinstance(sigmoid, nn.Sigmoid) and num_codes:
         made = copy.deepcopy(network)
-        head_behind = BehindSigmoid(network.head, max(num_codes))  # type: ignore[arg-type]
+        head_behind = BehindSigmoid(network.head, max(num_codes))
         made.head = head_behind.eval()  # type: ignore[assignment]
         changed = dataclasses.replace(run, network=made)
         prepared = changed.preparer(target, images)(base)

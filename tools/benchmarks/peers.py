@@ -281,7 +281,7 @@ def install(name: str) -> None:
         raise ConfigError(f"{name} could not be installed, see above")
 
 
-def main() -> int | None:
+def main() -> int:
     """Measure what is asked for and was not measured yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--install", metavar="NAME", help="make the environment of a toolkit, and stop")
@@ -294,7 +294,8 @@ def main() -> int | None:
     parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="longest time of one row, in seconds")
     options = parser.parse_args()
     if options.install:
-        return install(options.install)
+        install(options.install)
+        return 0
     if options.set is None or options.out is None:
         parser.error("give --set and --out")
     results = options.out / "peers.json"
@@ -325,7 +326,7 @@ def main() -> int | None:
             for network in networks.values():
                 if not is_measured(network, peer.title, method):
                     add([measure(network, peer, method, options.timeout)])
-    return None
+    return 0
 
 
 def _read(results: Path) -> list[Row]:

@@ -9,8 +9,9 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Job:
         """The calibration tensors by name of the input."""
         return [{name: image} for image in self.images]
 
-    def save(self, model: object, kind: str) -> str:
+    def save(self, model: Any, kind: str) -> str:
         """Write an ONNX model as the result; returns the kind."""
         import onnx
 
@@ -77,7 +78,7 @@ class Reader:
         return len(self.all)
 
 
-def main(version: str, methods: dict[str, Quantize]) -> None:
+def main(version: str, methods: Mapping[str, Quantize]) -> None:
     """Run one method, and write ``report.json`` with its time, without imports, and the peak of the memory."""
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
     parser.add_argument("--model", type=Path, required=True)
