@@ -99,8 +99,8 @@ def size_curve_with_pictures(
     columns = 4
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(12 if pictures else 5.5, max(3.6, 1.25 * rows)), layout="constrained")
-    halves = figure.subfigures(1, 2, width_ratios=(1, 1.2), squeeze=False)[0] if pictures else (figure,)
-    ax = halves[0].subplots()
+    halves = list(figure.subfigures(1, 2, width_ratios=(1, 1.2), squeeze=False)[0]) if pictures else []
+    ax = (halves[0] if halves else figure).subplots()
     for (name, values), color in zip(curves.items(), ("#2f6f9f", "#d08c2f"), strict=False):
         ax.plot(counts, values, marker="o", markersize=4, color=color, label=name)
     ax.fill_between(counts, *band, color="#d08c2f", alpha=0.25, label="random, lowest to highest")
@@ -114,7 +114,7 @@ def size_curve_with_pictures(
     ax.set_ylabel(axis)
     ax.grid(alpha=0.3, which="both")
     ax.legend(fontsize=8)
-    if not pictures:
+    if not halves:
         return figure
     cells = halves[1].subplots(rows, columns, squeeze=False).ravel()
     for cell in cells:

@@ -123,8 +123,8 @@ def variants(
         yield Variant(finer, {str(codec): DepthCodec(codec)}, run)
     if behind_sigmoid and isinstance(sigmoid, nn.Sigmoid) and num_codes:
         made = copy.deepcopy(network)
-        head_behind = BehindSigmoid(network.head, max(num_codes))
-        made.head = head_behind.eval()  # type: ignore[assignment]
+        head_behind = BehindSigmoid(network.head, max(num_codes))  # type: ignore[arg-type]
+        made.head = head_behind.eval()
         changed = dataclasses.replace(run, network=made)
         prepared = changed.preparer(target, images)(base)
         yield Variant(prepared, {f"{head_behind.codec}, behind the sigmoid": head_behind.codec}, changed)
