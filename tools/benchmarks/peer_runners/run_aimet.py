@@ -5,7 +5,6 @@ from importlib.metadata import version
 import aimet_onnx
 import onnx
 from aimet_onnx.cross_layer_equalization import equalize_model
-from aimet_onnx.utils import ONNXModel
 from peer_io import FLOAT, QUANTIZED, Job, main
 
 ITERATIONS = 300  # per layer, as many as ours; AIMET recommends 10,000
@@ -13,17 +12,17 @@ ITERATIONS = 300  # per layer, as many as ours; AIMET recommends 10,000
 
 def equalize(job: Job) -> str:
     """Cross-layer equalization and high-bias folding: a float file. ReLU6 becomes ReLU, as AIMET does."""
-    model = ONNXModel(onnx.load(job.model))
+    model = onnx.load(job.model)
     equalize_model(model)
     return job.save(model, FLOAT)
 
 
 def _simulated(job: Job, equalized: bool) -> aimet_onnx.QuantizationSimModel:
-    model = ONNXModel(onnx.load(job.model))
+    model = onnx.load(job.model)
     if equalized:
         equalize_model(model)
     return aimet_onnx.QuantizationSimModel(
-        model.model, param_type=aimet_onnx.int8, activation_type=aimet_onnx.int8, providers=["CPUExecutionProvider"]
+        model, param_type=aimet_onnx.int8, activation_type=aimet_onnx.int8, providers=["CPUExecutionProvider"]
     )
 
 
