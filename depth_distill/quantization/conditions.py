@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from depth_distill.codecs import HostPair
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.weights import unquantized_weights
 from depth_distill.quantization.interface import RawOutputs
@@ -84,17 +85,22 @@ def _moved(old: Tensor, new: Tensor) -> tuple[float, float]:
 
 
 def _codes_on_one_scale(before: State, after: State) -> tuple[Tensor, Tensor] | None:
-    """Codes before and after a pass, both in the codec of before; None without images."""
+    """Codes before and after a pass, both in the codec of before; None without images.
+
+    Those of a pair are compared by what they mean, in its single code: clips and carries, which a host rounds, multiply
+    differences of the last bit by hundreds.
+    """
     old, new = before.codes, after.codes
     if old is None or new is None:
         return None
-    if str(before.context.interface.codec) != str(after.context.interface.codec):
-        # Another codec: compare what the codes mean, on the scale of the old codes.
-        depth_m = after.context.interface.codec.decode_with(torch, new.float())
-        new = before.context.interface.codec.encode_with(torch, depth_m)
-        old = before.context.interface.codec.encode_with(
-            torch, before.context.interface.codec.decode_with(torch, old.float())
-        )
+    codecs = before.context.interface.codec, after.context.interface.codec
+    scale = codecs[0].single if isinstance(codecs[0], HostPair) else codecs[0]
+    if str(scale) == str(codecs[1]):
+        return old, new
+    old, new = (
+        scale.encode_with(torch, codec.decode_with(torch, codes.float()))
+        for codec, codes in zip(codecs, (old, new), strict=True)
+    )
     return old, new
 
 

@@ -10,6 +10,8 @@ import torch
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor
 
+from depth_distill.data.reading import read_image
+
 _BINS = 64
 
 
@@ -82,11 +84,7 @@ def log_picture(loggers: Iterable[Logger], key: str, path: Path, step: int) -> N
         if isinstance(logger, WandbLogger):
             logger.log_image(key, [str(path)], step=step)
         elif isinstance(logger, TensorBoardLogger):
-            import numpy as np
-            from PIL import Image
-
-            with Image.open(path) as picture:
-                logger.experiment.add_image(key, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            logger.experiment.add_image(key, read_image(path).numpy(), step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(path), key.partition("/")[0])
 

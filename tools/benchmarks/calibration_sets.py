@@ -22,6 +22,7 @@ from rich.table import Table
 from depth_distill.atomic import write_json
 from depth_distill.cli import main as depth_distill
 from depth_distill.data.network_inputs import spaced
+from depth_distill.data.reading import read_image
 from depth_distill.display.console import plain_console
 from depth_distill.exit_codes import exit_code
 from depth_distill.loading.trained import load_data
@@ -90,7 +91,7 @@ def _run(options: argparse.Namespace) -> int:
     noise = np.random.default_rng(0)
     faulty: dict[str, Path | Picture] = {each.stem: each for each in train[: 96 - len(FAULTS)]}
     for fault, frame in zip(FAULTS, train[96 - len(FAULTS) :], strict=True):
-        faulty[f"{frame.stem}_{fault.__name__}"] = fault(np.asarray(Image.open(frame).convert("RGB")), noise)
+        faulty[f"{frame.stem}_{fault.__name__}"] = fault(_pixels(frame), noise)
     mixed = [*train[::2], *(other[index] for index in spaced(len(other), 48))]
     sets: dict[str, Mapping[str, Path | Picture]] = {
         "clean": {each.stem: each for each in train},
@@ -125,8 +126,11 @@ def _run(options: argparse.Namespace) -> int:
 def _write(folder: Path, images: Mapping[str, Path | Picture]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, each in images.items():
-        picture = Image.open(each).convert("RGB") if isinstance(each, Path) else Image.fromarray(each)
-        picture.save(folder / f"{name}.png")
+        Image.fromarray(_pixels(each) if isinstance(each, Path) else each).save(folder / f"{name}.png")
+
+
+def _pixels(path: Path) -> Picture:
+    return read_image(path).permute(1, 2, 0).numpy()
 
 
 if __name__ == "__main__":
