@@ -11,6 +11,7 @@ from depth_distill.atomic import write_json
 from depth_distill.codecs import HostCodec, HostTable, codec_of
 from depth_distill.data.reading import lies_inside
 from depth_distill.errors import ConfigError
+from depth_distill.export.interface.decoders import require_plain_names
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 MANIFEST = "manifest.json"
@@ -131,6 +132,7 @@ def outputs_in(manifest: Mapping[str, Any]) -> OutputLayout:
     names, channels = tuple(outputs["names"]), tuple(outputs["channels"])
     if len(names) != len(channels) or not names:
         raise ValueError(f"{len(names)} names and {len(channels)} numbers of channels")
+    require_plain_names(names)
     return OutputLayout(names, channels, bool(outputs["logits"]))
 
 

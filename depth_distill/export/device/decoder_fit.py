@@ -13,6 +13,7 @@ from depth_distill.data.reading import read_depth
 from depth_distill.errors import DataError
 from depth_distill.export.compare.fitted_table import FittedDecoder
 from depth_distill.export.device.case import Case, CaseOptions, Codes
+from depth_distill.export.interface.decoders import require_plain_names
 
 _DEPTH_SCALES = {".npy": 1.0, ".png": 1000.0}  # units per metre
 
@@ -36,10 +37,12 @@ def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = la
         on_image: called with how many images are done, and how many there are.
 
     Raises:
-        ConfigError: the network cannot be used, or what its output means is not known.
+        ConfigError: the network cannot be used, what its output means is not known, or its name cannot stand in the
+            source code of a decoder.
         DataError: images or device outputs cannot be used.
     """
     case = Case(options)
+    require_plain_names(case.layout.names)
     codec = case.codec
     device: list[Codes] = []
     expected: list[Codes] = []

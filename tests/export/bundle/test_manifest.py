@@ -58,6 +58,7 @@ def test_each_entry_is_keys_and_values(folder, key, value):
         ("input", {"shape": [1, 3, -4, 6], "mean": [0] * 3, "std": [1] * 3, "dtype": "uint8"}, "a shape of [1, 3, -4"),
         ("outputs", {"names": ["codes"]}, "outputs has no 'channels'"),
         ("outputs", {"names": ["codes"], "channels": [], "logits": False}, "1 names and 0 numbers of channels"),
+        ("outputs", {"names": ["x\n*/"], "channels": [1], "logits": False}, "no decoder is written with"),
     ],
 )
 def test_what_the_network_takes_and_returns_is_whole(folder, key, value, reason):

@@ -288,6 +288,18 @@ def test_outputs_that_do_not_carry_the_codes_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ['d"""\nimport os', 'd"};', "d*/", "d\\", ""])
+def test_a_name_of_somebody_elses_file_does_not_become_code(name, tmp_path):
+    with pytest.raises(ConfigError, match="rename it in the file"):
+        write_decoders(HostSingle(RANGE), OutputLayout((name,), (1,)), tmp_path)
+    assert not list(tmp_path.iterdir())
+    layout = OutputLayout(("StatefulPartitionedCall/depth-0.1:0",), (1,))
+    write_decoders(HostSingle(RANGE), layout, tmp_path, note='For the device of x"""; import os */')
+    assert {layout.names[0]: 1} == {**script_of(tmp_path).OUTPUTS}
+    assert '"""; import' not in (tmp_path / "decode.py").read_text()
+    assert "os */" not in (tmp_path / "decode.h").read_text()
+
+
 @pytest.mark.parametrize(
     ("codec", "logits", "integers"),
     [

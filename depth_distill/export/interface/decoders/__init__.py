@@ -4,6 +4,8 @@ Both are written for one codec and one layout, without code for others. Their ar
 ``depth_of``: the same IEEE operations in the same order, and so the same bits.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from depth_distill.atomic import atomic_path
@@ -14,7 +16,23 @@ from depth_distill.export.interface.decoders.integer_codes import IntegerCodes
 from depth_distill.export.interface.decoders.numpy_script import numpy_script
 from depth_distill.quantization.interface import OutputLayout
 
-__all__ = ["IntegerCodes", "c_header", "numpy_script", "write_decoders"]
+__all__ = ["IntegerCodes", "c_header", "numpy_script", "require_plain_names", "write_decoders"]
+
+_NAME = re.compile(r"[\w./:-]+", re.ASCII)
+
+
+def require_plain_names(names: Sequence[str]) -> None:
+    """Require names of outputs that can stand in Python, C and comments as they are: they may be of anybody's file.
+
+    Raises:
+        ConfigError: a name has other characters than letters, digits and ``. / : - _``.
+    """
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"the output {name!r} has characters that no decoder is written with, expected letters, digits and "
+                "any of . / : - _: rename it in the file"
+            )
 
 
 def write_decoders(
@@ -40,8 +58,11 @@ def write_decoders(
         The paths of the two files.
 
     Raises:
-        ConfigError: the number of channels of the layout differs from the number of codes of the codec.
+        ConfigError: the number of channels of the layout differs from the number of codes of the codec, or the name of
+            an output cannot stand in source code.
     """
+    require_plain_names(layout.names)
+    note = re.sub(r'["\\]|\*/', "_", note)  # it may name a folder
     if sum(layout.channels) != codec.channels:
         raise ConfigError(f"the outputs have {sum(layout.channels)} channels, but the codec has {codec.channels} codes")
     paths = folder / f"{name}.py", folder / f"{name}.h"
