@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 from PIL import Image
 
@@ -13,6 +15,7 @@ from depth_distill.cli import main
 from depth_distill.export.interface.calibration_set import read_calibration_set
 from depth_distill.export.pick import picking
 from depth_distill.export.pick.outcome import Choice, SizeRow, recommend
+from depth_distill.quantization.interface import Interface
 from tests.data.files import write_photos
 
 SIZE = (16, 24)
@@ -122,6 +125,17 @@ def test_the_same_seed_picks_the_same_and_another_draws_others(pick, tmp_path):
     other = found_in(tmp_path / "out")
     assert other["picked"] == first["picked"]
     assert other["rows"][-1]["random"] != first["rows"][-1]["random"]
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(1.0, 0.0), (2.0, 100.0), (0.5, 50.0)])
+def test_a_wrong_gain_of_an_output_of_unknown_meaning_counts(gain, expected, monkeypatch):
+    batches = [torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    ranges = SimpleNamespace(of=lambda images: None)
+    monkeypatch.setattr(picking, "with_ranges", lambda *_: lambda batch: gain * batch)
+    interface = Interface.raw("picture", (3, *SIZE), ["depth"])
+    judge = picking._Judge(lambda batch: batch, None, interface, ranges, batches, 0.0)
+    assert judge.unit == "%"
+    assert judge([0]) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -156,14 +156,24 @@ class _Judge:
         self.unit = "%" if self.raw else "mm"
         self._known: dict[frozenset[int], list[float]] = {}
         with torch.inference_mode():
-            self.expected = [self.outcome(graph(each)) for each in batches]
+            exact = [graph(each) for each in batches]
+            self._sizes = self._rms(exact) if self.raw else {}
+            self.expected = [self.outcome(each) for each in exact]
 
     def outcome(self, returned: Tensor | Sequence[Tensor]) -> Tensor:
-        """What deviates: depth in metres, or every output in units of its own size."""
+        """What deviates: depth in metres, or every output in units of its size in the float network."""
         if not self.raw:
             return DepthCodec(self.interface.codec).decode(self.interface.outputs.codes(returned))
-        values = [each.float() for each in self.interface.outputs.tensors(returned).values()]
-        return torch.cat([each.flatten(1) / each.square().mean().sqrt().clamp(min=1e-9) for each in values], 1)
+        values = self.interface.outputs.tensors(returned)
+        return torch.cat([each.float().flatten(1) / self._sizes[name] for name, each in values.items()], 1)
+
+    def _rms(self, exact: Sequence[Tensor | Sequence[Tensor]]) -> dict[str, Tensor]:
+        """The size of each output of the float network: root of the mean square over all images."""
+        every = [self.interface.outputs.tensors(each) for each in exact]
+        return {
+            name: torch.cat([each[name].float().flatten() for each in every]).square().mean().sqrt().clamp(min=1e-9)
+            for name in every[0]
+        }
 
     def __call__(self, images: Sequence[int]) -> float:
         """Deviation, in the judge's unit, with the ranges of these images."""
