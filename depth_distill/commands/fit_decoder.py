@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from depth_distill.export.bundle.table_update import update_table
     from depth_distill.export.compare.fitted_table import figure, verdict
     from depth_distill.export.device.decoder_fit import FitOptions, fit_decoder
-    from depth_distill.export.device.report import as_json, require_own_folder, write_fit
+    from depth_distill.export.device.report import OF_METRES, as_json, require_own_folder, write_fit
 
     network, images, bundle = _network(options)
     if options.out is not None:
@@ -99,6 +99,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if bundle is not None and fitted.fit.helps:
         update_table(bundle, found_table(fitted, f"the device of {options.device_outputs.name}"), figure(fitted))
         files.append(bundle.folder)
+    if options.device_unit == "metres" and fitted.fit.helps:
+        console.print(f"note     {OF_METRES}", soft_wrap=True, highlight=False)
     if options.json is not None:
         write_json(options.json, {**as_json(fitted, asked), "verdict": verdict(fitted)})
     seen = ", ".join(map(str, fitted.fit.seen))

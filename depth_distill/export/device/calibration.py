@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from depth_distill.codecs import HostCodec
-from depth_distill.errors import ConfigError
-from depth_distill.export.device.outputs import DeviceOutputs, Reading, require_codes
+from depth_distill.export.device.outputs import DeviceOutputs, Reading, codes_of, require_readable
 from depth_distill.quantization.interface import OutputLayout
 
 
@@ -43,23 +41,18 @@ class CalibrationOutputs:
             ConfigError: the numbers are metres of several codes.
             DataError: a file is missing or damaged, or is of no image.
         """
-        if self.reading.unit == "metres" and codec.channels > 1:
-            raise ConfigError(
-                f"a table is fitted on codes, and metres do not say which of {codec.channels} codes was off: give the "
-                "device's codes"
-            )
-        said = self.outputs(layout, count, size)
-        if self.reading.unit == "metres":
-            return codec.encode(said[layout.names[0]])
-        codes = layout.codes({name: torch.from_numpy(each) for name, each in said.items()}).numpy()
-        for index, each in enumerate(codes):
-            require_codes(self.folder / f"{index:04d}", each)
-        return np.asarray(codes, np.float32)
+        require_readable(codec, self.reading.unit)
+        files = self._files(layout, count, size)
+        every = [codes_of(files.read(k), codec, layout, self.reading, files.place(k)) for k in range(count)]
+        return np.stack(every)
 
     def outputs(self, layout: OutputLayout, count: int, size: tuple[int, int]) -> dict[str, NDArray[np.float32]]:
         """Every output by name, ``(N, C, H, W)``; see :meth:`codes`."""
-        channels = dict(zip(layout.names, layout.channels, strict=True))
-        numbers = [Path(f"{index:04d}.png") for index in range(count)]
-        files = DeviceOutputs(self.folder, numbers, channels, size, self.reading)
+        files = self._files(layout, count, size)
         every = [files.read(index) for index in range(count)]
         return {name: np.stack([each[name] for each in every]) for name in layout.names}
+
+    def _files(self, layout: OutputLayout, count: int, size: tuple[int, int]) -> DeviceOutputs:
+        channels = dict(zip(layout.names, layout.channels, strict=True))
+        numbers = [Path(f"{index:04d}.png") for index in range(count)]
+        return DeviceOutputs(self.folder, numbers, channels, size, self.reading)

@@ -15,7 +15,7 @@ from depth_distill.codecs import DepthRange, Encoding, HostCodec, HostSingle, Ho
 from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.errors import ConfigError
 from depth_distill.export.bundle.bundle import bundle_of
-from depth_distill.export.device.outputs import DeviceOutputs, Reading, require_codes
+from depth_distill.export.device.outputs import DeviceOutputs, Reading, codes_of, require_readable
 from depth_distill.export.harden.sources import Source, open_source
 from depth_distill.quantization.interface import OutputLayout
 
@@ -87,11 +87,7 @@ class Case:
         self.options = options
         self.source = open_source(options.network, overrides=options.overrides)
         self.codec, self.layout, self.pixels = _known(options, self.source)
-        if options.reading.unit == "metres" and self.codec.channels > 1:
-            raise ConfigError(
-                f"a table is fitted on codes, and metres do not say which of {self.codec.channels} codes was off: give "
-                "the device's codes"
-            )
+        require_readable(self.codec, options.reading.unit)
         self.near_is_one = options.meaning is not None and options.meaning.near_is_one
         self.inputs = NetworkInputs(options.images, self.source.shape, self.source.interface.inputs.name, self.pixels)
 
@@ -127,13 +123,9 @@ class Case:
             DataError: a file is missing or damaged, or codes are not in [0, 1].
         """
         outputs = outputs or self.files
-        said = outputs.read(index)
-        codes = self.layout.codes({name: torch.from_numpy(said[name])[None] for name in self.layout.names})[0].numpy()
-        if self.options.reading.unit == "metres":
-            return self.oriented(self.codec.encode(codes))
-        if not self.options.reading.lenient:
-            require_codes(outputs.place(index), codes)
-        return np.asarray(codes, np.float32)
+        reading = self.options.reading
+        codes = codes_of(outputs.read(index), self.codec, self.layout, reading, outputs.place(index))
+        return self.oriented(codes) if reading.unit == "metres" else codes
 
     @cached_property
     def files(self) -> DeviceOutputs:

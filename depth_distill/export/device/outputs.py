@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from depth_distill.codecs import HostCodec
 from depth_distill.data.array_files import read_arrays
-from depth_distill.errors import DataError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.compare.tensor_files import HEADERLESS, DumpDtype, DumpLayout, arranged, read_tensor
+from depth_distill.quantization.interface import OutputLayout
 
 Unit = Literal["codes", "metres"]
 
@@ -172,6 +175,44 @@ class DeviceOutputs:
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return (1, self.outputs[name], *self.size)
+
+
+def require_readable(codec: HostCodec, unit: Unit) -> None:
+    """Require numbers of this unit to say what the codes were.
+
+    Raises:
+        ConfigError: they are metres of several codes.
+    """
+    if unit == "metres" and codec.channels > 1:
+        raise ConfigError(
+            f"a table is fitted on codes, and metres do not say which of {codec.channels} codes was off: give the "
+            "device's codes"
+        )
+
+
+def codes_of(
+    said: Mapping[str, NDArray[np.float32]], codec: HostCodec, layout: OutputLayout, reading: Reading, place: str | Path
+) -> NDArray[np.float32]:
+    """Codes ``(C, H, W)`` that a device returned for an image.
+
+    Args:
+        said: outputs by name, ``(C, H, W)``: codes, their logits, or metres, which are encoded. Metres of a network
+            that stops before its sigmoid are metres, too.
+        codec: codec of the float network.
+        layout: its outputs.
+        reading: what the numbers are.
+        place: where they are from, for messages.
+
+    Raises:
+        DataError: codes are not in [0, 1], unless the reading is lenient.
+    """
+    if reading.unit == "metres":
+        return codec.encode(said[layout.names[0]])
+    tensors = {name: torch.from_numpy(said[name])[None] for name in layout.names}
+    codes = np.asarray(layout.codes(tensors)[0].numpy(), np.float32)
+    if not reading.lenient:
+        require_codes(place, codes)
+    return codes
 
 
 def require_codes(place: str | Path, codes: NDArray[np.float32]) -> None:

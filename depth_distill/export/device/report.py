@@ -11,6 +11,11 @@ from depth_distill.export.compare.fitted_table import FittedDecoder, figure, ver
 from depth_distill.export.device.decoder_fit import FitOptions
 from depth_distill.export.interface.decoders import IntegerCodes, write_decoders
 
+OF_METRES = (
+    "The table was fitted on metres. It takes the outputs from which the device's side decodes them, in place of that "
+    "decoding, not the metres themselves."
+)
+"""What the decoders of a fit on metres are for."""
 TABLE, FOUND, PICTURE = "decode_table.json", "fit.json", "fit.png"
 
 
@@ -48,7 +53,8 @@ def write_fit(fitted: FittedDecoder, options: FitOptions, out: Path) -> list[Pat
             (out / name).unlink(missing_ok=True)
         return files
     write_json(out / TABLE, {"codec": describe_codec(fit.codec), "fitted": as_json(fitted, options)})
-    return [*files, out / TABLE, *write_decoders(fit.codec, fitted.layout, out, _integers(options))]
+    note = OF_METRES if options.reading.unit == "metres" else ""
+    return [*files, out / TABLE, *write_decoders(fit.codec, fitted.layout, out, _integers(options), note=note)]
 
 
 def _integers(options: FitOptions) -> IntegerCodes | None:
