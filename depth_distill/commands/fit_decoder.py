@@ -97,7 +97,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         fitted = fit_decoder(asked, lambda done, of: progress.update(task, completed=done, total=of))
     files = [] if options.out is None else write_fit(fitted, asked, options.out)
     if bundle is not None and fitted.fit.helps:
-        update_table(bundle, found_table(fitted, f"the device of {options.device_outputs.name}"), figure(fitted))
+        found = found_table(fitted, f"the device of {options.device_outputs.name}")
+        update_table(bundle, found, figure(fitted), fitted.integers)
         files.append(bundle.folder)
     if options.device_unit == "metres" and fitted.fit.helps:
         console.print(f"note     {OF_METRES}", soft_wrap=True, highlight=False)

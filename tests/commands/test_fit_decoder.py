@@ -108,6 +108,27 @@ def test_a_hard_sigmoid_is_measured_and_undone(fit, device, photos, tmp_path, ne
 
 
 @pytest.mark.parametrize(
+    ("kind", "zero", "listed"), [(np.uint8, 0, True), (np.int8, -128, True), (np.uint16, 0, False), (float, 0, False)]
+)
+def test_the_header_has_a_table_of_the_integers_that_were_really_read(fit, device, tmp_path, kind, zero, listed):
+    most = np.iinfo(kind).max - zero if np.issubdtype(kind, np.integer) else 1
+
+    def write(path, codes):
+        np.save(path.with_suffix(".npy"), (codes / 255 * most + zero).round(8 * (most == 1)).astype(kind))
+
+    assert fit(device(write=write), *MEANING) == 0
+    header = (tmp_path / "out" / "decode.h").read_text()
+    assert ("dd_depth_m_of_code[256]" in header) == listed
+    if listed:
+        assert f"#define DD_CODE_ZERO_POINT {zero}\n" in header
+        assert f"Depth in metres of each {kind.__name__} " in header
+        table = codec_of(json.loads((tmp_path / "out" / "decode_table.json").read_text())["codec"])
+        values = header.partition("dd_depth_m_of_code[256] = {")[2].partition("}")[0].split(",")
+        expected = table.decode(np.float32([(0 - (zero % 256 - 256 * (zero < 0))) / 255]).reshape(1, 1, 1)).item()
+        assert float.fromhex(values[0].strip().removesuffix("f")) == pytest.approx(expected, rel=1e-5)  # the byte 0
+
+
+@pytest.mark.parametrize(
     ("write", "words"),
     [
         (lambda path, codes: np.save(path.with_suffix(".npy"), codes[0].astype(np.float32) / 255), []),
@@ -210,7 +231,8 @@ def npz(path, **arrays):
         (lambda npu: (npu / "p03.npy").write_bytes(b"\x93NUMPY"), MEANING, "p03.npy: cannot be read as a NumPy array"),
         (lambda npu: np.save(npu / "p03.npy", np.zeros((24, 16))), MEANING, "p03.npy has the shape (24, 16), expected"),
         (lambda npu: np.save(npu / "p03.npy", np.full(SIZE, np.nan)), MEANING, "p03.npy has NaN or infinity"),
-        (lambda npu: np.save(npu / "p03.npy", np.full(SIZE, 7.0)), MEANING, "p03.npy has values from 7 to 7, expected"),
+        (lambda npu: np.save(npu / "p03.npy", np.full(SIZE, 0.5)), MEANING, "p03.npy holds floats, but others uint8:"),
+        (None, [*MEANING, "--scale", "1"], "expected codes in [0, 1]: say --device-unit metres if they are depth"),
         (lambda npu: np.save(npu / "p03.npy", np.zeros(SIZE, int)), MEANING, "p03.npy holds int64: say its --scale"),
         (lambda npu: np.save(npu / "p03.npy", np.zeros((2, *SIZE))), MEANING, "p03.npy has the shape (2, 16, 24)"),
         (lambda npu: npz(npu / "p03", a=np.zeros(SIZE), b=np.ones(SIZE)), MEANING, "p03.npz has no array 'disp'; it"),

@@ -20,14 +20,15 @@ from depth_distill.export.bundle.bundle import (
     require_replaceable,
     work_folder,
 )
-from depth_distill.export.bundle.decode_table import PICTURE, DecodeTable, integers_of, write_bundle_decoders
+from depth_distill.export.bundle.decode_table import PICTURE, DecodeTable, write_bundle_decoders
 from depth_distill.export.bundle.manifest import TABLE, write_manifest
+from depth_distill.export.interface.decoders import IntegerCodes
 
 _REFUSED = "decode_table_refused"
 _NEWER = "Newer than this report:"
 
 
-def update_table(bundle: Bundle, table: DecodeTable, picture: Figure) -> Bundle:
+def update_table(bundle: Bundle, table: DecodeTable, picture: Figure, integers: IntegerCodes | None = None) -> Bundle:
     """Replace a bundle by one with a decode table; a failure leaves the old one as it was.
 
     Decoders, ``model.metric_int8.onnx``, picture and manifest are new; the reports say so in one line, and their
@@ -37,6 +38,8 @@ def update_table(bundle: Bundle, table: DecodeTable, picture: Figure) -> Bundle:
         bundle: the bundle.
         table: what was fitted, with tables.
         picture: the curves.
+        integers: 8-bit integers that the device returns; those of ``model.int8.onnx`` are of another quantizer. Where
+            they are not known, ``decode.h`` has no table of depth by integer.
 
     Returns:
         The new bundle, in the same folder.
@@ -55,7 +58,6 @@ def update_table(bundle: Bundle, table: DecodeTable, picture: Figure) -> Bundle:
         shutil.copytree(out, folder, ignore=shutil.ignore_patterns("__pycache__"))
         manifest = _with_table(bundle, table)
         codec, layout = table.codec(bundle.codec), bundle.layout
-        integers = integers_of(bundle.manifest.get("scales", {}), layout)
         write_bundle_decoders(bundle.codec, codec, layout, folder, integers, table.source)
         if codec is not None and "int8" in bundle.artifacts:
             why = write_metric_int8(folder / bundle.artifact("int8").name, codec, layout)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from depth_distill.codecs.table_fit import TableFit
 from depth_distill.display.charts import code_curves
+from depth_distill.export.interface.decoders import IntegerCodes
 from depth_distill.quantization.interface import OutputLayout
 
 _BINS = 64  # of the device's codes, in the picture
@@ -25,6 +26,7 @@ class FittedDecoder:
         valid: pixels ``(N, 1, H, W)`` that count.
         near_is_one: whether 1 is the near end of them.
         reference: whose codes they were fitted to: ``the float network`` or ``ground truth``.
+        integers: 8-bit integers that the device returns for its one output; None where it returns something else.
     """
 
     fit: TableFit
@@ -34,6 +36,7 @@ class FittedDecoder:
     valid: NDArray[np.bool_]
     near_is_one: bool
     reference: str
+    integers: IntegerCodes | None = None
 
 
 def verdict(fitted: FittedDecoder) -> str:

@@ -53,6 +53,5 @@ class CalibrationOutputs:
         return {name: np.stack([each[name] for each in every]) for name in layout.names}
 
     def _files(self, layout: OutputLayout, count: int, size: tuple[int, int]) -> DeviceOutputs:
-        channels = dict(zip(layout.names, layout.channels, strict=True))
         numbers = [Path(f"{index:04d}.png") for index in range(count)]
-        return DeviceOutputs(self.folder, numbers, channels, size, self.reading)
+        return DeviceOutputs(self.folder, numbers, layout, size, self.reading)

@@ -137,8 +137,8 @@ class Case:
         if self.options.device is None:
             raise ConfigError("there are no outputs of a device: say their folder")
         size = self.float_codes(0).shape[-2:]
-        channels = dict(zip(self.layout.names, self.layout.channels, strict=True))
-        return DeviceOutputs(self.options.device, self.inputs.files, channels, (size[0], size[1]), self.options.reading)
+        reading = self.options.reading
+        return DeviceOutputs(self.options.device, self.inputs.files, self.layout, (size[0], size[1]), reading)
 
     def oriented(self, codes: Codes) -> Codes:
         """Codes in which 0 is near, as in every codec, from those of the network, and back."""

@@ -60,7 +60,8 @@ def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = la
         on_image(index + 1, len(case))
     every = np.stack(device), np.stack(expected), np.stack(valid)
     reference = "the float network" if options.ground_truth is None else "ground truth"
-    return FittedDecoder(fit_table(codec, *every, case.near_is_one), case.layout, *every, case.near_is_one, reference)
+    fit, near = fit_table(codec, *every, case.near_is_one), case.near_is_one
+    return FittedDecoder(fit, case.layout, *every, near, reference, case.files.integers)
 
 
 def _truth(folder: Path, stem: str, size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from depth_distill.codecs import HostCodec
 from depth_distill.data.array_files import read_arrays
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.compare.tensor_files import HEADERLESS, DumpDtype, DumpLayout, arranged, read_tensor
+from depth_distill.export.interface.decoders import IntegerCodes
 from depth_distill.quantization.interface import OutputLayout
 
 Unit = Literal["codes", "metres"]
@@ -30,7 +31,7 @@ class Reading:
     Attributes:
         dtype: type of files without a header.
         layout: layout of tensors.
-        scale: of integers; that which spreads all of them over [0, 1] unless given.
+        scale: of integers; unless given, that which spreads all codes over [0, 1], where they are codes.
         zero_point: of integers.
         unit: what the numbers are.
         lenient: whether numbers may be in any order and beyond [0, 1]: where they are to be found out, not used.
@@ -43,17 +44,23 @@ class Reading:
     unit: Unit = "codes"
     lenient: bool = False
 
-    def real(self, path: Path, values: NDArray[Any]) -> NDArray[np.float32]:
+    def real(self, path: Path, values: NDArray[Any], logits: bool = False) -> NDArray[np.float32]:
         """Floats of floats or integers.
 
+        Args:
+            path: the file, for messages.
+            values: its numbers.
+            logits: whether they are logits, of which no integers are spread over [0, 1].
+
         Raises:
-            DataError: the numbers are of a type that has no usual scale, or are not finite.
+            DataError: the numbers are integers whose scale is neither given nor usual, or are not finite.
         """
         if values.dtype.kind in "iu":
             scale, zero_point = self.scale, self.zero_point
             if scale is None:
-                if values.dtype.name not in _WHOLE_RANGE:
-                    raise DataError(f"{path} holds {values.dtype}: say its --scale and --zero-point")
+                if values.dtype.name not in _WHOLE_RANGE or logits or self.unit == "metres":
+                    what = " of logits" * logits or " of metres" * (self.unit == "metres")
+                    raise DataError(f"{path} holds {values.dtype}{what}: say its --scale and --zero-point")
                 scale, zero_point = _WHOLE_RANGE[values.dtype.name]
             values = (values.astype(np.int64) - zero_point) * scale
         elif values.dtype.kind != "f":
@@ -74,7 +81,7 @@ class DeviceOutputs:
     Args:
         folder: the folder.
         images: files of the images, in order.
-        outputs: number of channels of each output of the network, by name.
+        layout: outputs of the network.
         size: height and width of the outputs.
         reading: how files become numbers.
 
@@ -86,11 +93,13 @@ class DeviceOutputs:
         self,
         folder: Path,
         images: Sequence[Path],
-        outputs: Mapping[str, int],
+        layout: OutputLayout,
         size: tuple[int, int],
         reading: Reading,
     ) -> None:
-        self.outputs, self.size, self.reading = dict(outputs), size, reading
+        self.outputs = dict(zip(layout.names, layout.channels, strict=True))
+        self.logits, self.size, self.reading = layout.logits, size, reading
+        self._types: dict[str, str] = {}  # of numbers that were read, by output
         if not folder.is_dir():
             raise DataError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}: expected a folder")
         entries = {
@@ -125,6 +134,17 @@ class DeviceOutputs:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def integers(self) -> IntegerCodes | None:
+        """What the 8-bit integers that were read stand for; None of several outputs, metres, and other numbers."""
+        (kind, *others) = self._types.values() or ("nothing",)
+        if others or kind not in ("uint8", "int8") or self.reading.unit == "metres":
+            return None
+        scale, zero_point = self.reading.scale, self.reading.zero_point
+        if scale is None:
+            scale, zero_point = _WHOLE_RANGE[kind]
+        return IntegerCodes(scale, zero_point, kind == "int8")
+
     def place(self, index: int) -> str:
         """The file or folder of an image, for messages."""
         return str(self.places[index])
@@ -133,7 +153,7 @@ class DeviceOutputs:
         """Every output of one image by name, ``(C, H, W)``.
 
         Raises:
-            DataError: a file is missing or damaged, or has another size or no codes.
+            DataError: a file is missing or damaged, or has another size, another type than the others, or no codes.
         """
         place = self.places[index]
         if place.is_dir():
@@ -168,9 +188,13 @@ class DeviceOutputs:
         return self._map(path, read_tensor(path, self._shape(name), self.reading.dtype), name)
 
     def _map(self, path: Path, values: NDArray[Any], name: str) -> NDArray[np.float32]:
+        kind = "floats" if values.dtype.kind == "f" else values.dtype.name
         if self.reading.lenient:
             values = values.ravel()
-        real = self.reading.real(path, arranged(path, values, self._shape(name), self.reading.layout))
+        arrangement = arranged(path, values, self._shape(name), self.reading.layout)
+        real = self.reading.real(path, arrangement, self.logits)
+        if self._types.setdefault(name, kind) != kind:
+            raise DataError(f"{path} holds {kind}, but others {self._types[name]}: expected one type in all files")
         return np.asarray(real[0])
 
     def _shape(self, name: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from depth_distill.display.pictures import save_figure
 from depth_distill.errors import ConfigError
 from depth_distill.export.compare.fitted_table import FittedDecoder, figure, verdict
 from depth_distill.export.device.decoder_fit import FitOptions
-from depth_distill.export.interface.decoders import IntegerCodes, write_decoders
+from depth_distill.export.interface.decoders import write_decoders
 
 OF_METRES = (
     "The table was fitted on metres. It takes the outputs from which the device's side decodes them, in place of that "
@@ -54,15 +54,7 @@ def write_fit(fitted: FittedDecoder, options: FitOptions, out: Path) -> list[Pat
         return files
     write_json(out / TABLE, {"codec": describe_codec(fit.codec), "fitted": as_json(fitted, options)})
     note = OF_METRES if options.reading.unit == "metres" else ""
-    return [*files, out / TABLE, *write_decoders(fit.codec, fitted.layout, out, _integers(options), note=note)]
-
-
-def _integers(options: FitOptions) -> IntegerCodes | None:
-    """Those of the device, where their scale was given."""
-    reading = options.reading
-    if reading.scale is None:
-        return None
-    return IntegerCodes(reading.scale, reading.zero_point, reading.dtype == "int8")
+    return [*files, out / TABLE, *write_decoders(fit.codec, fitted.layout, out, fitted.integers, note=note)]
 
 
 def as_json(fitted: FittedDecoder, options: FitOptions) -> dict[str, Any]:

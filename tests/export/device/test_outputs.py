@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from depth_distill.codecs import DepthRange, HostSingle, HostThermometer
-from depth_distill.errors import ConfigError
+from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.device.calibration import CalibrationOutputs
 from depth_distill.export.device.outputs import Reading, codes_of, require_readable
 from depth_distill.quantization.interface import output_layout
@@ -22,6 +22,16 @@ def test_metres_are_encoded_and_meet_no_sigmoid(logits, tmp_path):
     received = CalibrationOutputs(tmp_path, reading).codes(CODEC, layout, 1, (4, 6))
     assert received[0] == pytest.approx(CODES, abs=1e-5)
     assert received.shape == (1, 1, 4, 6)
+
+
+@pytest.mark.parametrize(("logits", "unit", "what"), [(True, "codes", "logits"), (False, "metres", "metres")])
+def test_integers_of_logits_and_metres_need_a_scale(logits, unit, what, tmp_path):
+    layout = output_layout(CODEC, logits=logits)
+    np.save(tmp_path / "0000.npy", np.full((1, 4, 6), 7, np.uint8))
+    with pytest.raises(DataError, match=f"holds uint8 of {what}: say its --scale and --zero-point"):
+        CalibrationOutputs(tmp_path, Reading(unit=unit)).outputs(layout, 1, (4, 6))
+    received = CalibrationOutputs(tmp_path, Reading(scale=0.5, zero_point=3, unit=unit)).outputs(layout, 1, (4, 6))
+    assert received[layout.names[0]] == pytest.approx(2.0)
 
 
 def test_logits_meet_one():

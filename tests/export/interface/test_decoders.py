@@ -303,7 +303,7 @@ def test_a_name_of_somebody_elses_file_does_not_become_code(name, tmp_path):
 @pytest.mark.parametrize(
     ("codec", "logits", "integers"),
     [
-        (HostSingle(RANGE, "inverse"), False, None),
+        (HostSingle(RANGE, "inverse"), False, IntegerCodes()),
         (HostSingle(RANGE, "log"), False, IntegerCodes(0.0037, 0)),
         (HostSingle(RANGE, "linear"), True, IntegerCodes(0.11, 131)),
         (HostTable(HostSingle(RANGE, "inverse"), [rising(256)]), False, IntegerCodes(1 / 255, -128, signed=True)),
@@ -324,7 +324,7 @@ def test_the_header_has_the_depth_of_each_8_bit_code(codec, logits, integers, tm
     subprocess.run([COMPILER, *FLAGS, "more.c", "-o", "more.so"], cwd=tmp_path, check=True)
     library = ctypes.CDLL(str(tmp_path / "more.so"))
     library.table.restype = ctypes.POINTER(ctypes.c_float)
-    given = integers or IntegerCodes()
+    given = integers
     script = script_of(tmp_path)
     stored = np.ctypeslib.as_array(library.table(), (256,))
     for signed in (False, True):
@@ -344,6 +344,8 @@ def test_only_one_code_whose_integers_are_known_has_a_table_of_depth(tmp_path):
     for codec, layout in ((single, output_layout(single, logits=True)), (several, output_layout(several))):
         _, header = write_decoders(codec, layout, tmp_path)
         assert "dd_depth_m_of_code" not in header.read_text().replace("dd_fill_depth_m_of", "")
+    _, header = write_decoders(single, output_layout(single), tmp_path, None)
+    assert "dd_depth_m_of_code" not in header.read_text().replace("dd_fill_depth_m_of", "")
     _, header = write_decoders(several, output_layout(several), tmp_path)
     assert "dd_fill_depth_m_of_u8" not in header.read_text()
 

@@ -12,7 +12,7 @@ from depth_distill.atomic import atomic_path
 from depth_distill.codecs import HostCodec
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders.c_header import c_header
-from depth_distill.export.interface.decoders.integer_codes import IntegerCodes
+from depth_distill.export.interface.decoders.integer_codes import WHOLE_RANGE, IntegerCodes
 from depth_distill.export.interface.decoders.numpy_script import numpy_script
 from depth_distill.quantization.interface import OutputLayout
 
@@ -39,7 +39,7 @@ def write_decoders(
     codec: HostCodec,
     layout: OutputLayout,
     folder: Path,
-    integers: IntegerCodes | None = None,
+    integers: IntegerCodes | None = WHOLE_RANGE,
     name: str = "decode",
     note: str = "",
 ) -> tuple[Path, ...]:
@@ -49,8 +49,8 @@ def write_decoders(
         codec: codec of the network.
         layout: layout of the network's outputs.
         folder: folder of the new files; it is created if necessary.
-        integers: 8-bit integers of the output of a single-code network, for the table of depth in the header; where
-            they are not given, codes are spread over [0, 1], and there is no table of logits.
+        integers: 8-bit integers of the output of a single-code network, for the table of depth in the header; codes
+            that are spread over [0, 1] unless given. Without a table where they are None, or not given of logits.
         name: name of the files, without suffix.
         note: which files' outputs they decode.
 

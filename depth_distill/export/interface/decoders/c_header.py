@@ -10,7 +10,7 @@ import numpy as np
 from depth_distill.codecs import HostCodec
 from depth_distill.codecs.arithmetic import float32
 from depth_distill.codecs.expression import Array, Notation, Operation, Variable, depth_expression
-from depth_distill.export.interface.decoders.integer_codes import IntegerCodes, integer_codes_of
+from depth_distill.export.interface.decoders.integer_codes import WHOLE_RANGE, IntegerCodes, integer_codes_of
 from depth_distill.export.interface.decoders.language import STEPS, Language, formula_lines, sigmoid_of_logits
 from depth_distill.quantization.interface import OutputLayout
 
@@ -18,7 +18,7 @@ from depth_distill.quantization.interface import OutputLayout
 def c_header(
     codec: HostCodec,
     layout: OutputLayout,
-    integers: IntegerCodes | None = None,
+    integers: IntegerCodes | None = WHOLE_RANGE,
     note: str = "",
     name: str = "decode.h",
 ) -> str:

@@ -39,14 +39,18 @@ class IntegerCodes:
         return codec.decode(codes.reshape(1, 1, -1)).ravel()
 
 
+WHOLE_RANGE = IntegerCodes()
+"""uint8 codes that are spread over [0, 1]."""
+
+
 def integer_codes_of(codec: HostCodec, layout: OutputLayout, given: IntegerCodes | None) -> IntegerCodes | None:
     """The integers that a table of depth can be written for; None where there are several codes, or no known scale.
 
     Args:
         codec: codec of the outputs.
         layout: the outputs.
-        given: integers of the output, where they are known; codes, not logits, are otherwise spread over [0, 1].
+        given: integers of the output; None where they are not known. ``WHOLE_RANGE`` is of codes, not of logits.
     """
-    if codec.channels != 1:
+    if codec.channels != 1 or (layout.logits and given is WHOLE_RANGE):
         return None
-    return given or (None if layout.logits else IntegerCodes())
+    return given
