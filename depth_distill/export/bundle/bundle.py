@@ -62,6 +62,18 @@ class Bundle:
         """The kind of a network file of the bundle; None of any other file."""
         return next((kind for kind, path in self.artifacts.items() if path.name == file.name), None)
 
+    def require_float(self, file: Path) -> None:
+        """Require a network file of the bundle to be the float network: nothing else returns its codes.
+
+        Raises:
+            ConfigError: it is another file, such as one with integers, or one that returns metres.
+        """
+        kind = self.kind_of(file)
+        if kind not in ("float", "fp16"):
+            raise ConfigError(
+                f"{file} is the {kind} file of its bundle, expected the float network: give {self.artifact('float')}"
+            )
+
     @property
     def codec(self) -> HostCodec:
         """The codec, which decodes codes to metres."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from depth_distill.codecs import DepthRange, Encoding, HostCodec, HostSingle, HostUnknown
 from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.errors import ConfigError
-from depth_distill.export.bundle.bundle import bundle_of
+from depth_distill.export.bundle.bundle import Bundle, bundle_of
 from depth_distill.export.device.outputs import DeviceOutputs, Reading, codes_of, require_readable
 from depth_distill.export.harden.sources import Source, open_source
 from depth_distill.quantization.interface import OutputLayout
@@ -79,14 +79,18 @@ class Case:
         options: what it is made of.
 
     Raises:
-        ConfigError: the network cannot be used, or what its output means is not known.
+        ConfigError: the network cannot be used, is another file of a bundle than the float one, or what its output
+            means is not known.
         DataError: there are no images.
     """
 
     def __init__(self, options: CaseOptions) -> None:
         self.options = options
+        bundle = bundle_of(options.network) if options.network.suffix.lower() == ".onnx" else None
+        if bundle is not None:
+            bundle.require_float(options.network)
         self.source = open_source(options.network, overrides=options.overrides)
-        self.codec, self.layout, self.pixels = _known(options, self.source)
+        self.codec, self.layout, self.pixels = _known(options, self.source, bundle)
         require_readable(self.codec, options.reading.unit)
         self.near_is_one = options.meaning is not None and options.meaning.near_is_one
         self.inputs = NetworkInputs(options.images, self.source.shape, self.source.interface.inputs.name, self.pixels)
@@ -149,9 +153,8 @@ class Case:
         return self.codec.decode(self.oriented(codes))
 
 
-def _known(options: CaseOptions, source: Source) -> tuple[HostCodec, OutputLayout, PixelFormat]:
+def _known(options: CaseOptions, source: Source, bundle: Bundle | None) -> tuple[HostCodec, OutputLayout, PixelFormat]:
     """Codec, outputs and pixels, from the run, the bundle around a file, or the options."""
-    bundle = bundle_of(options.network) if options.network.suffix.lower() == ".onnx" else None
     says = options.meaning is not None or options.pixels is not None
     if says and (source.pixels is not None or bundle is not None):
         raise ConfigError(

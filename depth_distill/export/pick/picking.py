@@ -205,8 +205,10 @@ def _opened(options: PickOptions) -> tuple[Source, NetworkInputs]:
     of_data = options.images.suffix.lower() in CONFIGS
     is_onnx = options.network.suffix.lower() == ".onnx"
     overrides = () if is_onnx and of_data else options.overrides
-    source = open_source(options.network, options.size, overrides)
     bundle = bundle_of(options.network) if is_onnx else None
+    if bundle is not None:
+        bundle.require_float(options.network)
+    source = open_source(options.network, options.size, overrides)
     pixels = source.pixels
     if bundle is not None:
         source = dataclasses.replace(

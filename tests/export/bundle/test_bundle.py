@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from depth_distill.codecs import DepthRange, HostSingle, describe_codec
 from depth_distill.errors import ConfigError
@@ -16,7 +17,11 @@ from depth_distill.export.bundle.bundle import (
     work_folder,
 )
 from depth_distill.export.bundle.manifest import write_manifest
+from depth_distill.export.device.case import Case, CaseOptions
+from depth_distill.export.pick.outcome import PickOptions
+from depth_distill.export.pick.picking import pick_calibration
 from depth_distill.quantization.interface import OutputLayout
+from depth_distill.quantization.target.target import load_target
 
 VALUES = {
     "codec": describe_codec(HostSingle(DepthRange(0.5, 15.0), "inverse")),
@@ -60,6 +65,21 @@ def test_a_changed_or_incomplete_bundle_is_refused(tmp_path):
     (folder / "manifest.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         load_bundle(folder)
+
+
+@pytest.mark.parametrize("kind", ["int8", "metric"])
+def test_only_the_float_file_stands_for_the_float_network(kind, tmp_path):
+    folder = make(tmp_path / "bundle")
+    other = folder / f"model.{kind}.onnx"
+    other.write_text("other")
+    write_manifest(folder, {**VALUES, "artifacts": {"float": "model.float.onnx", kind: other.name}})
+    load_bundle(folder).require_float(folder / "model.float.onnx")
+    message = f"is the {kind} file of its bundle, expected the float network: give .*model.float.onnx"
+    with pytest.raises(ConfigError, match=message):
+        Case(CaseOptions(network=other, images=tmp_path))
+    options = PickOptions(other, tmp_path, 4)
+    with pytest.raises(ConfigError, match=message):
+        pick_calibration(options, load_target("per-tensor-minmax"), Console())
 
 
 def test_a_file_knows_its_bundle(tmp_path):
