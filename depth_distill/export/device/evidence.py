@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from torch import fx
 
+from depth_distill.data.network_inputs import spaced
 from depth_distill.errors import UserError
 from depth_distill.export.device.case import Case, Codes, Outputs
 from depth_distill.quantization.graph.trace import trace
@@ -81,6 +82,4 @@ def collect(
 
 def evenly(values: Sequence[int], most: int) -> list[int]:
     """At most so many of the values, evenly spaced."""
-    if len(values) <= most:
-        return list(values)
-    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
+    return [values[place] for place in spaced(len(values), most)]

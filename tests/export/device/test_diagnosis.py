@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from depth_distill.export.device.diagnosis import diagnose
-from depth_distill.export.device.evidence import collect
+from depth_distill.export.device.evidence import collect, evenly
 from depth_distill.export.device.verdict import verdict
 from depth_distill.quantization.passes.base import Context
 from depth_distill.quantization.preparation import Preparer
@@ -23,6 +23,11 @@ def device(tmp_path):
 def found_in(folder, suspects=None):
     case = case_of(folder, folder / "float.onnx")
     return diagnose(collect(case)) if suspects is None else diagnose(collect(case), suspects)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(1, [3]), (2, [3, 9]), (9, [3, 5, 7, 9])])
+def test_one_of_several_may_be_taken(most, expected):
+    assert evenly([3, 5, 7, 9], most) == expected
 
 
 def test_sound_int8_is_called_sound(tmp_path, device):
