@@ -84,7 +84,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.export.pick.report import as_json, require_own_folder, table, write_choice
     from depth_distill.quantization.target.target import load_target
 
-    require_own_folder(options.out)
+    require_own_folder(options.out, (options.image_folder, options.judge_on))
     console = wide_console()
     asked = PickOptions(
         network=options.network,
@@ -110,6 +110,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     console.print(table(choice))
     for warning in choice.warnings:
         say("warning", warning, "yellow")
+    if choice.price:
+        say("warning", choice.price, "yellow")
     for each in choice.stretching[:5]:
         say("stretch", f"{each.image} would add {each.rise:.0%}: it widens {each.site} for all others")
     say(

@@ -12,9 +12,10 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 from depth_distill.cli import main
+from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.export.interface.calibration_set import read_calibration_set
-from depth_distill.export.pick import picking
-from depth_distill.export.pick.outcome import Choice, SizeRow, recommend
+from depth_distill.export.pick import picking, report
+from depth_distill.export.pick.outcome import Choice, PickOptions, SizeRow, recommend
 from depth_distill.quantization.interface import Interface
 from tests.data.files import write_photos
 
@@ -158,6 +159,7 @@ def test_what_the_worst_image_pays_is_told(worst, told):
     choice = Choice("mm", 9, 3, ("a",), rows, 6.0, worst, "picked", ("a",), (), (), 1.0)
     assert ("30 mm with all become 90 mm" in choice.price) == told
     assert dataclasses.replace(choice, recommended="all").price == ""
+    assert choice.to_dict()["price"] == choice.price
     assert choice.verdict.startswith("calibrate on the picked images: deviation from FP32 5 mm with the 1 picked")
 
 
@@ -215,6 +217,43 @@ def test_what_cannot_be_is_refused_in_one_line(pick, tmp_path, words, message, c
     printed = capsys.readouterr().err
     assert message in printed
     assert len(printed.strip().splitlines()) == 1
+
+
+def test_the_price_is_printed(pick, capsys, monkeypatch):
+    monkeypatch.setattr(Choice, "price", "on the worst image 30 mm with all become 90 mm")
+    assert pick() == 0
+    assert "warning  on the worst image 30 mm with all become 90 mm" in capsys.readouterr().out
+
+
+def test_images_in_the_folder_that_is_written_are_not_deleted(pick, photos, tmp_path, capsys):
+    inside = tmp_path / "out" / "pictures"
+    inside.parent.mkdir()
+    (tmp_path / "out" / "pick.json").write_text("{}")
+    photos.rename(inside)
+    for words in (["--images", str(inside)], ["--images", str(tmp_path / "more"), "--judge-on", str(inside)]):
+        assert pick(*words) == 2
+        assert "lie in --out" in capsys.readouterr().err
+    assert len(list(inside.iterdir())) == 20
+
+
+def test_a_failure_leaves_the_earlier_choice(photos, tmp_path, monkeypatch):
+    source = SimpleNamespace(takes_uint8=False, interface=Interface.raw("picture", (3, *SIZE), ["depth"]))
+    inputs = NetworkInputs(photos, (3, *SIZE), "picture", PixelFormat())
+    files = tuple(map(str, inputs.files))
+    choice = Choice(
+        "mm", 20, 3, files[:2], (SizeRow(2, 5.0, (7.0,)),), 6.0, (5.0, 6.0), "picked", files[:2], (), (), 1.0
+    )
+    out, options = tmp_path / "out", PickOptions(tmp_path / "n.onnx", photos, 2)
+    report.write_choice(choice, [0, 1], inputs, source, options, out)
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(report, "save_figure", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        report.write_choice(choice, [2, 3], inputs, source, options, out)
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_with_other_files_is_left_alone(pick, tmp_path, capsys):

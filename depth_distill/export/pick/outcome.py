@@ -164,7 +164,7 @@ class Choice:
         values["rows"] = [
             {**asdict(row), "random": list(row.random), "random_mean": row.random_mean} for row in self.rows
         ]
-        return values | {"picked_deviation": self.picked_deviation, "verdict": self.verdict}
+        return values | {"picked_deviation": self.picked_deviation, "verdict": self.verdict, "price": self.price}
 
 
 def recommend(picked: float, random: float, every: float) -> Recommended:

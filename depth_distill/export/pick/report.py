@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,12 +25,19 @@ _OWN = ("tensors", "raw", "images", COPIES)
 _SHOWN, _LEFT_OUT_SHOWN = 12, 4  # pictures
 
 
-def require_own_folder(out: Path) -> None:
-    """Refuse a folder with anything but an earlier choice.
+def require_own_folder(out: Path, given: Sequence[Path | None] = ()) -> None:
+    """Refuse a folder with anything but an earlier choice, or with the images to choose from: they would be replaced.
+
+    Args:
+        out: the folder.
+        given: folders of images.
 
     Raises:
-        ConfigError: there are files, and no ``pick.json``.
+        ConfigError: there are files, and no ``pick.json``; or images lie in it.
     """
+    for each in given:
+        if each is not None and each.is_dir() and each.resolve().is_relative_to(out.resolve()):
+            raise ConfigError(f"the images of {each} lie in --out {out}, whose files are replaced: give another folder")
     if out.is_dir() and any(out.iterdir()) and not (out / FOUND).is_file():
         raise ConfigError(f"--out {out} has files that are not of pick-calibration: give a folder of its own")
 
@@ -47,10 +55,6 @@ def write_choice(
         options: what was asked for.
         out: the folder; files of an earlier choice in it are replaced.
     """
-    write_json(out / FOUND, as_json(choice, options))
-    for name in _OWN:
-        shutil.rmtree(out / name, ignore_errors=True)
-    (out / "images.txt").unlink(missing_ok=True)
     tensors = torch.stack([inputs.load(index) for index in chosen])
     if source.takes_uint8:
         tensors, _ = as_input(tensors, torch.uint8, f"{options.images}: the input of {source.file}")
@@ -58,10 +62,19 @@ def write_choice(
     order = {"picked": "in which they were picked", "all": "of the folder", "random": "in which they were drawn"}
     name = source.interface.inputs.name
     runners = "the scripts in runners/ of a bundle"
-    write_calibration_set(tensors.numpy(), pictures, name, out, order[choice.recommended], runners)
-    _write_lines(out / SOURCES, choice.chosen)
-    _write_lines(out / DATASET, _copied(choice.chosen, out))
-    save_figure(figure(choice, inputs), out / PICTURE)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".", suffix=".work") as folder:  # the old set stays until the end
+        work = Path(folder)
+        write_calibration_set(tensors.numpy(), pictures, name, work, order[choice.recommended], runners)
+        _write_lines(work / SOURCES, choice.chosen)
+        _write_lines(work / DATASET, _copied(choice.chosen, work))
+        save_figure(figure(choice, inputs), work / PICTURE)
+        write_json(work / FOUND, as_json(choice, options))
+        for old in _OWN:
+            shutil.rmtree(out / old, ignore_errors=True)
+        (out / "images.txt").unlink(missing_ok=True)
+        for path in sorted(work.iterdir()):
+            path.rename(out / path.name)
 
 
 def as_json(choice: Choice, options: PickOptions) -> dict[str, object]:
