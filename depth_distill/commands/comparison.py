@@ -21,7 +21,7 @@ from depth_distill.export.backends.backends import find_backend
 from depth_distill.export.backends.layer_runner import LayerRunner
 from depth_distill.export.bundle.bundle import INTEGER_KINDS, Bundle, load_bundle
 from depth_distill.export.compare.drift import Drift, DriftStatistics, output_drift
-from depth_distill.export.compare.dumps import DumpFolder
+from depth_distill.export.compare.dumps import DumpFolder, dump_names
 from depth_distill.export.device.calibration import CalibrationOutputs
 from depth_distill.export.device.through_table import ThroughTable, through_table
 from depth_distill.export.interface.calibration_set import read_calibration_set
@@ -46,9 +46,10 @@ def compare(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     every = read_calibration_set(bundle.calibration)
     images = every[: options.images]
     if options.dump_reference is not None:
+        files = dump_names([each.name for each in layers])
         for index, image in enumerate(images):
             for name, values in runner.layer_outputs(image[None]).items():
-                with atomic_path(options.dump_reference / f"{index:04d}" / f"{name}.npy") as temporary:
+                with atomic_path(options.dump_reference / f"{index:04d}" / f"{files[name]}.npy") as temporary:
                     np.save(temporary, values, allow_pickle=False)
         console.print(f"{len(layers)} layers of {len(images)} images written to {options.dump_reference}")
         return 0

@@ -81,5 +81,20 @@ class DumpFolder:
         return arranged(path, values.astype(np.float32), shape, self.layout)
 
 
+def dump_names(names: Sequence[str]) -> dict[str, str]:
+    """Names without suffix of the files of layers, in which no name of somebody else's file is a path.
+
+    Raises:
+        DataError: two layers would share one file.
+    """
+    files = {name: re.sub(r"[^0-9A-Za-z_.-]", "_", name) for name in names}
+    by_key: dict[str, str] = {}
+    for name in names:
+        other = by_key.setdefault(_key(name), name)
+        if other != name:
+            raise DataError(f"the layers {other!r} and {name!r} would have the same file: rename one of them")
+    return files
+
+
 def _key(name: str) -> str:
     return re.sub(r"[^0-9A-Za-z]", "_", name)

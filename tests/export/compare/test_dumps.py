@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from depth_distill.errors import DataError
-from depth_distill.export.compare.dumps import DumpFolder
+from depth_distill.export.compare.dumps import DumpFolder, dump_names
 from depth_distill.export.onnx_io.layers import OnnxLayer
 from depth_distill.export.onnx_io.quant_params import QuantParams
 
@@ -93,3 +93,15 @@ def test_what_cannot_be_read_is_named(folder, codes):
         read(folder)
     with pytest.raises(DataError, match="has no folder 0000, 0001 and so on"):
         DumpFolder(folder / "0000", [FLOAT])
+
+
+def test_no_name_of_a_layer_leads_out_of_the_folder(folder, expected):
+    layers = [OnnxLayer(name, "Conv", "c", "c", None, None) for name in ("/abs/conv", "../../up", "plain.0", "a b")]
+    files = dump_names([each.name for each in layers])
+    assert list(files.values()) == ["_abs_conv", ".._.._up", "plain.0", "a_b"]
+    for name in files.values():
+        np.save(folder / "0000" / f"{name}.npy", expected)
+    dumps = DumpFolder(folder, layers)
+    assert all(np.array_equal(dumps.read(0, each, SHAPE), expected) for each in layers)
+    with pytest.raises(DataError, match="'a/b' and 'a_b' would have the same file"):
+        dump_names(["a/b", "a_b"])
