@@ -29,7 +29,14 @@ from depth_distill.export.bundle.bundle import (
     require_replaceable,
     work_folder,
 )
-from depth_distill.export.bundle.decode_table import PICTURE, DecodeTable, TableSource, expected_codes, find_table
+from depth_distill.export.bundle.decode_table import (
+    PICTURE,
+    DecodeTable,
+    GivenTable,
+    TableSource,
+    expected_codes,
+    find_table,
+)
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
 from depth_distill.export.bundle.manifest import sha256, write_manifest
 from depth_distill.export.bundle.reporting import Results, table_lines, write_results
@@ -371,8 +378,9 @@ def _decode_table(
 ) -> DecodeTable | None:
     """The decode table that the options ask for, fitted on the calibration images."""
     source, folder = options.decode_table, steps.folder / BUNDLE
-    if source is None:
+    if source is None or isinstance(source, GivenTable):  # nothing is fitted: a picture would be of another table
         (folder / PICTURE).unlink(missing_ok=True)
+    if source is None:
         return None
     chosen = source
 

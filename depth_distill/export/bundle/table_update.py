@@ -23,6 +23,7 @@ from depth_distill.export.bundle.bundle import (
 from depth_distill.export.bundle.decode_table import PICTURE, DecodeTable, write_bundle_decoders
 from depth_distill.export.bundle.manifest import TABLE, write_manifest
 from depth_distill.export.interface.decoders import IntegerCodes
+from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
 
 _REFUSED = "decode_table_refused"
 _NEWER = "Newer than this report:"
@@ -65,6 +66,10 @@ def update_table(bundle: Bundle, table: DecodeTable, picture: Figure, integers: 
                 **{kind: name for kind, name in bundle.manifest["artifacts"].items() if kind != "metric_int8"},
                 **({} if why else {"metric_int8": METRIC_INT8}),
             }
+            manifest["opsets"] = {
+                **{kind: opset for kind, opset in bundle.manifest.get("opsets", {}).items() if kind != "metric_int8"},
+                **({} if why else {"metric_int8": opset_of(read_onnx(folder / METRIC_INT8, weights=False))}),
+            }
         save_figure(picture, folder / PICTURE)
         _note(folder, table.line)
         write_manifest(folder, manifest)
@@ -81,7 +86,8 @@ def _with_table(bundle: Bundle, table: DecodeTable) -> dict[str, Any]:
     manifest |= table.to_manifest(bundle.codec)
     metrics = old.get("metrics")
     if isinstance(metrics, Mapping):
-        rows = [{**row, "with_table": None} for row in metrics.get("rows", ())]
+        of_others = (row for row in metrics.get("rows", ()) if row.get("artifact") != "metric_int8")
+        rows = [{**row, "with_table": None} for row in of_others]
         manifest["metrics"] = {**metrics, "rows": rows, "decode_table": [table.line]}
     return manifest
 
