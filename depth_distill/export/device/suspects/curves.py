@@ -126,7 +126,7 @@ class SignedRead(Suspect):
     name: ClassVar[str] = "int8_read_as_uint8"
     kind: ClassVar[Kind] = "codes"
     title: ClassVar[str] = "int8 is read as uint8, or uint8 as int8:"
-    cure: ClassVar[str] = "read the bytes as the other type (--dump-dtype), which shifts codes by 128"
+    cure: ClassVar[str] = "read the bytes as the other type (--dump-dtype, or a new .npy), which shifts codes by 128"
 
     def trials(self, evidence: Evidence) -> Iterator[Trial]:
         """Undone by the highest bit."""
