@@ -29,7 +29,7 @@ from depth_distill.quantization.passes.base import Context, Pass, PassError, Pas
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.surgery.surgery import Surgery
 from depth_distill.quantization.recipe import Recipe
-from depth_distill.quantization.simulate.calibrate import calibrate, weights_hash
+from depth_distill.quantization.simulate.calibrate import calibrate, structure_hash, weights_hash
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers
 from depth_distill.quantization.simulate.ptq import with_ranges
 
@@ -101,7 +101,8 @@ class Prepared:
     @property
     def fingerprint(self) -> list[Any]:
         """What everything that is made of ``graph`` depends on, as JSON."""
-        return [weights_hash(self.graph), self.interface.inputs.to_dict(), str(self.interface.outputs)]
+        graph = [weights_hash(self.graph), structure_hash(self.graph)]
+        return [*graph, self.interface.inputs.to_dict(), str(self.interface.outputs)]
 
 
 def run_pass(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResult:

@@ -21,7 +21,7 @@ from depth_distill.errors import ConfigError, UserError
 from depth_distill.export.bundle.bundle import STEPS_RECORD
 from depth_distill.export.bundle.manifest import sha256
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
-from depth_distill.quantization.simulate.calibrate import weights_hash
+from depth_distill.quantization.simulate.calibrate import structure_hash, weights_hash
 
 
 class StepError(ConfigError):
@@ -111,7 +111,7 @@ def resumable_passes(steps: StepRunner) -> Callable[[Pass, fx.GraphModule, Conte
     """An ``Execute`` for :class:`~depth_distill.quantization.preparation.Preparer`: each pass of a recipe is a step.
 
     The weights after a pass are stored, so that an export that was interrupted during the next pass does not repeat it.
-    Passes that change the structure take no time and are always run.
+    Passes that change the structure, whose result a file of weights could not restore, are always run.
     """
 
     def execute(pass_: Pass, graph: fx.GraphModule, context: Context) -> PassResult:
@@ -132,7 +132,10 @@ def resumable_passes(steps: StepRunner) -> Callable[[Pass, fx.GraphModule, Conte
 
         tables: list[Table | None] = []
         images = [tensor_hash(each) for each in context.images]
-        depends_on = [pass_.to_dict(), weights_hash(graph), images, context.chosen_calibrator]
+        # Rounding is judged against the reference, which passes that change the function leave as it was.
+        graphs = [graph] if context.reference is None else [graph, context.reference]
+        hashes = [(weights_hash(each), structure_hash(each)) for each in graphs]
+        depends_on = [pass_.to_dict(), hashes, images, context.chosen_calibrator]
         report = steps.run(title, depends_on, make, [name])
         restored = pass_.shaped(copy.deepcopy(graph))
         restored.load_state_dict(torch.load(steps.folder / name, weights_only=True))

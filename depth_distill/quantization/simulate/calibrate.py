@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from depth_distill.atomic import write_json
 from depth_distill.device import device_of, full_precision
@@ -172,6 +172,14 @@ def weights_hash(model: nn.Module) -> str:
                 digest.update(f"{path}.{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def structure_hash(graph: fx.GraphModule) -> str:
+    """SHA-256 of what a graph computes besides its weights: its modules with their arguments, and its code.
+
+    The bounds of a clip, or a ReLU in place of a ReLU6, are no parameters, so :func:`weights_hash` does not see them.
+    """
+    return hashlib.sha256(str(graph).encode()).hexdigest()
 
 
 def _update(statistic: RangeStatistic, values: Tensor, site: str, first_sample: int) -> None:

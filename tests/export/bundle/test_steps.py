@@ -3,10 +3,18 @@
 import errno
 
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
 from depth_distill.errors import DataError
-from depth_distill.export.bundle.steps import StepError, StepRunner
+from depth_distill.export.bundle.steps import StepError, StepRunner, resumable_passes
+from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.passes.base import Context
+from depth_distill.quantization.preparation import Preparer
+from depth_distill.quantization.recipe import Recipe
+from depth_distill.quantization.target.target import load_target
+from tests.quantization.passes.blocks import images
 
 
 def run(folder, depends_on, calls, text="one", everything=None):
@@ -49,3 +57,20 @@ def test_a_failure_names_its_step(error, message, tmp_path):
 def test_what_no_person_can_mend_is_passed_on(tmp_path):
     with pytest.raises(ZeroDivisionError):
         StepRunner(tmp_path, Console(quiet=True)).run("load", None, lambda: 1 / 0)
+
+
+def test_what_was_made_of_another_structure_is_not_kept(tmp_path):
+    """ReLU6 and ReLU have no weights: only the structure tells the recipes apart."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU6(), nn.Conv2d(4, 1, 1))
+    context = Context(load_target("per-tensor-minmax"), [images()], Interface.raw("image", (3, 12, 12), ["y"]))
+
+    def export(*passes):
+        steps = StepRunner(tmp_path, Console(quiet=True))
+        prepared = Preparer(network, context, resumable_passes(steps))(Recipe.from_entries(passes))
+        steps.run("calibrate", prepared.fingerprint, lambda: None)
+        return {"recipe: bias_correct", "calibrate"} & set(steps.kept)
+
+    assert export("fold", "bias_correct") == set()
+    assert export("fold", "replace_relu6", "bias_correct") == set()
+    assert export("fold", "replace_relu6", "bias_correct") == {"recipe: bias_correct", "calibrate"}
