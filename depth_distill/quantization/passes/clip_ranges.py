@@ -48,9 +48,13 @@ class ClipRanges(Pass):
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Measure both ranges of every activation, choose, and clip."""
         quantized = fake_quantize(graph, context.target)
+        symmetric = context.target.activations.symmetric
         wide, narrow = (
-            calibrate(quantized, context.batches, name, progress=context.progress).ranges
-            for name in (context.chosen_calibrator, self.calibrator)
+            {site: _representable(each, symmetric) for site, each in measured.ranges.items()}
+            for measured in (
+                calibrate(quantized, context.batches, name, progress=context.progress)
+                for name in (context.chosen_calibrator, self.calibrator)
+            )
         )
         inner = {name for name, each in activation_quantizers(quantized).items() if each.kind == "activation"}
         clipped = {name: narrow[name] for name in narrow if name in inner and self._gains(wide[name], narrow[name])}
@@ -62,6 +66,12 @@ class ClipRanges(Pass):
     def _gains(self, wide: _Range, narrow: _Range) -> bool:
         width, narrower = (max(high, 0.0) - min(low, 0.0) for low, high in (wide, narrow))
         return 0 < narrower * self.min_gain <= width
+
+
+def _representable(given: _Range, symmetric: bool) -> _Range:
+    """The range that codes for ``given`` span: a symmetric scale is that of the larger end, and cuts off neither."""
+    largest = max(-given[0], given[1])
+    return (-largest, largest) if symmetric else given
 
 
 def _table(wide: Mapping[str, _Range], clipped: Mapping[str, _Range]) -> Table:

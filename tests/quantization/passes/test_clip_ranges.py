@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.passes.base import Context
+from depth_distill.quantization.preparation import Preparer
+from depth_distill.quantization.recipe import Recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers
+from depth_distill.quantization.target.target import load_target
 from tests.quantization.networks import sqnr_db
 from tests.quantization.passes.blocks import images
 from tests.quantization.passes.test_split_channels import prepare
@@ -50,3 +55,17 @@ def test_it_needs_images_and_a_gain():
         prepare(network(), ["fold", "clip_ranges"], [])
     with pytest.raises(ConfigError, match="min_gain: received 0.5"):
         prepare(network(), ["fold", {"clip_ranges": {"min_gain": 0.5}}])
+
+
+def test_a_symmetric_scale_is_that_of_the_larger_end():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 1, 1))
+    torch.manual_seed(0)
+    nn.init.normal_(network[0].weight, std=0.5)
+    nn.init.constant_(network[0].bias, -3.0)  # nearly all values are negative
+    context = Context(load_target("symmetric-pow2"), [with_outlier()], Interface.raw("image", (3, 12, 12), ["y"]))
+    recipe = Recipe.from_entries(["fold", {"clip_ranges": {"calibrator": "percentile"}}])
+    prepared = Preparer(network, context)(recipe)
+    ((low, high),) = prepared.reports[1].values["clipped"].values()
+    assert low == -high < -3
+    unseen = images(2, size=64, seed=3)
+    assert sqnr_db(prepared.trained, prepared.graph, unseen) > 30
