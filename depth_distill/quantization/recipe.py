@@ -9,6 +9,7 @@ from typing import Any
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.passes.base import Pass
+from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.registry import PASSES
 from depth_distill.quantization.passes.stress import Stress
@@ -74,6 +75,13 @@ class Recipe:
                 raise ConfigError(
                     f"recipe {self}: pair returns integer and fractional in place of a code or its logits, and {each} "
                     "would change the same outputs: leave one of them out"
+                )
+        for head in ("pair", "thermometer"):
+            behind = self.passes[names.index(head) :] if head in names else ()
+            if any(isinstance(each, Equalize) and each.relu6 == "bounded" for each in behind):
+                raise ConfigError(
+                    f"recipe {self}: the codes of {head} are clipped on purpose, each on other images, and equalize with "
+                    f"relu6: bounded scales those that no calibration image reached the end of: put it before {head}"
                 )
         if "clip_ranges" in names and "equalize" in names[names.index("clip_ranges") :]:
             raise ConfigError(

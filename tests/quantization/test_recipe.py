@@ -87,6 +87,8 @@ def test_a_recipe_is_read_from_a_name_a_file_a_list_and_text(tmp_path):
         (["fold", "equalize", "equalize"], "equalize stands there 2 times"),
         (["fold", "equalize", "bake_ranges"], "bake_ranges keeps ranges that were learned .* equalize changes these"),
         (["fold", "clip_ranges", "equalize"], "clip_ranges chooses ranges .* put equalize before clip_ranges"),
+        (["fold", "pair", {"equalize": {"relu6": "bounded"}}], "codes of pair are clipped .* put it before pair"),
+        (["fold", "thermometer", {"equalize": {"relu6": "bounded"}}], "put it before thermometer"),
         (["fold", "split_channels", "split_channels"], "split_channels stands there 2 times"),
         (["fold", "adaround", "equalize"], "adaround fits weights to the grid .* put equalize before"),
         ("{fold: {}}", "unknown recipe"),
