@@ -80,14 +80,14 @@ class Recipe:
             behind = self.passes[names.index(head) :] if head in names else ()
             if any(isinstance(each, Equalize) and each.relu6 == "bounded" for each in behind):
                 raise ConfigError(
-                    f"recipe {self}: the codes of {head} are clipped on purpose, each on other images, and equalize with "
-                    f"relu6: bounded scales those that no calibration image reached the end of: put it before {head}"
+                    f"recipe {self}: the codes of {head} are clipped on purpose, each on other images, and equalize "
+                    "with relu6: bounded scales those that no calibration image reached the end of: put it before "
+                    f"{head}"
                 )
-        if "clip_ranges" in names and "equalize" in names[names.index("clip_ranges") :]:
-            raise ConfigError(
-                f"recipe {self}: clip_ranges chooses ranges for the channel scales that are there, and equalize "
-                "changes these: put equalize before clip_ranges"
-            )
+        for earlier, refused, reason in _ORDERS:
+            for late in names[names.index(earlier) :] if earlier in names else ():
+                if late in refused:
+                    raise ConfigError(f"recipe {self}: {reason.format(late)}: put {late} before {earlier}")
         rounding = [place for place, each in enumerate(names) if each in ("adaround", "bias_correct")]
         late = (
             [each for each in names[rounding[0] + 1 :] if each not in ("adaround", "bias_correct")] if rounding else []
@@ -149,14 +149,38 @@ class Recipe:
         return any(isinstance(each, Surgery) for each in self.passes[place:])
 
     def with_passes(self, *more: Pass) -> "Recipe":
-        """The recipe with passes that change what goes in and comes out, placed before anything is rounded."""
-        first = next((k for k, each in enumerate(self.passes) if each.name in ("adaround", "bias_correct")), None)
+        """The recipe with passes that change what goes in and comes out, before all that is fitted to the network."""
+        first = next((k for k, each in enumerate(self.passes) if each.name in _LAST), None)
         place = len(self.passes) if first is None else first
         name = " + ".join([self.name, *(each.name for each in more)]) if more else self.name
         return Recipe((*self.passes[:place], *more, *self.passes[place:]), name)
 
     def __str__(self) -> str:
         return self.name or f"[{', '.join(map(str, self.passes))}]"
+
+
+_ORDERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("clip_ranges", ("equalize",), "clip_ranges chooses ranges for the present channel scales, and {} changes these"),
+    (
+        "split_weights",
+        ("equalize", "stress"),
+        "split_weights clips for the present channel scales, and {} changes these",
+    ),
+    (
+        "clip_ranges",
+        ("pair", "thermometer"),
+        "{} replaces the last convolution, which clip_ranges may have put a clip behind",
+    ),
+    (
+        "split_weights",
+        ("pair", "thermometer"),
+        "{} replaces the last convolution, which split_weights may have made two",
+    ),
+)
+"""A pass, those that must not stand behind it, and why."""
+
+_LAST = ("clip_ranges", "split_weights", "adaround", "bias_correct")
+"""Passes that are fitted to everything before them."""
 
 
 NAIVE = Recipe((Fold(),), "naive")

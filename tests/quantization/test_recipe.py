@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.head import with_head
 from depth_distill.quantization.passes.registry import PASSES
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, NAIVE, Recipe, load_recipe, recipe_names
 from depth_distill.quantization.target.target import load_target
@@ -89,6 +90,10 @@ def test_a_recipe_is_read_from_a_name_a_file_a_list_and_text(tmp_path):
         (["fold", "clip_ranges", "equalize"], "clip_ranges chooses ranges .* put equalize before clip_ranges"),
         (["fold", "pair", {"equalize": {"relu6": "bounded"}}], "codes of pair are clipped .* put it before pair"),
         (["fold", "thermometer", {"equalize": {"relu6": "bounded"}}], "put it before thermometer"),
+        (["fold", "split_weights", "equalize"], "split_weights clips for .* put equalize before split_weights"),
+        (["fold", "split_weights", {"stress": {"sigma": 0.1}}], "put stress before split_weights"),
+        (["fold", "split_weights", "pair"], "pair replaces the last .* made two: put pair before split_weights"),
+        (["fold", "clip_ranges", "thermometer"], "may have put a clip behind: put thermometer before clip_ranges"),
         (["fold", "split_channels", "split_channels"], "split_channels stands there 2 times"),
         (["fold", "adaround", "equalize"], "adaround fits weights to the grid .* put equalize before"),
         ("{fold: {}}", "unknown recipe"),
@@ -110,6 +115,13 @@ def test_input_passes_come_before_what_rounds():
     assert [each.name for each in recipe.passes] == ["fold", "equalize", "uint8_input", "adaround", "bias_correct"]
     assert str(recipe) == "mine + uint8_input"
     assert str(NAIVE.with_passes()) == "naive"
+
+
+@pytest.mark.parametrize("fitted", ["clip_ranges", "split_weights"])
+@pytest.mark.parametrize("head", ["pair", "thermometer"])
+def test_a_head_comes_before_what_is_fitted_to_the_network(head, fitted):
+    recipe = with_head(Recipe.from_entries(["fold", "equalize", fitted, "bias_correct"]), head)
+    assert [each.name for each in recipe.passes] == ["fold", "equalize", head, fitted, "bias_correct"]
 
 
 def test_channels_are_stressed_behind_surgery():
