@@ -152,7 +152,8 @@ class Recipe:
         """The recipe with passes that change what goes in and comes out, before all that is fitted to the network."""
         first = next((k for k, each in enumerate(self.passes) if each.name in _LAST), None)
         place = len(self.passes) if first is None else first
-        name = " + ".join([self.name, *(each.name for each in more)]) if more else self.name
+        # Without a name, it is called by its passes.
+        name = " + ".join([self.name, *(each.name for each in more)]) if self.name else ""
         return Recipe((*self.passes[:place], *more, *self.passes[place:]), name)
 
     def __str__(self) -> str:

@@ -115,6 +115,7 @@ def test_input_passes_come_before_what_rounds():
     assert [each.name for each in recipe.passes] == ["fold", "equalize", "uint8_input", "adaround", "bias_correct"]
     assert str(recipe) == "mine + uint8_input"
     assert str(NAIVE.with_passes()) == "naive"
+    assert str(Recipe(NAIVE.passes).with_passes(PASSES["uint8_input"]())) == "[fold, uint8_input]"
 
 
 @pytest.mark.parametrize("fitted", ["clip_ranges", "split_weights"])
