@@ -51,25 +51,9 @@ class PtqRows:
         base = run.chosen_recipe(base, self.target, calibration)
         naive = self.prepare(base)
         self.evaluator = run.evaluator(options.images, reference=naive.reference)
-        images = options.reconstruction_images
-        equalize, correct, rounding = Equalize(), BiasCorrect(images), AdaRound(images=images)
-        steps: dict[str, tuple[Pass, ...]] = {
-            "+ equalize": (equalize,),
-            "(equalize, ReLU6 as ReLU)": (ReplaceReLU6(), equalize),
-            "+ bias correction": (equalize, correct),
-            "+ rounding reconstruction": (equalize, rounding, correct),
-        }
-        if not replace_relu6(naive.graph)[1]:
-            del steps["(equalize, ReLU6 as ReLU)"]
-        self.recipes: dict[str, Recipe] = {FLOAT: base, "PTQ" if base.has("equalize") else "naive PTQ": base}
+        has_relu6 = bool(replace_relu6(naive.graph)[1])
+        self.recipes = row_recipes(base, options.reconstruction_images, has_relu6)
         """Recipe of each row, by its title."""
-        for row, passes in steps.items():
-            # What the base has already is not done twice, and what would come behind its rounding is left out.
-            more = [each for each in passes if not base.has(each.name)]
-            rounded = any(base.has(each.name) for each in (rounding, correct))
-            if more and not rounded:
-                self.recipes.setdefault(row, base.then(*more))
-        self.recipes[PER_CHANNEL] = base
 
     def measure(self, row: str) -> dict[str, Any]:
         """What PTQ makes of the float network of a row, by us and by the vendor; of ``FLOAT``, the network itself."""
@@ -99,6 +83,33 @@ class PtqRows:
             "parity": share_within_one_step(ours, in_file, _first(scorer.images, _PARITY_IMAGES), step),
             "seconds": prepared.seconds,
         }
+
+
+def row_recipes(base: Recipe, images: int, has_relu6: bool) -> dict[str, Recipe]:
+    """The recipe of each row, by its title.
+
+    Args:
+        base: what every recipe begins with.
+        images: number of images that rounding is fitted to.
+        has_relu6: whether the network has ReLU6.
+    """
+    equalize, correct, rounding = Equalize(), BiasCorrect(images), AdaRound(images=images)
+    steps: dict[str, tuple[Pass, ...]] = {
+        "+ equalize": (equalize,),
+        "(equalize, ReLU6 as ReLU)": (ReplaceReLU6(), equalize),
+        "+ bias correction": (equalize, correct),
+        "+ rounding reconstruction": (equalize, rounding, correct),
+    }
+    if not has_relu6 or base.keeps_scales:
+        del steps["(equalize, ReLU6 as ReLU)"]
+    recipes = {FLOAT: base, "PTQ" if base.has("equalize") else "naive PTQ": base}
+    if not any(base.has(each.name) for each in (rounding, correct)):  # nothing may come behind rounding
+        for row, passes in steps.items():
+            more = [each for each in passes if not (base.keeps_scales and isinstance(each, Equalize))]
+            if more:
+                recipes[row] = base.then(*more)
+    recipes[PER_CHANNEL] = base
+    return recipes
 
 
 def _together(outputs: OutputLayout, network: Callable[[Tensor], Any], images: Tensor) -> Tensor:

@@ -132,6 +132,11 @@ class Recipe:
         """Whether a pass of this name is in it."""
         return any(each.name == name for each in self.passes)
 
+    @property
+    def keeps_scales(self) -> bool:
+        """Whether it has equalized channels, or something that is fitted to their scales: no ``equalize`` comes next."""
+        return any(self.has(name) for name in ("equalize", "bake_ranges", *_LAST))
+
     def then(self, *more: Pass) -> "Recipe":
         """The recipe and more passes behind it; without a name."""
         return Recipe((*self.passes, *more))

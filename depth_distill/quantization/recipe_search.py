@@ -149,7 +149,7 @@ def search_recipe(
     for each in (*rivals, base):
         trials.attempt(each)
     rounded = base.has("adaround") or base.has("bias_correct")
-    equalizes = not rounded and not base.has("equalize")
+    equalizes = not base.keeps_scales
 
     def start() -> Recipe:
         best = _best(each for each in trials.tried if set(base.passes) <= set(each.recipe.passes))

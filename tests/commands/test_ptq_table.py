@@ -7,6 +7,7 @@ from depth_distill.cli import main
 from depth_distill.commands import ptq_rows, ptq_table
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.passes.adaround import AdaRound
+from depth_distill.quantization.recipe import Recipe
 from depth_distill.shipped_configs import shipped_folder
 
 STEPS = ["FP32", "naive PTQ", "+ equalize", "+ bias correction", "+ rounding reconstruction", "per-channel PTQ"]
@@ -24,6 +25,14 @@ def test_a_row_is_given_relative_to_the_float_row():
     cells = ptq_table._cells(rows["naive PTQ"], rows)
     assert cells == ["0.0600", "1.200", "0.0600", "1.200", "1.00", "99.50%", "2.0"]
     assert ptq_table._cells(rows["FP32"], rows)[:2] == ["0.0500", "1.000"]
+
+
+@pytest.mark.parametrize("fitted", ["equalize", "clip_ranges", "split_weights", "bake_ranges"])
+def test_rows_leave_out_what_may_not_stand_behind_the_base(fitted):
+    rows = ptq_rows.row_recipes(Recipe.from_entries(["fold", fitted]), 4, has_relu6=True)
+    first = "PTQ" if fitted == "equalize" else "naive PTQ"
+    assert list(rows) == ["FP32", first, "+ bias correction", "+ rounding reconstruction", "per-channel PTQ"]
+    assert [each.name for each in rows["+ bias correction"].passes] == ["fold", fitted, "bias_correct"]
 
 
 def test_markdown_has_a_table_a_network_and_a_row_a_step():

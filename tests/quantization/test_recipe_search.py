@@ -51,6 +51,12 @@ def by_passes(**relative):
     return score
 
 
+def test_nothing_that_changes_channel_scales_is_tried_behind_what_was_fitted_to_them():
+    base = Recipe.from_entries(["fold", {"clip_ranges": {"min_gain": 9.0}}])
+    found = search_recipe(preparer(), lambda prepared: Deviation({"y": 0.1}, 1), base, splits=False)
+    assert [names(each.recipe)[1:] for each in found.trials] == [["clip_ranges"], ["clip_ranges", "bias_correct"]]
+
+
 def test_a_stressed_network_is_equalized():
     prepare = preparer()
     found = search_recipe(prepare, simulated(prepare, HELD_OUT, STRESSED), STRESSED)
