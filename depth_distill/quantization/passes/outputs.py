@@ -9,6 +9,8 @@ from torch import fx, nn
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import OutputLayout, output_layout
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
+from depth_distill.quantization.passes.single_ending import final_sigmoid
+from depth_distill.quantization.passes.surgery.edits import finish, place_of, take_out
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,12 @@ def drop_sigmoid(graph_module: fx.GraphModule) -> fx.GraphModule:
         ConfigError: the network does not end in a sigmoid.
     """
     dropped = copy.deepcopy(graph_module)
-    ending = _ending(dropped)
-    module = dropped.get_submodule(str(ending.target)) if ending.op == "call_module" else None
-    if not isinstance(module, nn.Sigmoid):
-        raise ConfigError(f"logits: the network ends in {ending.target}, not in a sigmoid; leave the pass out")
-    ending.replace_all_uses_with(ending.all_input_nodes[0])
-    dropped.graph.erase_node(ending)
-    dropped.delete_all_unused_submodules()
-    dropped.graph.lint()
-    dropped.recompile()
-    return dropped
+    sigmoid = final_sigmoid(dropped)
+    if sigmoid is None:
+        place = place_of(_ending(dropped))
+        raise ConfigError(f"logits: the network ends in {place}, not in a sigmoid; leave the pass out")
+    take_out(sigmoid, sigmoid.all_input_nodes[0])
+    return finish(dropped)
 
 
 def separate_outputs(graph_module: fx.GraphModule, layout: OutputLayout) -> fx.GraphModule:
@@ -88,7 +86,7 @@ def separate_outputs(graph_module: fx.GraphModule, layout: OutputLayout) -> fx.G
     conv = separated.get_submodule(str(conv_node.target)) if _is_conv(separated, conv_node) else None
     if not isinstance(conv, nn.Conv2d) or conv.out_channels != sum(layout.channels) or conv.groups != 1:
         raise ConfigError(
-            f"separate outputs: the network ends in {ending.target}, expected a convolution to "
+            f"separate outputs: the network ends in {place_of(ending)}, expected a convolution to "
             f"{sum(layout.channels)} channels and at most one activation behind it"
         )
     around = str(conv_node.target).rpartition(".")[0]

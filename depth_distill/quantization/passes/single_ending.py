@@ -74,6 +74,18 @@ def single_ending(graph_module: fx.GraphModule) -> SingleEnding:
     return SingleEnding(node, conv, activation, not _is_sigmoid(graph_module, activation), tuple(dropped))
 
 
+def final_sigmoid(graph_module: fx.GraphModule) -> fx.Node | None:
+    """The sigmoid, as a module, function or method, behind which nothing else changes values; None if there is none."""
+    (node,) = (node for node in graph_module.graph.nodes if node.op == "output")
+    while len(node.all_input_nodes) == 1 and len(node.all_input_nodes[0].users) == 1:
+        (node,) = node.all_input_nodes
+        if _is_sigmoid(graph_module, node):
+            return node
+        if not _changes_nothing(graph_module, node) and not _is_nearest(graph_module, node):
+            return None
+    return None
+
+
 def with_clips(graph_module: fx.GraphModule, weight: torch.Tensor, bias: torch.Tensor) -> fx.GraphModule:
     """A copy whose last convolution has other filters, each clipped to [0, 1].
 

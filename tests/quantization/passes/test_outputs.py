@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from depth_distill.codecs import DepthRange, HostIntegerFractional, HostSingle, HostThermometer
@@ -103,9 +104,35 @@ def test_logits_are_what_the_sigmoid_was_given():
     assert not torch.allclose(logits, network(image), atol=0.1)
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [
+        torch.sigmoid,
+        lambda x: x.sigmoid(),
+        lambda x: torch.sigmoid(input=x),
+        lambda x: F.interpolate(x.sigmoid(), scale_factor=2, mode="nearest"),
+    ],
+)
+def test_a_sigmoid_need_not_be_a_module(behind):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 1, 3)
+
+        def forward(self, image):
+            return behind(self.conv(image))
+
+    torch.manual_seed(0)
+    network, image = Network(), torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        logits = drop_sigmoid(trace(network))(image)
+        assert logits.min() < 0
+        torch.testing.assert_close(logits.sigmoid(), network(image))
+
+
 def test_what_has_no_sigmoid_or_another_ending_is_refused():
     _, graph = graph_of(ThermometerHead)
-    with pytest.raises(ConfigError, match="not in a sigmoid"):
+    with pytest.raises(ConfigError, match=r"ends in head\.\S+, not in a sigmoid"):
         drop_sigmoid(graph)
     with pytest.raises(ConfigError, match="expected a convolution to 2 channels"):
         separate_outputs(graph, OutputLayout(("a", "b"), (1, 1)))
