@@ -60,6 +60,9 @@ class SplitChannels(Pass):
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Measure channels on the calibration images and run :func:`split_channels`."""
+        if context.target.weights.granularity == "per_channel":
+            report = PassReport("nothing to split: scales are per channel", {"split": {}, "left": {}})
+            return PassResult(copy.deepcopy(graph), report)
         power = channel_powers(graph, context.batches)
         changed, splits, left = split_channels(graph, power, self.parts, self.min_gain, self.multiple)
         layers = sum(len(each.layers) for each in splits)

@@ -16,9 +16,9 @@ from tests.quantization.networks import assert_same_function, assert_untouched, 
 from tests.quantization.passes.blocks import Bottleneck, images
 
 
-def prepare(network, entries, calibration=None):
+def prepare(network, entries, calibration=None, target="per-tensor-minmax"):
     given = [images()] if calibration is None else calibration
-    context = Context(load_target("per-tensor-minmax"), given, Interface.raw("image", (3, 12, 12), ["y"]))
+    context = Context(load_target(target), given, Interface.raw("image", (3, 12, 12), ["y"]))
     return Preparer(network, context)(Recipe.from_entries(entries))
 
 
@@ -52,6 +52,12 @@ def test_channels_that_are_alike_stay_together():
     prepared = prepare(Bottleneck(spread=0.0), ["fold", {"split_channels": {"min_gain": 10.0}}])
     assert prepared.reports[1].summary == "nothing to split"
     assert prepared.reports[1].values["left"]["expand"] == "its channels are alike"
+
+
+def test_where_every_channel_has_a_scale_nothing_is_split():
+    prepared = prepare(Bottleneck(), ["fold", {"split_channels": {"multiple": 2}}], target="per-channel")
+    assert prepared.reports[1].summary == "nothing to split: scales are per channel"
+    assert not any(name.startswith("expand_") for name, _ in prepared.graph.named_modules())
 
 
 def test_a_transposed_convolution_that_reads_a_chain_is_permuted_too():
