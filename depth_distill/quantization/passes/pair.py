@@ -11,7 +11,7 @@ from depth_distill.codecs.pair import DEFAULT_CLIPS, MOST_CLIPS, whole_metres
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import output_layout
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
-from depth_distill.quantization.passes.single_ending import single_ending, with_clips
+from depth_distill.quantization.passes.single_ending import single_ending, unfused_note, with_clips
 from depth_distill.quantization.passes.surgery.edits import finish, free_name, insert_module
 from depth_distill.quantization.passes.thermometer import thermometer_filter
 
@@ -47,7 +47,8 @@ class Pair(Pass):
         assert isinstance(single, HostSingle)
         converted, codec = pair(graph, single, self.num_clips)
         interface = replace(context.interface, outputs=output_layout(codec), codec=codec)
-        return PassResult(converted, PassReport(f"codec: {codec}; 2 outputs: integer, fractional"), interface)
+        summary = f"codec: {codec}; 2 outputs: integer, fractional{unfused_note(context.target)}"
+        return PassResult(converted, PassReport(summary), interface)
 
 
 def pair(

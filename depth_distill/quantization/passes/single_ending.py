@@ -19,6 +19,7 @@ from depth_distill.quantization.passes.surgery.edits import (
     place_of,
     take_out,
 )
+from depth_distill.quantization.target.target import NpuTarget
 
 _SIGMOIDS = (torch.sigmoid, F.sigmoid, "sigmoid")
 _CLAMPS = (torch.clamp, torch.clip, "clamp", "clip", F.hardtanh)
@@ -115,6 +116,16 @@ def with_clips(graph_module: fx.GraphModule, weight: torch.Tensor, bias: torch.T
     for node in ending.dropped:
         take_out(node, node.all_input_nodes[0])
     return finish(converted)
+
+
+def unfused_note(target: NpuTarget) -> str:
+    """What a target that does not fuse clips makes of codes that are clipped; empty where it does."""
+    if "clip" in target.fused_activations:
+        return ""
+    return (
+        f"; note: {target.name} does not fuse Clip, so 8 bits round all that a code is clipped from, and most of its "
+        "finer steps are lost"
+    )
 
 
 def _is_activation(graph_module: fx.GraphModule, node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ from depth_distill.codecs import HostSingle, HostThermometer
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import output_layout
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
-from depth_distill.quantization.passes.single_ending import single_ending, with_clips
+from depth_distill.quantization.passes.single_ending import single_ending, unfused_note, with_clips
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Thermometer(Pass):
         assert isinstance(single, HostSingle)
         converted, codec = thermometer(graph, single, self.num_codes)
         interface = replace(context.interface, outputs=output_layout(codec), codec=codec)
-        return PassResult(converted, PassReport(f"codec: {codec}"), interface)
+        return PassResult(converted, PassReport(f"codec: {codec}{unfused_note(context.target)}"), interface)
 
 
 def thermometer(

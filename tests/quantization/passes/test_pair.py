@@ -1,6 +1,7 @@
 """A pair of codes without retraining: the same depth in two outputs, exact sums in INT8, and no wrong carry."""
 
 import copy
+import dataclasses
 from functools import cache
 
 import pytest
@@ -172,6 +173,18 @@ def test_the_endings_of_other_networks_are_known(behind, convert):
     codes = outputs if isinstance(outputs, torch.Tensor) else torch.cat(outputs, 1)
     assert codes.shape[-2:] == code.shape[-2:]
     assert (codec.single.encode_with(torch, codec.decode_with(torch, codes)) - code).abs().max() < 1.1e-5
+
+
+@pytest.mark.parametrize("convert", [Pair(), Thermometer(8)])
+def test_a_target_that_does_not_fuse_clips_is_named(convert):
+    fuses = load_target("per-tensor-minmax")
+    fewer = tuple(each for each in fuses.fused_activations if each != "clip")
+    interface = Interface.of_codes(InputLayout(32, 64, (0, 0, 0), (1, 1, 1)), HostSingle(RANGE))
+    summaries = [
+        convert(single(), Context(target, (), interface)).report.summary
+        for target in (fuses, dataclasses.replace(fuses, fused_activations=fewer))
+    ]
+    assert ["does not fuse Clip" in each for each in summaries] == [False, True]
 
 
 class SharedSigmoid(nn.Module):
