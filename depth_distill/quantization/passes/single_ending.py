@@ -105,7 +105,9 @@ def with_clips(graph_module: fx.GraphModule, weight: torch.Tensor, bias: torch.T
     repeated.weight, repeated.bias = nn.Parameter(weight), nn.Parameter(bias)
     path = str(ending.conv_node.target)
     converted.set_submodule(path, repeated)
-    alone = len(calls_by_module(converted).get(str(ending.activation.target), ())) == 1  # not the sigmoid of gates, too
+    calls = calls_by_module(converted).get(str(ending.activation.target), ())
+    # Not a sigmoid of gates, too; and a method has the name of a module by chance.
+    alone = ending.activation.op == "call_module" and len(calls) == 1
     if alone and ending.activation.all_input_nodes == [ending.conv_node]:
         converted.set_submodule(str(ending.activation.target), nn.Hardtanh(0.0, 1.0))
     else:

@@ -199,9 +199,18 @@ class SharedSigmoid(nn.Module):
         return self.sigmoid(self.conv(image * self.sigmoid(self.gate(image))))
 
 
-def test_a_sigmoid_that_is_used_elsewhere_stays_there():
+class MethodOfThatName(SharedSigmoid):
+    """A module for the gate, and a method of the same name for the output."""
+
+    def forward(self, image):
+        """Codes."""
+        return self.conv(image * self.sigmoid(self.gate(image))).sigmoid()
+
+
+@pytest.mark.parametrize("kind", [SharedSigmoid, MethodOfThatName])
+def test_a_sigmoid_that_is_used_elsewhere_stays_there(kind):
     torch.manual_seed(0)
-    network = SharedSigmoid().eval()
+    network = kind().eval()
     made, codec = pair(trace(network), HostSingle(RANGE))
     given = torch.randn(2, 3, 8, 12)
     with torch.no_grad():
