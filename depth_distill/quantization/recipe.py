@@ -134,7 +134,7 @@ class Recipe:
 
     @property
     def keeps_scales(self) -> bool:
-        """Whether it has equalized channels, or something that is fitted to their scales: no ``equalize`` comes next."""
+        """Whether ``equalize`` is in it, or a pass that is fitted to the channel scales: ``equalize`` may not follow."""
         return any(self.has(name) for name in ("equalize", "bake_ranges", *_LAST))
 
     def then(self, *more: Pass) -> "Recipe":
