@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.errors import ConfigError, first_line
+from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
 from depth_distill.quantization.target.target import load_target
 from depth_distill.shipped_configs import find_config
@@ -63,7 +64,7 @@ class Plan:
         options: options of every student's ``fit``.
         target: NPU profile.
         substituting: profile of a tool chain that computes something else in place of an operator; what is quantized
-            behind ``target`` is measured with these substitutions, too.
+            behind ``target`` is measured with these substitutions, too, in place of those of the target.
         teachers: options of ``fit`` by name, where there are several teachers: each is a network of its own.
         teacher_checkpoints: checkpoints of trained ones among them, by name.
         planned_float: abs_rel in FP32 of the network that a plan was made for; what rows say of ``planned`` is shown as
@@ -144,7 +145,10 @@ def _check(path: Path, plan: Plan) -> None:
     if not plan.rows:
         raise ConfigError(f"{path}: rows is empty: expected the rows to measure")
     try:
-        load_target(plan.target)
+        for profile in filter(None, (plan.target, plan.substituting)):
+            reason = unwritable(load_target(profile).substitutions)
+            if reason is not None:
+                raise ConfigError(f"no file can be written as the profile {profile} computes it: {reason}")
         if plan.substituting is not None and not load_target(plan.substituting).substituted:
             raise ConfigError(f"substituting: the profile {plan.substituting} substitutes nothing")
         config = find_config(plan.distill_config)

@@ -31,7 +31,8 @@ from depth_distill.quantization.recipe import NAIVE, Recipe, load_recipe
 from depth_distill.quantization.simulate.fake_quantize import fake_quantize
 from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.simulate.ptq import quantize_post_training
-from depth_distill.quantization.target.target import load_target
+from depth_distill.quantization.target.substitutions import UNCONFIRMED
+from depth_distill.quantization.target.target import NpuTarget, load_target
 from depth_distill.roadmap.plan import Plan, RoadmapRow
 from depth_distill.roadmap.report import MEASURED, SUBSTITUTED
 
@@ -187,7 +188,7 @@ class _Measurements:
     def __init__(self, teacher: Path, plan: Plan, data_options: Sequence[str]) -> None:
         run = load_run(teacher, overrides=data_options)
         self.target = load_target(plan.target)
-        self.substitutions = None if plan.substituting is None else load_target(plan.substituting).substituted
+        self.substituting = None if plan.substituting is None else _both(self.target, load_target(plan.substituting))
         self.calibration = run.calibration_images(plan.calibration_images)
         self.prepare = run.preparer(self.target, self.calibration)
         self.naive = self.prepare(NAIVE)
@@ -239,11 +240,11 @@ class _Measurements:
         return row | {"high_precision_layers": float(len(layers))}
 
     def _vendor_row(self, prepared: Prepared, seconds: float, decode_table: bool = False) -> dict[str, float]:
-        metrics = self._after_vendor(prepared, {}, decode_table)
+        metrics = self._after_vendor(prepared, self.target.substitutions, decode_table)
         size_mb = megabytes(npu_operators(fake_quantize(prepared.graph, self.target)), [])
         row = _row(metrics, size_mb, seconds)
-        if self.substitutions is not None:
-            other = self._after_vendor(prepared, self.substitutions, decode_table)
+        if self.substituting is not None:
+            other = self._after_vendor(prepared, self.substituting, decode_table)
             row |= {SUBSTITUTED: other["abs_rel"], "substituted_drift_mm": other["drift_mm"]}
         return row
 
@@ -269,6 +270,12 @@ class _Measurements:
         device, expected = (torch.cat(each).numpy() for each in zip(*pairs, strict=True))
         fit = fit_table(prepared.interface.codec, device, expected)
         return fit.codec if fit.helps else prepared.interface.codec
+
+
+def _both(target: NpuTarget, other: NpuTarget) -> dict[str, str]:
+    """What is computed in place of operators where the other profile has a word, and elsewhere the target."""
+    told = {operator: by for operator, by in other.substitutions.items() if by != UNCONFIRMED}
+    return {**target.substitutions, **told}
 
 
 def _row(metrics: Mapping[str, float], size_mb: float, seconds: float) -> dict[str, float]:

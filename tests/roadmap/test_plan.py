@@ -65,6 +65,15 @@ def test_errors_name_what_is_wrong_in_a_plan(tmp_path, text, message):
         load_plan(tmp_path / "small.yaml")
 
 
+@pytest.mark.parametrize("key", ["target", "substituting"])
+def test_a_profile_whose_substitution_no_file_can_have(tmp_path, key):
+    text = find_config("target/hard-sigmoid").read_text().replace("Sigmoid: hard_sigmoid", "Sigmoid: table_8")
+    (tmp_path / "table.yaml").write_text(text)
+    (tmp_path / "small.yaml").write_text(f"{SMALL}{key}: {tmp_path / 'table.yaml'}\n")
+    with pytest.raises(ConfigError, match=r"small\.yaml: no file .* it computes Sigmoid as table_8"):
+        load_plan(tmp_path / "small.yaml")
+
+
 def test_a_plan_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match=r"small\.yaml does not exist"):
         load_plan(tmp_path / "small.yaml")

@@ -1,13 +1,18 @@
 """A small roadmap: rows are trained, measured and stored once; rows that cannot run have a reason."""
 
+import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from depth_distill import roadmap
+from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.target.target import load_target
 from depth_distill.roadmap import load_plan
+from tests.quantization.small_case import SmallNet
 from tests.trained_run import CONFIG
 
 DISTILL = {
@@ -79,6 +84,7 @@ def test_what_a_substituting_tool_chain_does_is_undone_by_a_decode_table_and_doe
     assert plain["substituted_drift_mm"] > 3 * plain["drift_mm"]
     assert table["substituted_drift_mm"] < 0.6 * plain["substituted_drift_mm"]
     assert table["drift_mm"] < 1.3 * plain["drift_mm"]
+    # Not exactly: this encoder has SiLU and squeeze-and-excitation, whose sigmoids are substituted, too.
     assert clips["substituted_abs_rel"] == pytest.approx(clips["abs_rel"], rel=1e-3)
     header = (finished[0] / "roadmap.csv").read_text().splitlines()[0]
     assert header.endswith("s,x FP32 substituted,drift mm substituted,planned x FP32")
@@ -101,6 +107,23 @@ def test_several_teachers_are_networks_of_their_own(finished, trained_checkpoint
     assert measured[0] == measured[1] == rows(finished[0])["INT8 PTQ"]["0"]["abs_rel"]
     assert main([*words, "--teacher", "three=x.ckpt"]) == 2
     assert "--teacher three=x.ckpt: expected NAME=CKPT with one of one, two" in capsys.readouterr().err
+
+
+def test_what_the_target_itself_substitutes_is_in_both_columns(monkeypatch):
+    made = []
+
+    def after_vendor(self, prepared, substitutions, decode_table):
+        made.append(dict(substitutions))
+        return {"abs_rel": 0.1, "drift_mm": 1.0}
+
+    measurements = object.__new__(roadmap.run._Measurements)
+    gated = dataclasses.replace(load_target("hard-sigmoid"), substitutions={"Sigmoid": "hard_sigmoid", "Swish": "no"})
+    other = dataclasses.replace(gated, substitutions={"Elu": "relu", "Swish": "unconfirmed"})
+    measurements.target, measurements.substituting = gated, roadmap.run._both(gated, other)
+    monkeypatch.setattr(roadmap.run._Measurements, "_after_vendor", after_vendor)
+    row = measurements._vendor_row(SimpleNamespace(graph=trace(SmallNet().eval())), 0.0)
+    assert made == [gated.substitutions, {"Sigmoid": "hard_sigmoid", "Swish": "no", "Elu": "relu"}]
+    assert row["abs_rel"] == row["substituted_abs_rel"] == 0.1
 
 
 def test_seeds_train_students_of_their_own(finished):

@@ -6,7 +6,8 @@ r"""Loss of each head from an 8-bit output, and from INT8 as a whole, by each to
 ``--checkpoint`` are runs whose network has a single code; each is converted to thermometers and to a pair, behind the
 passes of ``--recipe``. ``--trained`` are runs with other heads; each is decoded by every decoder of its codes. Columns:
 
-* abs_rel of the float network, and of the INT8 network from ONNX Runtime's own PTQ of the float ONNX file;
+* abs_rel of the float network, and of the INT8 network from ONNX Runtime's own PTQ of the float ONNX file, with the
+  activations that the target substitutes;
 * drift of depth by INT8 relative to the *same network in float* with the same decoder: mean and 99th percentile;
 * the same for fake quantization with only the output rounded, and with all activations of the head rounded;
 * carry rate: share of pixels whose whole part is wrong, for the INT8 network relative to the float depth, and for the
@@ -46,6 +47,7 @@ from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.interface.calibration_set import write_calibration_set
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
+from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.models import DepthCodec, DepthNet, SingleHead, carry_errors
 from depth_distill.models.codecs import ThermometerCodec
@@ -166,7 +168,13 @@ class HeadMeasurements:
 
     def _codes(self, prepared: Prepared, images: list[Tensor]) -> QuantizedCodes:
         outputs, quantized = prepared.interface.outputs, prepared.quantized
-        vendor = vendor_network(prepared.graph, prepared.batches, self.folder, output_names=outputs.names)
+        vendor = vendor_network(
+            prepared.graph,
+            prepared.batches,
+            self.folder,
+            output_names=outputs.names,
+            substitutions=prepared.context.target.substitutions,
+        )
         with torch.inference_mode():
 
             def run(network: Callable[[Tensor], Any]) -> list[Tensor]:
@@ -262,6 +270,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _work(options: argparse.Namespace, overrides: Sequence[str], console: Console) -> None:
     target = load_target(options.target)
+    reason = unwritable(target.substitutions)
+    if reason is not None:
+        raise ConfigError(f"--target {target.name}: no file can be written as it computes the network: {reason}")
     rows: list[dict[str, Any]] = []
     maps: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,7 @@ def vendor_ptq(
     # Older ones have no scale per channel, and it would call Upsample an operator of opset 11.
     newer = to_opset(model, _OLDEST) if opset_of(model) < _OLDEST else model
     if substitutions is None:
-        substitutions = {} if target is None else target.substituted
+        substitutions = {} if target is None else target.substitutions  # with its "no", which may spare gates
     given = substitute_operators(newer, substitutions) if substitutions else float_onnx if newer is model else newer
     with atomic_path(path) as temporary:
         # It advises a pre-processing step that does nothing for a folded network with static shapes.
