@@ -19,6 +19,7 @@ from depth_distill.codecs.table_fit import fit_table
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.runtime import OnnxFile
+from depth_distill.export.bundle.decode_table import expected_codes
 from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.bundle.steps import content_hash
 from depth_distill.lightning_cli import DepthCLI, build_cli
@@ -266,8 +267,8 @@ class _Measurements:
         """The codec behind a table from what the tool chain's network says on the calibration images, if that helps."""
         codes = prepared.interface.outputs.codes
         with torch.inference_mode():
-            pairs = [(codes(network(batch)), codes(prepared.graph(batch))) for batch in prepared.batches]
-        device, expected = (torch.cat(each).numpy() for each in zip(*pairs, strict=True))
+            device = torch.cat([codes(network(batch)).cpu() for batch in prepared.batches]).numpy()
+        expected = expected_codes(prepared, prepared.context.interface.codec)
         fit = fit_table(prepared.interface.codec, device, expected)
         return fit.codec if fit.helps else prepared.interface.codec
 

@@ -6,10 +6,15 @@ import re
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
+from rich.console import Console
 
 from depth_distill import roadmap
+from depth_distill.codecs import DepthRange, HostSingle
+from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.target.target import load_target
 from depth_distill.roadmap import load_plan
 from tests.quantization.small_case import SmallNet
@@ -124,6 +129,40 @@ def test_what_the_target_itself_substitutes_is_in_both_columns(monkeypatch):
     row = measurements._vendor_row(SimpleNamespace(graph=trace(SmallNet().eval())), 0.0)
     assert made == [gated.substitutions, {"Sigmoid": "hard_sigmoid", "Swish": "no", "Elu": "relu"}]
     assert row["abs_rel"] == row["substituted_abs_rel"] == 0.1
+
+
+def test_a_decode_table_is_fitted_to_the_trained_network(monkeypatch):
+    fitted = []
+    monkeypatch.setattr(
+        roadmap.run, "fit_table", lambda codec, *codes: fitted.append(codes) or SimpleNamespace(helps=False)
+    )
+    interface = Interface.of_codes(InputLayout(4, 4, (0.0,) * 3, (1.0,) * 3), HostSingle(DepthRange(0.5, 15.0), "log"))
+    images = list(torch.rand(2, 1, 1, 4, 4))
+    prepared = SimpleNamespace(
+        interface=interface,
+        context=SimpleNamespace(interface=interface, images=images),
+        batches=images,
+        reference=lambda image: image,
+        graph=lambda image: image / 2,  # behind passes that lost something
+    )
+    measurements = object.__new__(roadmap.run._Measurements)
+    assert measurements._behind_table(prepared, lambda image: 0.9 * image) is interface.codec
+    ((device, expected),) = fitted
+    assert (device == 0.9 * torch.cat(images).numpy()).all()
+    assert (expected == torch.cat(images).numpy()).all()
+
+
+def test_a_teacher_of_other_options_is_not_taken(tmp_path, monkeypatch):
+    def interrupted(self, name, options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(roadmap.Roadmap, "_train_teacher", interrupted)
+    plan = roadmap.Plan("a.yaml", "b.yaml", [], teachers={"one": {"seed_everything": 1}})
+    with pytest.raises(KeyboardInterrupt):
+        roadmap.Roadmap(plan, tmp_path, [], Console(quiet=True)).run()
+    plan.teachers["one"] = {"seed_everything": 2}
+    with pytest.raises(ConfigError, match="teacher one was made with seed_everything 1, but now seed_everything is 2"):
+        roadmap.Roadmap(plan, tmp_path, [], Console(quiet=True)).run()
 
 
 def test_seeds_train_students_of_their_own(finished):
