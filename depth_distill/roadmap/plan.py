@@ -1,6 +1,8 @@
 """A roadmap file: networks, rows and seeds."""
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
 from depth_distill.quantization.target.target import load_target
 from depth_distill.shipped_configs import find_config
+from depth_distill.suggestions import did_you_mean
 from depth_distill.yaml_files import read_yaml
 
 Kind = Literal["float", "ptq", "distill", "mixed"]
@@ -142,6 +145,17 @@ def _check(path: Path, plan: Plan) -> None:
     for row in plan.rows:
         if row.decode_table and row.kind != "ptq":
             raise ConfigError(f"{path}: row {row.name!r}: decode_table is for the kind ptq, received {row.kind}")
+    for name in plan.teacher_checkpoints:
+        if name not in plan.teachers:
+            hint = did_you_mean(name, plan.teachers) if plan.teachers else "there are no teachers"
+            raise ConfigError(f"{path}: teacher_checkpoints: unknown teacher {name!r}; {hint}")
+    if plan.teachers and plan.teacher_checkpoint is not None:
+        raise ConfigError(
+            f"{path}: teacher_checkpoint stands beside teachers: give the checkpoint of each in teacher_checkpoints"
+        )
+    rows = [row.name for row in plan.rows]
+    for key, names in (("teachers", plan.teachers), ("networks", plan.networks), ("rows", rows)):
+        _require_folders(f"{path}: {key}", names)
     if not plan.rows:
         raise ConfigError(f"{path}: rows is empty: expected the rows to measure")
     try:
@@ -156,3 +170,17 @@ def _check(path: Path, plan: Plan) -> None:
         raise ConfigError(f"{path}: {error}") from error
     if not config.is_file() and any(row.kind == "distill" for row in plan.rows):
         raise ConfigError(f"{path}: distill_config: there is no file {config}")
+
+
+def slug(text: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _require_folders(key: str, names: Iterable[str]) -> None:
+    """Refuse names whose folders would be one."""
+    taken: dict[str, str] = {}
+    for name in names:
+        other = taken.setdefault(slug(name), name)
+        if other is not name:
+            raise ConfigError(f"{key}: {other!r} and {name!r} would share the folder {slug(name)!r}: rename one")

@@ -1,7 +1,6 @@
 """Train and measure the rows of a plan one by one, and store every result."""
 
 import json
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,8 @@ from depth_distill.codecs.table_fit import fit_table
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.runtime import OnnxFile
-from depth_distill.export.bundle.decode_table import expected_codes
 from depth_distill.export.backends.vendor_ptq import vendor_network
+from depth_distill.export.bundle.decode_table import expected_codes
 from depth_distill.export.bundle.steps import content_hash
 from depth_distill.lightning_cli import DepthCLI, build_cli
 from depth_distill.loading.trained import LoadedRun, load_run
@@ -34,7 +33,7 @@ from depth_distill.quantization.simulate.npu_operators import npu_operators
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.substitutions import UNCONFIRMED
 from depth_distill.quantization.target.target import NpuTarget, load_target
-from depth_distill.roadmap.plan import Plan, RoadmapRow
+from depth_distill.roadmap.plan import Plan, RoadmapRow, slug
 from depth_distill.roadmap.report import MEASURED, SUBSTITUTED
 
 _FLOAT_BYTES = 4
@@ -58,6 +57,7 @@ class Roadmap:
 
     def run(self) -> dict[str, Any]:
         """Train and measure; for a row that cannot run, the reason is stored instead of numbers."""
+        self._require_same_teachers()
         teachers = {
             name: Path(self._checkpoint_of(name) or self._train_teacher(name, more))
             for name, more in (self.plan.teachers or {"": {}}).items()
@@ -73,6 +73,14 @@ class Roadmap:
                 several = [of_teacher] * bool(of_teacher) + [name] * (not of_teacher or len(self.plan.networks) > 1)
                 self._run_network(", ".join(several), name, ratio, measurements, teacher)
         return self.found
+
+    def _require_same_teachers(self) -> None:
+        """Refuse to take a teacher that was trained with other options, before one is trained or goes on."""
+        for name, more in self.plan.teachers.items():
+            if not self._checkpoint_of(name):
+                self._require_same(f"teacher {name}", dict(more), self.found.setdefault("teachers_made_with", {}))
+        if "teachers_made_with" in self.found:
+            write_json(self.file, self.found)
 
     def _run_network(
         self, title: str, name: str, ratio: float | None, measurements: "_Measurements", teacher: Path
@@ -91,7 +99,7 @@ class Roadmap:
         return self.plan.teacher_checkpoints.get(teacher) if teacher else self.plan.teacher_checkpoint
 
     def _teacher_folder(self, teacher: str) -> Path:
-        return self.out / "teachers" / _slug(teacher) if teacher else self.out / "teacher"
+        return self.out / "teachers" / slug(teacher) if teacher else self.out / "teacher"
 
     def _train_teacher(self, teacher: str, options: Mapping[str, Any]) -> Path:
         return self._train(
@@ -151,7 +159,7 @@ class Roadmap:
             return measurements.float_row(NAIVE.stressed(sigma))
         recipe = load_recipe(row.recipe).stressed(sigma)
         if row.kind == "distill":
-            folder = self.out / "runs" / _slug(f"{name} {row.name} {seed}")
+            folder = self.out / "runs" / slug(f"{name} {row.name} {seed}")
             quantizer = {"target": self.plan.target, "recipe": recipe.to_entries(), **row.fake_quant}
             options = {
                 "seed_everything": seed,
@@ -166,7 +174,7 @@ class Roadmap:
             return measurements.student_row(load_run(best, overrides=self.data_options), float(summary["wall_s"]))
         if row.kind == "ptq":
             return measurements.ptq_row(recipe, row.decode_table)
-        return measurements.mixed_row(recipe, row.reach, self.out / "unfinished" / _slug(f"{name} {row.name}"))
+        return measurements.mixed_row(recipe, row.reach, self.out / "unfinished" / slug(f"{name} {row.name}"))
 
     def _train(self, folder: Path, config: str, options: Mapping[str, Any] | None = None) -> Path:
         """Fit, or continue an interrupted training; returns the best checkpoint."""
@@ -296,7 +304,3 @@ def _filled(value: Any, replacements: Mapping[str, str]) -> Any:
 def _as_yaml(value: Any) -> str:
     """Value of a command-line option, as YAML."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

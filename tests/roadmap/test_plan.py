@@ -65,6 +65,23 @@ def test_errors_name_what_is_wrong_in_a_plan(tmp_path, text, message):
         load_plan(tmp_path / "small.yaml")
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("teachers: {one: {}}\nteacher_checkpoints: {two: a.ckpt}\n", "teacher_checkpoints: unknown teacher 'two'"),
+        ("teacher_checkpoints: {two: a.ckpt}\n", "unknown teacher 'two'; there are no teachers"),
+        ("teachers: {one: {}}\nteacher_checkpoint: a.ckpt\n", "teacher_checkpoint stands beside teachers"),
+        ("teachers: {A b: {}, a-B: {}}\n", "teachers: 'A b' and 'a-B' would share the folder 'a-b'"),
+        ("networks: {A b: 2, a-B: 3}\n", "networks: 'A b' and 'a-B' would share the folder 'a-b'"),
+        ("  - {name: FP32 teacher, kind: ptq}\n", "rows: 'FP32 teacher' and 'FP32 teacher' would share"),
+    ],
+)
+def test_names_that_mean_nothing_or_the_same(tmp_path, more, message):
+    (tmp_path / "small.yaml").write_text(SMALL + more)
+    with pytest.raises(ConfigError, match=rf"small\.yaml: .*{message}"):
+        load_plan(tmp_path / "small.yaml")
+
+
 @pytest.mark.parametrize("key", ["target", "substituting"])
 def test_a_profile_whose_substitution_no_file_can_have(tmp_path, key):
     text = find_config("target/hard-sigmoid").read_text().replace("Sigmoid: hard_sigmoid", "Sigmoid: table_8")
