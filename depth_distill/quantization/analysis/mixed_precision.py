@@ -196,7 +196,7 @@ def megabytes(
 
 def layers_above(sensitivity: Sensitivity, threshold: float = 0.02) -> tuple[str, ...]:
     """Layers that alone cost more than ``threshold`` in abs_rel in integers, the most sensitive first."""
-    exact = sensitivity.float_metrics["abs_rel"]
+    exact = sensitivity.baseline["abs_rel"]
     return tuple(each.name for each in sensitivity.layers if each.alone["abs_rel"] - exact > threshold)
 
 

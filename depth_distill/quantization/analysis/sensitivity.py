@@ -48,12 +48,22 @@ class LayerSensitivity:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """All layers by ``degradation``, the most sensitive first, and the metrics of the float and the integer network."""
+    """All layers by ``degradation``, the most sensitive first, and the metrics of the float and the integer network.
+
+    ``substituted_metrics`` are those of the float network with the activations that the target substitutes; None where
+    it substitutes none.
+    """
 
     float_metrics: Mapping[str, float]
     integer_metrics: Mapping[str, float]
     layers: tuple[LayerSensitivity, ...]
     metric: str = ABS_REL
+    substituted_metrics: Mapping[str, float] | None = None
+
+    @property
+    def baseline(self) -> Mapping[str, float]:
+        """The metrics with no layer in integers, as the target computes activations: what a layer alone adds to."""
+        return self.float_metrics if self.substituted_metrics is None else self.substituted_metrics
 
     @property
     def axis(self) -> Axis:
@@ -127,7 +137,7 @@ def sensitivity(
         recovery = scores[_INTEGER][metric] - leave_one_out[metric]
         layers.append(LayerSensitivity(each.name, each.parameters[0], alone, leave_one_out, degradation, recovery))
     layers.sort(key=lambda each: -each.degradation)
-    return Sensitivity(scores[_FLOAT], scores[_INTEGER], tuple(layers), metric)
+    return Sensitivity(scores[_FLOAT], scores[_INTEGER], tuple(layers), metric, scores.get(_SUBSTITUTED))
 
 
 def sensitivity_settings(

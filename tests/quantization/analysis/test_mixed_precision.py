@@ -199,6 +199,16 @@ def test_layers_above_the_threshold():
     assert layers_above(found, 1.0) == ()
 
 
+def test_layers_above_the_threshold_are_not_blamed_for_what_the_target_substitutes():
+    target = dataclasses.replace(TARGET, substitutions={"Sigmoid": "hard_sigmoid"})
+    found = sensitivity(quantized_net(target=target), drift(), progress=False)
+    assert found.float_metrics["abs_rel"] == 0
+    assert found.baseline["abs_rel"] > 0.005
+    costs = {each.name: each.alone["abs_rel"] - found.baseline["abs_rel"] for each in found.layers}
+    assert {each.name: each.degradation for each in found.layers} == pytest.approx(costs)
+    assert layers_above(found, max(costs.values()) + 1e-6) == ()
+
+
 def test_pure_int8_already_suffices():
     found, seen = search(lambda high_precision: 0.04)
     assert found.reached
