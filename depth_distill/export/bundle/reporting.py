@@ -148,7 +148,7 @@ def _warnings(rows: Sequence[RuntimeRow], results: Results) -> list[str]:
     unconfirmed = [name for name, support in capabilities.items() if support == "unconfirmed"]
     if unconfirmed:
         lines.append(f"The target's {', '.join(unconfirmed)} are unconfirmed: test them before you rely on them.")
-    for operator, by in results.manifest["target"]["substitutions"].items():
+    for operator, by in results.manifest["target"].get("substitutions", {}).items():
         if by not in (ITSELF, UNCONFIRMED):
             lines.append(
                 f"The target computes {operator} as {by}: INT8 as this package computes it has that, the files and the "

@@ -129,11 +129,13 @@ class NpuTarget(ValidatedDataclass):
         return {operator: by for operator, by in self.substitutions.items() if by not in (ITSELF, UNCONFIRMED)}
 
     def to_dict(self) -> dict[str, Any]:
-        """The profile as plain data, without its source file, and without limits that no operator has."""
+        """The profile as plain data, without its source file, limits that no operator has, and empty substitutions."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if key != "source"}
         for key in ("supported", "limits"):
             named: Mapping[str, OperatorLimits] | None = getattr(self.operators, key)
             values["operators"][key] = None if named is None else {op: each.given() for op, each in named.items()}
+        if not self.substitutions:
+            del values["substitutions"]  # what older versions wrote of the profile stays comparable
         return values
 
     def line_of(self, key: str) -> str:

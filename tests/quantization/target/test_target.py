@@ -175,3 +175,7 @@ def test_substitutions(tmp_path):
 def test_a_substitution_that_is_not_known(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message):
         load_target(with_substitutions(tmp_path, text))
+
+
+def test_a_profile_that_substitutes_nothing_is_written_as_before_there_were_substitutions():
+    assert "substitutions" not in load_target("per-tensor-minmax").to_dict()
