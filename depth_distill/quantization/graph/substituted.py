@@ -75,7 +75,7 @@ def substitute_in_place(
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
         replaced: Any = module
         if module is None:
-            replaced = (node.op, node.target, tuple(node.args[1:]), dict(node.kwargs))
+            replaced = (node.op, node.target, *_options_of(node))
             node.meta["scoped_name"] = place  # what functions are called by survives
         path = str(node.target) if module is not None else f"substituted_{node.name}"
         stand_in = Substituted(operator, by, exact, around, site, activation_of(graph_module, node), replaced)
@@ -177,7 +177,7 @@ def _written_as(
 
 def _call(node: fx.Node) -> Function:
     """The function or method of a node with its arguments, as a function of its first one."""
-    op, target, args, kwargs = node.op, node.target, tuple(node.args[1:]), dict(node.kwargs)
+    op, target, (args, kwargs) = node.op, node.target, _options_of(node)
 
     def call(x: Tensor) -> Tensor:
         function: Any = getattr(type(x), str(target)) if op == "call_method" else target
@@ -189,6 +189,11 @@ def _call(node: fx.Node) -> Function:
 
 def _out_of_place(module: nn.Module) -> nn.Module:
     """An activation that does not write over its input, which others may still read."""
+def _options_of(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a function or method without its input, which may be given by name."""
+    return tuple(node.args[1:]), {name: value for name, value in node.kwargs.items() if name != "input"}
+
+
     if getattr(module, "inplace", False):
         module = copy.copy(module)
         module.inplace = False  # type: ignore[assignment]
