@@ -8,8 +8,7 @@ from torch import Tensor, fx
 
 from depth_distill.errors import UserError
 from depth_distill.quantization.analysis.deviation import DeviationScorer, Outputs
-from depth_distill.quantization.graph.substituted import output_sites, substitute, substituted
-from depth_distill.quantization.interface import RawOutputs
+from depth_distill.quantization.graph.substituted import Substituted, output_sites, substitute, substituted
 from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.outputs import Logits
@@ -82,7 +81,7 @@ def choose_head(
         return HeadChoice(recipe, f"{what}: expect the output to be off by {_percent(off)}", True)
     scorer = DeviationScorer(held_out, lambda batch: _depth(as_is, as_is.graph, batch))
     lost = scorer(lambda batch: _depth(as_is, as_is.quantized, batch))
-    itself = without_substitutions(as_is.quantized)
+    itself = without_substitutions(as_is.quantized, _endings(as_is.graph, target))  # no other end mends what is inside
     if lost.relative < _COSTS * scorer(lambda batch: _depth(as_is, itself, batch)).relative:
         return HeadChoice(recipe)
     if keep:
@@ -110,14 +109,18 @@ def choose_head(
         f"({', '.join(tried)})"
     )
     return HeadChoice(chosen, line, True)
+def _endings(graph: fx.GraphModule, target: NpuTarget) -> dict[str, Substituted]:
+    """The activations that a network returns and the target substitutes, by site."""
+    changed, _ = substitute(graph, target.substitutions, target.operators.max_opset)
+    last = output_sites(changed)
+    return {site: module for site, module in substituted(changed).items() if site in last}
+
+
 
 
 def substituted_ending(graph: fx.GraphModule, target: NpuTarget) -> str:
     """What the target computes instead of the activation that a network returns, in words; empty where nothing is."""
-    changed, _ = substitute(graph, target.substitutions, target.operators.max_opset)
-    ending = output_sites(changed)
-    modules = [module for site, module in substituted(changed).items() if site in ending]
-    endings = dict.fromkeys(f"{each.operator} as {each.by}" for each in modules)
+    endings = dict.fromkeys(f"{each.operator} as {each.by}" for each in _endings(graph, target).values())
     return f"the last {' and '.join(endings)}" if endings else ""
 
 

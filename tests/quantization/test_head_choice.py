@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from depth_distill.models import SingleHead
+from depth_distill.quantization import head_choice
+from depth_distill.quantization.graph.substituted import substituted
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.head_choice import choose_head, substituted_ending
 from depth_distill.quantization.interface import InputLayout, Interface
@@ -14,6 +16,7 @@ from depth_distill.quantization.passes.base import Context
 from depth_distill.quantization.passes.fold import fold
 from depth_distill.quantization.preparation import Preparer
 from depth_distill.quantization.recipe import NAIVE, Recipe
+from depth_distill.quantization.simulate.fake_quantize import without_substitutions
 from depth_distill.quantization.target.target import load_target
 from tests.models.networks import image, spread_network
 
@@ -76,4 +79,18 @@ def test_what_needs_no_change(sigmoid):
 def test_the_words_for_an_ending(sigmoid):
     graph = fold(trace(sigmoid))
     assert substituted_ending(graph, HARD) == "the last Sigmoid as hard_sigmoid"
+
+
+def test_only_the_last_activation_is_put_back_to_judge_the_end(sigmoid, monkeypatch):
+    put_back = []
+
+    def without(quantized, sites):
+        put_back.append((set(sites), set(substituted(quantized))))
+        return without_substitutions(quantized, sites)
+
+    monkeypatch.setattr(head_choice, "without_substitutions", without)
+    assert choice(sigmoid, keep=True).line
+    ((sites, every),) = put_back
+    assert sites == {"head.output (Sigmoid by hard_sigmoid)"}
+    assert sites <= every
     assert substituted_ending(graph, load_target("per-tensor-minmax")) == ""

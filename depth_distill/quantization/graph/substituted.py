@@ -1,7 +1,7 @@
 """A network as a tool chain computes it that substitutes activations, and the network itself again."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -91,9 +91,11 @@ def substitute_in_place(
     return places
 
 
-def restore(graph_module: fx.GraphModule) -> None:
-    """Put every activation back in its place, in the graph itself."""
-    for node, stand_in in _stand_ins(graph_module):
+def restore(graph_module: fx.GraphModule, sites: Collection[str] | None = None) -> None:
+    """Put every activation back in its place, or those of some sites, in the graph itself."""
+    for node, stand_in in list(_stand_ins(graph_module)):
+        if sites is not None and stand_in.site not in sites:
+            continue
         if isinstance(stand_in.replaced, nn.Module):
             graph_module.set_submodule(str(node.target), stand_in.replaced)
         elif stand_in.replaced is not None:
@@ -187,13 +189,13 @@ def _call(node: fx.Node) -> Function:
     return call
 
 
-def _out_of_place(module: nn.Module) -> nn.Module:
-    """An activation that does not write over its input, which others may still read."""
 def _options_of(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a function or method without its input, which may be given by name."""
     return tuple(node.args[1:]), {name: value for name, value in node.kwargs.items() if name != "input"}
 
 
+def _out_of_place(module: nn.Module) -> nn.Module:
+    """An activation that does not write over its input, which others may still read."""
     if getattr(module, "inplace", False):
         module = copy.copy(module)
         module.inplace = False  # type: ignore[assignment]

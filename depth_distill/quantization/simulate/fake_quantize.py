@@ -138,10 +138,15 @@ def remove_fake_quant(quantized: fx.GraphModule) -> fx.GraphModule:
     return plain
 
 
-def without_substitutions(quantized: fx.GraphModule) -> fx.GraphModule:
-    """A copy that computes every activation itself, on the same grids: the network that is in a file."""
+def without_substitutions(quantized: fx.GraphModule, sites: Collection[str] | None = None) -> fx.GraphModule:
+    """A copy that computes every activation itself, on the same grids: the network that is in a file.
+
+    Args:
+        quantized: network from :func:`fake_quantize`; it is not changed.
+        sites: sites of the activations to put back; all unless given.
+    """
     plain = copy.deepcopy(quantized)
-    restore(plain)
+    restore(plain, sites)
     return plain
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import classify, scoped_name
-from depth_distill.quantization.graph.substituted import restore, substitute, substituted
+from depth_distill.quantization.graph.substituted import output_sites, restore, substitute, substituted
 from depth_distill.quantization.graph.substitutions import EXACT, SUBSTITUTIONS, Substituted, table
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.target.substitutions import SUBSTITUTION_NAMES
@@ -78,6 +78,29 @@ def test_substitution_and_restoration():
     assert copied.code == graph.code
     assert torch.equal(copied(x), before)
     assert not substituted(copied)
+
+
+class ByName(nn.Module):
+    """Functions whose input is given by name."""
+
+    def forward(self, x):
+        return torch.sigmoid(input=F.elu(input=x, alpha=0.5))
+
+
+def test_an_input_that_is_given_by_name_and_the_restoration_of_one_site():
+    graph, x = trace(ByName()), torch.randn(1, 3, 4, 4) * 3
+    before = graph(x)
+    changed, _ = substitute(graph, {"Sigmoid": "hard_sigmoid", "Elu": "relu"})
+    torch.testing.assert_close(changed(x), (0.2 * F.relu(x) + 0.5).clamp(0, 1))
+    for each in substituted(changed).values():
+        each.enabled = False
+    torch.testing.assert_close(changed(x), before)
+    for each in substituted(changed).values():
+        each.enabled = True
+    restore(changed, output_sites(changed))
+    torch.testing.assert_close(changed(x), torch.sigmoid(F.relu(x)))
+    restore(changed)
+    assert torch.equal(changed(x), before)
 
 
 def test_a_tool_chain_that_knows_a_silu():
