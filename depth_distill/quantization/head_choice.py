@@ -33,12 +33,10 @@ class HeadChoice:
     Attributes:
         recipe: the recipe, with a pass that changes the end, if one was chosen.
         line: what was found, for people; empty where the target computes the end as the network does.
-        harmed: whether what the target computes there costs accuracy.
     """
 
     recipe: Recipe
     line: str = ""
-    harmed: bool = False
 
 
 def choose_head(
@@ -75,19 +73,13 @@ def choose_head(
     if not ending:
         return HeadChoice(recipe)
     what = f"{target.name} computes {ending}"
-    if isinstance(as_is.interface.outputs, RawOutputs):
-        scorer = DeviationScorer([as_is.interface.feed(each) for each in held_out], _raw(as_is, as_is.graph))
-        off = scorer(_raw(as_is, as_is.quantized)).relative
-        return HeadChoice(recipe, f"{what}: expect the output to be off by {_percent(off)}", True)
     scorer = DeviationScorer(held_out, lambda batch: _depth(as_is, as_is.graph, batch))
     lost = scorer(lambda batch: _depth(as_is, as_is.quantized, batch))
     itself = without_substitutions(as_is.quantized, _endings(as_is.graph, target))  # no other end mends what is inside
     if lost.relative < _COSTS * scorer(lambda batch: _depth(as_is, itself, batch)).relative:
         return HeadChoice(recipe)
     if keep:
-        return HeadChoice(
-            recipe, f"{what}, and that is kept: expect depth to be off by {_percent(lost.relative)}", True
-        )
+        return HeadChoice(recipe, f"{what}, and that is kept: expect depth to be off by {_percent(lost.relative)}")
     best, tried, reasons = None, [], []
     for way in WAYS:
         try:
@@ -101,21 +93,14 @@ def choose_head(
             best = way, found
     if best is None:
         why = f"; no way around it: {reasons[0]}" if reasons else ""
-        return HeadChoice(recipe, f"{what}: expect depth to be off by {_percent(lost.relative)}{why}", True)
+        return HeadChoice(recipe, f"{what}: expect depth to be off by {_percent(lost.relative)}{why}")
     way = best[0]
     chosen = Recipe((*before.with_passes(way).passes, *after), recipe.name)
     line = (
         f"{what}, which puts depth off by {_percent(lost.relative)}: the network ends in the pass {way} instead "
         f"({', '.join(tried)})"
     )
-    return HeadChoice(chosen, line, True)
-def _endings(graph: fx.GraphModule, target: NpuTarget) -> dict[str, Substituted]:
-    """The activations that a network returns and the target substitutes, by site."""
-    changed, _ = substitute(graph, target.substitutions, target.operators.max_opset)
-    last = output_sites(changed)
-    return {site: module for site, module in substituted(changed).items() if site in last}
-
-
+    return HeadChoice(chosen, line)
 
 
 def substituted_ending(graph: fx.GraphModule, target: NpuTarget) -> str:
@@ -124,13 +109,16 @@ def substituted_ending(graph: fx.GraphModule, target: NpuTarget) -> str:
     return f"the last {' and '.join(endings)}" if endings else ""
 
 
+def _endings(graph: fx.GraphModule, target: NpuTarget) -> dict[str, Substituted]:
+    """The activations that a network returns and the target substitutes, by site."""
+    changed, _ = substitute(graph, target.substitutions, target.operators.max_opset)
+    last = output_sites(changed)
+    return {site: module for site, module in substituted(changed).items() if site in last}
+
+
 def _depth(prepared: Prepared, graph: Callable[[Tensor], Any], batch: Tensor) -> Outputs:
     interface = prepared.interface
     return {"depth": interface.depth_m(graph(interface.feed(batch)))}
-
-
-def _raw(prepared: Prepared, graph: Callable[[Tensor], Any]) -> Callable[[Tensor], Outputs]:
-    return lambda batch: prepared.interface.compared(graph(batch))
 
 
 def _percent(share: float) -> str:
