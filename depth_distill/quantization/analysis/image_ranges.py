@@ -112,7 +112,8 @@ def noise_gains(
     with _watched(quantized, lambda site, values: seen.append((site, values))), torch.enable_grad():
         for batch in batches:
             seen.clear()
-            found = outcome(quantized(batch.to(device_of(quantized)).requires_grad_()))
+            leaf = batch.detach().to(device_of(quantized)).clone().requires_grad_()  # the caller's stays as it is
+            found = outcome(quantized(leaf))
             signs = torch.randint(0, 2, found.shape, generator=generator).to(found) * 2 - 1
             gradients = torch.autograd.grad(found, [values for _, values in seen], signs, allow_unused=True)
             rows = torch.zeros(len(found), len(order))

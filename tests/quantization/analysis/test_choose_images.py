@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from depth_distill.errors import DataError
+from depth_distill.quantization.analysis import image_ranges
 from depth_distill.quantization.analysis.choose_images import RangeCost, choose_greedily, stretch_of
 from depth_distill.quantization.analysis.image_ranges import ImageRanges, measure_images, noise_gains
 from depth_distill.quantization.graph.trace import trace
@@ -58,6 +59,26 @@ def test_gains_are_what_white_noise_of_variance_one_does_to_the_outcome():
     sites = list(measure_images(quantized, [IMAGES.abs()]).sites)
     assert dict(zip(sites, gains, strict=True)) == pytest.approx({"image": 9, "relu": 9, "mul": 1})
     assert variance == pytest.approx(float((3 * IMAGES.abs()).var()), rel=1e-5)
+
+
+def test_gains_leave_the_images_as_they_are(quantized):
+    images = IMAGES.clone()
+    noise_gains(quantized, [images], lambda found: found)
+    assert not images.requires_grad
+
+
+def test_two_tensors_with_one_scale_weigh_as_many_values_as_they_have():
+    def statistics(values):
+        low, high = map(float, values.aminmax())
+        share = float(values.count_nonzero()) / values.numel()
+        return low, high, share, image_ranges._histogram(values, low, high), values.numel()
+
+    one, two = torch.linspace(0, 1, 900), torch.zeros(100)
+    low, high, rounded, shares, count = image_ranges._joined(statistics(one), statistics(two))
+    assert (low, high, count) == (0, 1, 1000)
+    assert rounded == pytest.approx(0.899)
+    assert float(shares[0]) == pytest.approx(0.1 + 0.9 / 512, rel=0.05)
+    assert float(shares.sum()) == pytest.approx(1)
 
 
 def one_site(*images):
