@@ -23,6 +23,7 @@ from depth_distill.quantization.simulate.fake_quantize import preserve_quantizer
 _BINS = 512  # between the ends of each tensor of each image
 
 Floats = NDArray[np.float64]
+_Statistics = tuple[float, float, float, NDArray[np.float32], int]  # lowest, highest, rounded, shares, number of values
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,15 @@ def measure_images(quantized: fx.GraphModule, batches: Iterable[Tensor], progres
         DataError: there are no images, or a tensor has NaN or infinity; the message names it and the first such image.
     """
     sites = activation_quantizers(quantized)
-    rows: list[dict[str, tuple[float, float, float, NDArray[np.float32]]]] = []
+    rows: list[dict[str, _Statistics]] = []
 
     def observe(site: str, values: Tensor) -> None:
         for index, each in enumerate(values.detach().flatten(1), start=len(rows) - len(values)):
             low, high = (float(end) for end in each.aminmax())
             if not -float("inf") < low <= high < float("inf"):
                 raise DataError(f"{site}: NaN or infinity in the float network at image {index}")
-            found = (low, high, float(each.count_nonzero()) / each.numel(), _histogram(each, low, high))
+            share = float(each.count_nonzero()) / each.numel()
+            found = (low, high, share, _histogram(each, low, high), each.numel())
             rows[index][site] = _joined(rows[index][site], found) if site in rows[index] else found
 
     with _watched(quantized, observe), torch.inference_mode():
@@ -155,14 +157,13 @@ def _histogram(values: Tensor, low: float, high: float) -> NDArray[np.float32]:
     return shares
 
 
-def _joined(
-    one: tuple[float, float, float, NDArray[np.float32]], two: tuple[float, float, float, NDArray[np.float32]]
-) -> tuple[float, float, float, NDArray[np.float32]]:
-    """Two tensors of a site that shares its scale, as one."""
+def _joined(one: _Statistics, two: _Statistics) -> _Statistics:
+    """Two tensors of a site that shares its scale, as one, each with the weight of its values."""
+    count = one[4] + two[4]
     low, high = min(one[0], two[0]), max(one[1], two[1])
     shares = np.zeros(_BINS, np.float32)
     for each in (one, two):
         centres = each[0] + (np.arange(_BINS) + 0.5) / _BINS * (each[1] - each[0])
         bins = np.clip((centres - low) / max(high - low, 1e-30) * _BINS, 0, _BINS - 1).astype(int)
-        shares += np.bincount(bins, each[3] / 2, minlength=_BINS).astype(np.float32)
-    return low, high, (one[2] + two[2]) / 2, shares
+        shares += np.bincount(bins, each[3] * (each[4] / count), minlength=_BINS).astype(np.float32)
+    return low, high, (one[2] * one[4] + two[2] * two[4]) / count, shares, count
