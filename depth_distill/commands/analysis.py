@@ -55,11 +55,16 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
     target, recipe = load_target(options.target), load_recipe(options.recipe)
     run = load_run(options.checkpoint, options.config, overrides, options.device)
     images = run.calibration_images(options.calibration_images)
-    recipe = run.chosen_recipe(recipe, target, images, progress=True)
+    recipe = run.chosen_recipe(recipe, target, images, progress=True, on_head=show_head)
     prepared = run.preparer(target, images, on_report=show, progress=True)(recipe)
     scorer = InterfaceScorer(run.evaluator(options.images, reference=prepared.reference), prepared.interface)
     name = options.checkpoint.absolute().parent.parent.name
     return QuantizedRun(prepared, scorer, f"{name}, {target.name}, recipe {recipe}")
+
+
+def show_head(line: str) -> None:
+    """Print what became of the end of a network for a target that substitutes the activation there."""
+    plain_console().print(f"head: {line}", highlight=False, soft_wrap=True)
 
 
 def show(pass_: Pass, report: PassReport) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from depth_distill.commands.analysis import show_head
 from depth_distill.evaluation import InterfaceScorer
 from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.backends.vendor_ptq import vendor_network
@@ -48,7 +49,7 @@ class PtqRows:
         self.folder = folder
         calibration = run.calibration_images(options.calibration_images)
         self.prepare = run.preparer(self.target, calibration)
-        base = run.chosen_recipe(base, self.target, calibration)
+        base = run.chosen_recipe(base, self.target, calibration, on_head=show_head)
         naive = self.prepare(base)
         self.evaluator = run.evaluator(options.images, reference=naive.reference)
         has_relu6 = bool(replace_relu6(naive.graph)[1])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import Tensor
@@ -95,6 +96,7 @@ class LoadedRun:
         on_trial: Callable[[Trial], object] | None = None,
         progress: bool = False,
         keep_head: bool = False,
+        on_head: Callable[[str], object] = warn,
     ) -> Recipe:
         """The recipe itself; for ``auto``, the passes that are best for this network.
 
@@ -109,13 +111,18 @@ class LoadedRun:
             on_trial: called with every candidate when it has been tried.
             progress: whether long passes show a progress bar.
             keep_head: whether the network ends as it does in any case.
+            on_head: called with a line for people if the network gets another end, or loses by its own; a warning
+                unless given.
         """
 
         def prepare(calibration: Sequence[Tensor]) -> Preparer:
             return self.preparer(target, calibration, calibrator, progress=progress)
 
         if recipe.has(Auto.name) and target.substituted and not keep_head:
-            recipe = choose_head(recipe, images, prepare).recipe
+            choice = choose_head(recipe, images, prepare)
+            recipe = choice.recipe
+            if choice.line:
+                on_head(choice.line)
         return chosen_recipe(recipe, images, prepare, **_given(on_trial=on_trial))
 
     def calibration_images(self, count: int | None = None) -> Sequence[Tensor]:

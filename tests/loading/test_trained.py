@@ -11,11 +11,13 @@ import yaml
 from depth_distill.data.synthetic import SyntheticDepth
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
+from depth_distill.loading import trained
 from depth_distill.loading.trained import build_untrained, load_data, load_run
 from depth_distill.models import GraphNetwork
 from depth_distill.quantization.graph.trace import trace
+from depth_distill.quantization.head_choice import HeadChoice
 from depth_distill.quantization.passes.fold import fold
-from depth_distill.quantization.recipe import load_recipe
+from depth_distill.quantization.recipe import NAIVE, load_recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 from depth_distill.quantization.simulate.ptq import quantize_post_training
 from depth_distill.quantization.target.target import load_target
@@ -238,3 +240,14 @@ def test_errors_name_what_is_wrong_in_the_config(checkpoint, tmp_path):
     (tmp_path / "unknown.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match="batch_sise"):
         load_run(checkpoint, tmp_path / "unknown.yaml")
+
+
+def test_another_end_of_the_network_is_told(monkeypatch):
+    recipe = load_recipe("auto")
+    monkeypatch.setattr(trained, "choose_head", lambda recipe, images, prepare: HeadChoice(NAIVE, "ends in logits"))
+    loaded = trained.LoadedRun(None, None, ())
+    with pytest.warns(UserWarning, match="ends in logits"):
+        assert loaded.chosen_recipe(recipe, load_target("hard-sigmoid"), []) is NAIVE
+    told = []
+    loaded.chosen_recipe(recipe, load_target("hard-sigmoid"), [], on_head=told.append)
+    assert told == ["ends in logits"]
