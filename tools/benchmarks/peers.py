@@ -226,6 +226,8 @@ def _scored(network: HardFile, folder: Path, kind: str) -> tuple[dict[str, float
         if inexpressible(network.target) is not None:
             raise ConfigError(f"its quantized file is not for {network.target.name}")
         return network.of_quantized(folder / "quantized.onnx", folder)
+    if network.metadata["substitution"] is not None or inexpressible(network.target) is not None:
+        raise ConfigError(f"a toolkit that gives outputs instead of a file does not compute as {network.target.name}")
     codes = torch.from_numpy(np.load(folder / "outputs.npy", allow_pickle=False))
     left = iter(codes)
     return network.score(lambda images: torch.stack([next(left) for _ in images])), "not in a file"

@@ -12,7 +12,8 @@ from depth_distill.export.backends.vendor_ptq import vendor_ptq
 from depth_distill.export.interface.calibration_set import write_calibration_set
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.float_onnx import export_float
-from tools.benchmarks.peers import PEERS, HardFile, Peer, granularity_of, measure, references, substituted
+from depth_distill.quantization.target.target import load_target
+from tools.benchmarks.peers import PEERS, HardFile, Peer, _scored, granularity_of, measure, references, substituted
 from tools.benchmarks.peers_table import Row, aim_of, tables
 
 
@@ -79,6 +80,16 @@ def test_rows_of_a_file_of_a_toolkit_that_fails_and_of_ours(hard_file):
     text = tables([per_tensor, per_channel, missing, ours])
     assert "| Nobody | cle | tiny |" in text
     assert "not installed" in text
+
+
+@pytest.mark.parametrize("changes", [{"substitution": ["Sigmoid", "HardSigmoid"]}, {"target": "symmetric-pow2"}])
+def test_outputs_of_a_toolkit_are_not_scored_for_a_target_that_it_does_not_compute(hard_file, changes):
+    np.save(hard_file.folder / "outputs.npy", np.full((8, 1, 8, 8), 0.5, np.float32))
+    assert _scored(hard_file, hard_file.folder, "outputs")[0]["deviation_mm"] > 0
+    hard_file.metadata |= changes
+    hard_file.target = load_target(hard_file.metadata["target"])
+    with pytest.raises(ConfigError, match="outputs instead of a file"):
+        _scored(hard_file, hard_file.folder, "outputs")
 
 
 def row(peer, method, deviation, seconds, granularity="per tensor"):
