@@ -12,11 +12,10 @@ from depth_distill.errors import DataError
 from depth_distill.quantization.analysis.replay import Replay
 from depth_distill.quantization.graph.substituted import SUBSTITUTIONS, output_sites, substitute, substituted
 
-HEADER = ("operator", "computed as", "where", "its input", "mm", "%", "abs_rel", "verdict")
+HEADER = ("operator", "computed as", "where", "its input", "mm", "%", "verdict")
 
 # Of depth, or of an output: INT8 itself costs 0.2 to 1 % of a network that is fit for it.
 _HARMLESS, _NOTICEABLE = 0.005, 0.02
-_LOSS = 1.02  # abs_rel over that of the network as it is
 _SHOWN = 2  # names of places in a table
 _TINY = 1e-12
 
@@ -34,8 +33,6 @@ class Row:
         highest: highest input.
         relative: mean of |d - d0| / d0 over all pixels; without depth RMS of the change over RMS of the worst output.
         drift_mm: mean of |d - d0| over all pixels; None without depth.
-        abs_rel: abs_rel with the substitution; None without ground truth.
-        float_abs_rel: abs_rel of the network as it is.
         by_output: relative change by name or place of an output, where there is no depth.
     """
 
@@ -47,17 +44,14 @@ class Row:
     highest: float
     relative: float
     drift_mm: float | None = None
-    abs_rel: float | None = None
-    float_abs_rel: float | None = None
     by_output: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
         """``harmless``, ``noticeable`` or ``harmful``, and the way out of harm."""
-        lost = self.abs_rel is not None and self.float_abs_rel is not None and self.abs_rel > _LOSS * self.float_abs_rel
-        if self.relative < _HARMLESS and not lost:
+        if self.relative < _HARMLESS:
             return "harmless"
-        word = "harmful" if lost or not self.relative < _NOTICEABLE else "noticeable"
+        word = "harmful" if not self.relative < _NOTICEABLE else "noticeable"
         if self.at_output and self.operator in ("Sigmoid", "HardSigmoid"):
             return f"{word}: end before it (pass logits) or in clips (thermometer)"
         return f"{word}: ask the vendor for {self.operator}, or train with ReLU"
@@ -70,9 +64,6 @@ class Row:
         """A line of a table or report, under :data:`HEADER`."""
         more = f" and {len(self.places) - _SHOWN} more" if len(self.places) > _SHOWN else ""
         where = f"{'output' if self.at_output else 'inside'}: {', '.join(self.places[:_SHOWN])}{more}"
-        abs_rel = "-" if self.abs_rel is None else f"{self.abs_rel:.4f}"
-        if self.abs_rel is not None and self.float_abs_rel:
-            abs_rel += f" ({self.abs_rel / self.float_abs_rel:.2f} x)"
         return (
             self.operator,
             self.by,
@@ -80,7 +71,6 @@ class Row:
             f"{self.lowest:.2f} to {self.highest:.2f}",
             "-" if self.drift_mm is None else f"{self.drift_mm:.1f}",
             f"{100 * self.relative:.2f}",
-            abs_rel,
             self.verdict,
         )
 
@@ -90,7 +80,6 @@ def robustness(
     images: Sequence[Tensor],
     depth_of: Callable[[Any], Tensor] | None = None,
     substitutions: Mapping[str, Mapping[str, object]] = SUBSTITUTIONS,
-    abs_rel_of: Callable[[fx.GraphModule], float] | None = None,
     progress: bool = True,
 ) -> list[Row]:
     """Every substitution that this network has a place for, the most harmful first.
@@ -104,7 +93,6 @@ def robustness(
         depth_of: depth in metres from what the network returns, such as ``Interface.depth_m``; None: only the relative
             change of the outputs is measured.
         substitutions: names of substitutions by operator.
-        abs_rel_of: abs_rel of a network against ground truth, if there is any; called once per row.
         progress: whether to show a progress bar.
 
     Returns:
@@ -115,12 +103,11 @@ def robustness(
     """
     if not images:
         raise DataError("the robustness of a network is measured on images, received none")
-    float_abs_rel = None if abs_rel_of is None else abs_rel_of(graph)
     rows: list[Row] = []
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("robustness", total=len(substitutions))
         for operator, named in substitutions.items():
-            rows += _rows_of(graph, images, depth_of, operator, list(named), abs_rel_of, float_abs_rel)
+            rows += _rows_of(graph, images, depth_of, operator, list(named))
             bar.advance(task)
     return sorted(rows, key=lambda each: -each.relative)
 
@@ -129,7 +116,7 @@ def robustness_table(rows: Sequence[Row], title: str = "What a tool chain may co
     """One row per substitution."""
     table = Table(title=title)
     for heading in HEADER:
-        table.add_column(heading, justify="right" if heading in ("mm", "%", "abs_rel") else "left", overflow="fold")
+        table.add_column(heading, justify="right" if heading in ("mm", "%") else "left", overflow="fold")
     for each in rows:
         table.add_row(*each.cells())
     return table
@@ -141,8 +128,6 @@ def _rows_of(
     depth_of: Callable[[Any], Tensor] | None,
     operator: str,
     names: Sequence[str],
-    abs_rel_of: Callable[[fx.GraphModule], float] | None,
-    float_abs_rel: float | None,
 ) -> list[Row]:
     changed, places = substitute(graph, {operator: names[0]})
     if not places:
@@ -166,16 +151,12 @@ def _rows_of(
             sums[at_output, by].add(replay.again(), expected, depth_of)
     rows = []
     for at_output, by in runs:
-        abs_rel = None
-        if abs_rel_of is not None:
-            _set(replay, groups[at_output], by)
-            abs_rel = abs_rel_of(replay.network)
         sites, change = groups[at_output], sums[at_output, by]
         named = tuple(site.rpartition(" (")[0] for site in sites)
         rows.append(
             Row(
                 operator, by, at_output, named, *limits[at_output], change.relative(),
-                change.drift_mm(), abs_rel, float_abs_rel, change.by_output(),
+                change.drift_mm(), change.by_output(),
             )
         )  # fmt: skip
     return rows
