@@ -50,6 +50,8 @@ def config_files(argv: Sequence[str]) -> list[Path]:
 def chosen_run_folder(argv: Sequence[str], checkpoint: str | None, configured: str | None) -> Path | None:
     """The existing or named folder that a run goes into; None if it gets a new one.
 
+    A link, such as ``latest``, stands for the folder that it leads to now.
+
     Args:
         argv: the command line, whose ``--run_dir`` comes first.
         checkpoint: the checkpoint that the run resumes from, whose run folder comes second, so that a copied run goes
@@ -58,8 +60,8 @@ def chosen_run_folder(argv: Sequence[str], checkpoint: str | None, configured: s
     """
     given = [*_values(argv, "--run_dir")]
     if given:
-        return Path(given[-1])
-    return resumed_run_folder(checkpoint) or (Path(configured) if configured else None)
+        return _through_link(Path(given[-1]))
+    return resumed_run_folder(checkpoint) or (_through_link(Path(configured)) if configured else None)
 
 
 def require_own_folder(folder: Path, command: str, checkpoint: str | None) -> None:
@@ -144,7 +146,7 @@ def resumed_run_folder(checkpoint: str | None) -> Path | None:
     if checkpoint is None:
         return None
     folder = Path(checkpoint).absolute().parent
-    run = folder.parent.resolve() if folder.parent.is_symlink() else folder.parent  # through latest
+    run = _through_link(folder.parent)
     return run if folder.name == "checkpoints" and (run / CONFIG_FILE).is_file() else None
 
 
@@ -194,7 +196,7 @@ def link(path: Path, to: Path) -> bool:
     Returns:
         Whether ``path`` leads there now. What is neither a link nor a file, such as a folder of that name, is left.
     """
-    if path.is_dir() and not path.is_symlink():
+    if path.absolute() == to.absolute() or (path.is_dir() and not path.is_symlink()):
         return False
     temporary = path.with_name(f".{path.name}.{os.getpid()}-link")
     target = to.relative_to(path.parent)
@@ -224,6 +226,11 @@ def next_command(run_folder: Path, checkpoint: str) -> str:
     """The command that writes predictions with a checkpoint of a run."""
     words = ["--config", str(by_short_name(run_folder) / CONFIG_FILE)]
     return shlex.join(["depth-distill", "predict", *words, "--ckpt_path", str(by_short_name(Path(checkpoint)))])
+
+
+def _through_link(folder: Path) -> Path:
+    """The folder itself; the one that it leads to if it is a link."""
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def _values(argv: Sequence[str], *options: str) -> list[str]:

@@ -279,3 +279,14 @@ def test_a_run_is_resumed_in_its_own_folder_also_through_latest(tmp_path):
     (run / "checkpoints" / "last.ckpt").touch()
     assert runs.link(run.parent / "latest", run)
     assert runs.resumed_run_folder(str(run.parent / "latest" / "checkpoints" / "last.ckpt")) == run
+
+
+def test_a_run_folder_named_by_latest_is_the_one_that_it_leads_to(tmp_path):
+    run = tmp_path / "small" / "2026-01-01_00-00-00"
+    run.mkdir(parents=True)
+    latest = run.parent / "latest"
+    assert runs.link(latest, run)
+    assert runs.chosen_run_folder(["fit", f"--run_dir={latest}"], None, None) == run
+    assert runs.chosen_run_folder(["fit"], None, str(latest)) == run
+    assert not runs.link(latest, latest)  # it would lead to itself
+    assert latest.samefile(run)
