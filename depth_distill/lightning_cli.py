@@ -69,6 +69,7 @@ IGNORED_WARNINGS = (
 _RENAMED = tuple(map(int, jsonargparse.__version__.split(".")[:2])) >= (4, 49)
 _KEEP_NULL = {"skip_unset" if _RENAMED else "skip_none": False}
 _OF_ONE_SUBCOMMAND = ("ckpt_path", "verbose", "return_predictions")
+_STARTS_FROM = ("teacher_checkpoint", "student_init")  # files that a task reads
 _RESTORES = re.compile(r"_?(restore|resume)")  # functions of Lightning that read a checkpoint
 EVALUATION_KEYS = ("accelerator", "devices", "strategy", "enable_progress_bar", "deterministic")
 
@@ -158,9 +159,18 @@ class DepthCLI(LightningCLI):
         self.run_folder = (chosen or runs.new_run_folder(Path(self._get(self.config, "runs_dir")), name)).absolute()
         if chosen is not None:
             runs.require_own_folder(chosen, self.subcommand or "", checkpoint)
+        self._settle_checkpoints()
         # config.yaml runs again elsewhere: another run with it must not write into this folder.
         (self.config if self.subcommand is None else self.config[self.subcommand]).run_dir = None
         rank_zero_only(runs.keep_metrics_log)(self.run_folder)
+
+    def _settle_checkpoints(self) -> None:
+        """Name the checkpoints that a task starts from by their own names: a link would lead a resume elsewhere."""
+        arguments = (self._get(self.config, "model") or {}).get("init_args") or {}
+        for key in _STARTS_FROM:
+            value = arguments.get(key)
+            if value is not None and Path(str(value)).is_file():
+                arguments[key] = type(value)(runs.settled(Path(str(value))))
 
     @override
     def instantiate_classes(self) -> None:
@@ -248,7 +258,7 @@ class DepthCLI(LightningCLI):
     def _report(self, stage: str, metrics: Mapping[str, float]) -> None:
         self._print_metrics(stage, metrics)
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            scored = str(self._get(self.config, "ckpt_path"))
+            scored = str(Path(self._get(self.config, "ckpt_path")).resolve())
             record = {"split": stage, "checkpoint": scored, "protocol": self.model.val_metrics.protocol}
             write_json(self.run_folder / "evaluation.json", record | {"metrics": dict(metrics)})
 

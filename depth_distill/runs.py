@@ -222,6 +222,15 @@ def by_short_name(path: Path) -> Path:
     return latest if latest.is_dir() and path.is_dir() and latest.samefile(path) else path
 
 
+def settled(path: Path) -> Path:
+    """The file that a path leads to now, for a record: links such as ``latest`` and ``best.ckpt`` move on.
+
+    A path below the working directory stays relative if it was.
+    """
+    real, here = path.resolve(), Path.cwd().resolve()
+    return real.relative_to(here) if not path.is_absolute() and real.is_relative_to(here) else real
+
+
 def next_command(run_folder: Path, checkpoint: str) -> str:
     """The command that writes predictions with a checkpoint of a run."""
     words = ["--config", str(by_short_name(run_folder) / CONFIG_FILE)]

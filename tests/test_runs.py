@@ -290,3 +290,14 @@ def test_a_run_folder_named_by_latest_is_the_one_that_it_leads_to(tmp_path):
     assert runs.chosen_run_folder(["fit"], None, str(latest)) == run
     assert not runs.link(latest, latest)  # it would lead to itself
     assert latest.samefile(run)
+
+
+def test_a_record_has_the_file_and_not_the_link_to_it(tmp_path, monkeypatch):
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "a.ckpt").touch()
+    assert runs.link(run / "best.ckpt", run / "a.ckpt")
+    assert runs.link(run.parent / "latest", run)
+    assert runs.settled(run.parent / "latest" / "best.ckpt") == (run / "a.ckpt").resolve()
+    monkeypatch.chdir(tmp_path)
+    assert runs.settled(Path("runs/latest/best.ckpt")) == Path("runs/one/a.ckpt")

@@ -10,12 +10,14 @@ of every trial; where that is ``fit``, the checkpoint is that of the teacher.
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depth_distill.commands import COMMANDS, command_module
 from depth_distill.commands.options import CommandParser, add_checkpoint, add_json, add_out
 from depth_distill.commands.values import config_file, whole_number
 from depth_distill.errors import ConfigError
+from depth_distill.runs import settled
 from depth_distill.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -113,8 +115,9 @@ def check_command(sweep: "SweepFile", more: Sequence[str] = ()) -> None:
             parser.parse(words)
 
 
-def _checkpoint_option(sweep: "SweepFile", checkpoint: object) -> list[str]:
+def _checkpoint_option(sweep: "SweepFile", checkpoint: Path | None) -> list[str]:
+    """The option of the command; by the file's own name, since trials of one sweep are to have the same."""
     if checkpoint is None:
         return []
     key = "model.init_args.teacher_checkpoint" if sweep.subcommand == "fit" else "checkpoint"
-    return [f"--{key}={checkpoint}"]
+    return [f"--{key}={settled(checkpoint)}"]

@@ -21,6 +21,7 @@ from depth_distill.metrics import BANDS_M
 from depth_distill.models import CodeNetwork
 from depth_distill.models.checkpoints import load_weights
 from depth_distill.models.foreign_checkpoint import first_names
+from depth_distill.quantization.simulate.calibrate import weights_hash
 from depth_distill.tasks.layer_pairs import FindLayers, LayerPair, ResolvedPair, check_maps, resolve
 from depth_distill.tasks.metric_depth import MetricDepthTask
 from depth_distill.tasks.schedules import LRSchedulerFactory
@@ -30,6 +31,7 @@ BalanceFactory = Callable[[dict[str, float]], nn.Module]
 """Builds the module that reduces the terms (``output``, ``feature``, ...) to one number, from their weights."""
 
 _NOT_SAVED = "teacher."
+_TEACHER_HASH = "teacher_sha256"  # key of a checkpoint
 _TRAINING_ONLY = ("adapters.", "balance.")
 
 
@@ -154,6 +156,7 @@ class DistillationTask(MetricDepthTask):
         self.teacher_tap: Tap | None = None
         self.teacher_outputs: TeacherOutputs = self.teacher_forward
         self._started = False
+        self._teacher_hash: str | None = None
 
     def start(self) -> None:
         """Load the weights of the teacher, and those that the student starts from; a second call does nothing.
@@ -169,6 +172,7 @@ class DistillationTask(MetricDepthTask):
             rank_zero_warn("neither teacher nor teacher_checkpoint is given: the teacher is the student as constructed")
         if self.teacher_checkpoint is not None:
             load_weights(self.teacher, self.teacher_checkpoint, "model.teacher (a copy of model.network if not given)")
+            self._teacher_hash = weights_hash(self.teacher)
         if self.student_init == "teacher":
             # Codec, depth range and head, which a state dict does not show.
             student, teacher = ((x.extra_repr(), str(getattr(x, "head", None))) for x in (self.network, self.teacher))
@@ -325,6 +329,23 @@ class DistillationTask(MetricDepthTask):
         for key in [key for key in state if key.startswith(prefix + _NOT_SAVED)]:
             del state[key]
         return state
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record what the codes mean, and whom the student learns from."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_TEACHER_HASH] = self._teacher_hash
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume with another teacher as well; outside of ``fit`` there is none."""
+        super().on_load_checkpoint(checkpoint)
+        recorded = checkpoint.get(_TEACHER_HASH)
+        if recorded is not None and self._teacher_hash not in (None, recorded):
+            raise ConfigError(
+                f"teacher_checkpoint: {self.teacher_checkpoint} has other weights than the teacher that this student "
+                "began with: resume with the config.yaml of its run, which names that one, or start a new run"
+            )
 
     @override
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

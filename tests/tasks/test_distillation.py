@@ -298,6 +298,22 @@ def test_the_teacher_comes_from_its_checkpoint(tmp_path):
         fit(tmp_path, teacher=SmallNet(width=12), teacher_checkpoint=tmp_path / "a.ckpt")
 
 
+def test_resuming_with_another_teacher_is_refused(tmp_path):
+    for name, seed in (("a.ckpt", 2), ("b.ckpt", 3)):
+        torch.save(SmallNet(seed=seed).state_dict(), tmp_path / name)
+    run = trainer(tmp_path, FeatureHooks())
+    run.fit(task(teacher_checkpoint=tmp_path / "a.ckpt"), datamodule())
+    run.save_checkpoint(tmp_path / "student.ckpt")
+    resumed = {"ckpt_path": tmp_path / "student.ckpt", "weights_only": True}
+    again = trainer(tmp_path, FeatureHooks(), epochs=2)
+    again.fit(task(teacher_checkpoint=tmp_path / "a.ckpt"), datamodule(), **resumed)
+    assert again.current_epoch == 2
+    with pytest.raises(ConfigError, match=r"b\.ckpt has other weights than the teacher that this student began with"):
+        trainer(tmp_path, FeatureHooks(), epochs=2).fit(
+            task(teacher_checkpoint=tmp_path / "b.ckpt"), datamodule(), **resumed
+        )
+
+
 @pytest.mark.parametrize("teacher", [lambda: SmallNet(width=12), Metres])
 def test_a_student_of_another_architecture_cannot_start_from_the_teacher(tmp_path, teacher):
     with pytest.raises(

@@ -103,6 +103,13 @@ def test_the_checkpoint_is_an_artifact_and_the_teacher_is_what_it_was_made_from(
     assert used.digest == original.digest  # so that they are one artifact where both are uploaded
 
 
+def test_the_config_names_the_file_of_the_teacher_and_not_the_link_that_led_there(tracked):
+    teacher, student, _, _ = tracked
+    named = Path(yaml.safe_load((student / "config.yaml").read_text())["model"]["init_args"]["teacher_checkpoint"])
+    assert named == (teacher / "checkpoints" / "best.ckpt").resolve()
+    assert named.name != "best.ckpt"
+
+
 def test_no_key_is_written_anywhere(tracked):
     _, student, _, _ = tracked
     for path in student.rglob("*"):
