@@ -44,9 +44,11 @@ def test_an_evaluation_links_nothing(trainer):
 
 def test_the_best_checkpoint_of_another_folder_is_not_linked(trainer, tmp_path):
     better(trainer, "epoch0.ckpt")
-    trainer.checkpoint_callback.dirpath = str(tmp_path)
+    copied = tmp_path / "copy" / "checkpoints"
+    copied.mkdir(parents=True)
+    trainer.checkpoint_callback.dirpath = str(copied)
     RunLinks().on_validation_end(trainer, None)
-    assert not (tmp_path / "best.ckpt").exists()
+    assert not (copied / "best.ckpt").exists()
 
 
 def test_latest_is_made_at_the_first_step_and_not_before(trainer):
