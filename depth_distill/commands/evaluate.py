@@ -105,9 +105,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(f"through the decode table for {file.table}{where}: {changes}", soft_wrap=True, highlight=False)
     if options.json is not None:
         write_json(options.json, record)
-    _track(options, metrics)
     if options.panel is not None:
         save_figure(depth_panel(depth_sources.panel_rows(loaded, evaluator, depth_of)), options.panel)
+    _track(options, metrics)
 
 
 def _score_quantized(options: argparse.Namespace, overrides: Sequence[str]) -> None:

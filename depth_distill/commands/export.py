@@ -175,14 +175,14 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(f"report  {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False)
         if options.json is not None:
             write_json(options.json, dict(bundle.manifest))
-        if options.wandb == "true":
-            from depth_distill.tracking.analyses import track
-
-            config = {key: str(getattr(options, key)) for key in ("checkpoint", "target", "recipe")}
-            track("export", options.out.absolute().parent, options.checkpoint, config, bundle=bundle.folder)
     except KeyboardInterrupt:
         print(f"{options.out} is as it was; the same command goes on where it stopped", file=sys.stderr)
         raise
+    if options.wandb == "true":
+        from depth_distill.tracking.analyses import track
+
+        config = {key: str(getattr(options, key)) for key in ("checkpoint", "target", "recipe")}
+        track("export", options.out.absolute().parent, options.checkpoint, config, bundle=bundle.folder)
 
 
 def _recipe(options: argparse.Namespace) -> "Recipe":

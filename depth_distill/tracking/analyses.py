@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from depth_distill.errors import ConfigError, one_line
 from depth_distill.tracking.results import finishing_trackers, use_checkpoint
 
 
@@ -30,6 +31,9 @@ def track(
         tables: tables as they are printed, by name.
         pictures: picture files, each under its name.
         bundle: folder of a bundle, which becomes an artifact of type ``bundle``.
+
+    Raises:
+        ConfigError: Weights & Biases refuses it or cannot be reached; what the command wrote is there.
     """
     import wandb
 
@@ -39,19 +43,24 @@ def track(
     options = wandb_options(folder.absolute(), job, {})
     options["dir"] = options.pop("save_dir")
     options.pop("id", None)  # each time is a run of its own
-    with finishing_trackers():
-        run = wandb.init(config=dict(config), **options)
-        if checkpoint is not None:
-            use_checkpoint(run, checkpoint)
-        found: dict[str, Any] = {name: float(value) for name, value in (metrics or {}).items()}
-        found |= {name: _table(table) for name, table in (tables or {}).items()}
-        found |= {path.stem: wandb.Image(str(path)) for path in pictures if path.is_file()}
-        if found:
-            run.log(found)
-        if bundle is not None:
-            artifact = wandb.Artifact(f"bundle-{bundle.name}", type="bundle", metadata=dict(config))
-            artifact.add_dir(str(bundle), policy="immutable", skip_cache=True)
-            run.log_artifact(artifact)
+    try:
+        with finishing_trackers():
+            run = wandb.init(config=dict(config), **options)
+            if checkpoint is not None:
+                use_checkpoint(run, checkpoint)
+            found: dict[str, Any] = {name: float(value) for name, value in (metrics or {}).items()}
+            found |= {name: _table(table) for name, table in (tables or {}).items()}
+            found |= {path.stem: wandb.Image(str(path)) for path in pictures if path.is_file()}
+            if found:
+                run.log(found)
+            if bundle is not None:
+                artifact = wandb.Artifact(f"bundle-{bundle.name}", type="bundle", metadata=dict(config))
+                artifact.add_dir(str(bundle), policy="immutable", skip_cache=True)
+                run.log_artifact(artifact)
+    except wandb.Error as error:
+        raise ConfigError(
+            f"Weights & Biases: {one_line(error)}; the results are written, and with WANDB_MODE=offline nothing is sent"
+        ) from error
 
 
 def _table(table: Table) -> Any:
