@@ -37,7 +37,9 @@ def run_name(files: Sequence[Path]) -> str:
     path = files[0].absolute()
     if path.name == CONFIG_FILE:
         runs_of_config = path.parent.parent
-        return (runs_of_config.parent if runs_of_config.name in EVALUATIONS else runs_of_config).name or "unnamed"
+        # A config of the user's may be called test.yaml: its trainings have checkpoints, evaluations have none.
+        evaluated = runs_of_config.name in EVALUATIONS and not (path.parent / "checkpoints").is_dir()
+        return (runs_of_config.parent if evaluated else runs_of_config).name or "unnamed"
     folder = path.parent.name
     return f"{folder}-{path.stem}" if path.parent.parent.name == "configs" else path.stem
 
@@ -182,8 +184,8 @@ def has_wandb_key(base_url: str) -> bool:
     """Whether Weights & Biases could log in without asking for a key."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    try:
-        return netrc.netrc().authenticators(urlsplit(base_url).hostname or "") is not None
+    try:  # by host and port, and in the file that NETRC names, as wandb looks
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(base_url).netloc) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -126,12 +126,18 @@ def test_the_log_of_an_interrupted_run_is_kept(tmp_path):
 
 def test_a_wandb_key_is_found_in_the_environment_and_in_netrc(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("NETRC", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert not runs.has_wandb_key("https://wandb.example")
     (tmp_path / ".netrc").write_text("machine wandb.example login user password secret\n")
     (tmp_path / ".netrc").chmod(0o600)
     assert runs.has_wandb_key("https://wandb.example")
     assert not runs.has_wandb_key("https://other.example")
+    (tmp_path / "elsewhere").write_text("machine wandb.example:8080 login user password secret\n")
+    (tmp_path / "elsewhere").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "elsewhere"))
+    assert runs.has_wandb_key("http://wandb.example:8080")
+    assert not runs.has_wandb_key("http://wandb.example")
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     assert runs.has_wandb_key("https://other.example")
 
@@ -301,3 +307,9 @@ def test_a_record_has_the_file_and_not_the_link_to_it(tmp_path, monkeypatch):
     assert runs.settled(run.parent / "latest" / "best.ckpt") == (run / "a.ckpt").resolve()
     monkeypatch.chdir(tmp_path)
     assert runs.settled(Path("runs/latest/best.ckpt")) == Path("runs/one/a.ckpt")
+
+
+def test_a_config_called_as_an_evaluation_names_its_runs_so(tmp_path):
+    run = tmp_path / "runs" / "test" / "2026-01-01_00-00-00"
+    (run / "checkpoints").mkdir(parents=True)
+    assert runs.run_name([run / "config.yaml"]) == "test"

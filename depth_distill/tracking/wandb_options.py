@@ -37,6 +37,8 @@ def wandb_options(run_folder: Path, job: str, given: Mapping[str, Any]) -> dict[
     if "id" not in found and "version" not in found and "WANDB_RUN_ID" not in os.environ:
         found["id"] = Identity(run_folder).get("wandb")
     if not found.get("offline"):
+        if found.get("mode") == "online" and mode() == "offline" and not os.environ.get("WANDB_MODE"):
+            found["mode"] = "offline"  # without a key it would ask for one
         found.setdefault("mode", mode())
     return found
 

@@ -91,6 +91,7 @@ def test_without_a_key_weights_and_biases_is_offline(environment, tmp_path):
     options = wandb_options(tmp_path / "small" / "now", "fit", {"project": None, "save_dir": "."})
     assert (options["mode"], options["project"], options["name"]) == ("offline", "depth-distill", "small/now")
     assert options["save_dir"] == str(tmp_path / "small" / "now")
+    assert wandb_options(tmp_path, "fit", {"mode": "online"})["mode"] == "offline"  # it would ask
 
 
 def test_the_environment_of_weights_and_biases_is_honoured(environment, tmp_path):
