@@ -47,8 +47,8 @@ def add_arguments(parser: CommandParser) -> None:
     add_json(parser)
 
 
-def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Check, run, print and write."""
+def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Check, run, print and write; 1 where no trial has a value or some were stopped."""
     from depth_distill.display.console import wide_console
     from depth_distill.sweep import report
     from depth_distill.sweep.file import SweepFile
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         console.print(
             f"first trial  depth-distill {sweep.subcommand} {' '.join(words)}", soft_wrap=True, highlight=False
         )
-        return
+        return 0
 
     def show(trial: Trial) -> None:
         console.print(report.line(trial, sweep, trials), soft_wrap=True, highlight=False)
@@ -82,6 +82,12 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     finally:
         if trials.finished:
             report.write(sweep, trials, console, options.json)
+    if not trials.is_unfinished:
+        return 0
+    waiting = sum(each.state == "running" for each in trials.all)
+    why = f"{waiting} trials were stopped; the same command goes on with them" if waiting else "no trial has a value"
+    console.print(f"unfinished  {why}; see {trials.out}/trials/*.log", soft_wrap=True, highlight=False)
+    return 1
 
 
 def check_command(sweep: "SweepFile", more: Sequence[str] = ()) -> None:

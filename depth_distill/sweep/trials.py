@@ -22,7 +22,8 @@ from depth_distill.sweep.file import SweepFile
 RECORD = "sweep.json"
 _POLL_S = 0.2
 _HOPELESS = 3  # trials that fail before any has finished
-_STOPPED = (INTERRUPTED, TERMINATED, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
+_STOPPED = (INTERRUPTED, TERMINATED, -signal.SIGINT, -signal.SIGTERM)
+_KILLED = -signal.SIGKILL  # by somebody else, or because it takes too much memory
 
 
 @dataclass
@@ -139,6 +140,11 @@ class Trials:
                 for process, _ in running.values():
                     process.wait()
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether nothing has a value, or a trial was stopped and waits to go on."""
+        return not self.finished or any(each.state == "running" for each in self.all)
+
     def _next(self, suggest: Callable[..., dict[str, Any] | None], count: int | None, drawn_key: str) -> Trial | None:
         if count is not None and len(self.all) >= count:
             return None
@@ -167,6 +173,7 @@ class Trials:
     def _start(self, trial: Trial) -> subprocess.Popen[bytes]:
         folder = self.folder(trial)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").unlink(missing_ok=True)  # of a trial that was stopped after it had measured
         words = [sys.executable, "-m", "depth_distill", self.sweep.subcommand, *self.words(trial)]
         with folder.with_suffix(".log").open("ab") as log:
             # In a session of its own, so that Ctrl-C reaches this process alone, which stops the others in good order.
@@ -175,12 +182,16 @@ class Trials:
             )
 
     def _end(self, trial: Trial, code: int, seconds: float) -> None:
-        if code in _STOPPED:  # by somebody else; it goes on when the sweep does
-            trial.message = f"stopped with exit code {code}"
+        # It goes on when the sweep does; what is killed again is too large for the machine.
+        stopped = f"stopped with exit code {code}"
+        if code in _STOPPED or (code == _KILLED and trial.message != stopped):
+            trial.message = stopped
             self._save()
             return
         trial.seconds = round(seconds, 1)
-        trial.metrics = self._metrics(trial) if code == 0 else {}
+        # With 1 a command that has measured gives its verdict; fit has none.
+        has_measured = code == 0 or (code == 1 and self.sweep.subcommand != "fit")
+        trial.metrics, trial.message = self._metrics(trial) if has_measured else {}, None
         trial.value = trial.metrics.get(self.sweep.metric)
         trial.state = "finished" if trial.value is not None else "failed"
         if trial.state == "failed":

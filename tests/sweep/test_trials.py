@@ -28,8 +28,12 @@ time.sleep(float(words.get("sleep", 0)))
 if words.get("b") == "broken":
     print("error: nothing learns from this")
     sys.exit(2)
+if words.get("b") == "killed":
+    import os
+    os.kill(os.getpid(), 9)
 path = pathlib.Path(words["json"])
 path.write_text(json.dumps({"metrics": {"abs_rel": (float(words["lr"]) - 0.3) ** 2}}))
+sys.exit(int(words.get("exit", 0)))
 """
 
 
@@ -107,6 +111,28 @@ def test_a_trial_that_fails_has_its_last_word_and_three_of_them_end_the_sweep(tm
     hopeless = Trials(sweep(tmp_path, lr={"min": 0.0, "max": 1.0}, b={"value": "broken"}), tmp_path / "hopeless")
     with pytest.raises(ConfigError, match="the first 3 trials failed, the last one with: nothing learns from this"):
         run(hopeless, count=10, parallel=1)
+
+
+def test_a_sweep_without_a_value_ends_with_1(tmp_path, at_once, capsys):
+    values = sweep(tmp_path, "grid", images={"values": [1, 2]})
+    words = ["sweep", str(values.path), "--out", str(tmp_path / "out"), "--checkpoint", "x.ckpt"]
+    assert main(words) == 1  # the program wants lr
+    assert "no trial has a value" in capsys.readouterr().out
+
+
+def test_a_trial_that_is_killed_twice_has_failed(tmp_path, at_once):
+    values = sweep(tmp_path, "grid", lr={"values": [0.1]}, b={"values": ["killed"]})
+    for state in ("running", "failed"):
+        trials = Trials(values, tmp_path / "out")
+        run(trials, count=None)
+        assert trials.is_unfinished
+        assert [each.state for each in trials.all] == [state]
+
+
+def test_a_verdict_counts_as_a_result(tmp_path, at_once):
+    trials = Trials(sweep(tmp_path, "grid", lr={"values": [0.3]}, words=["--exit=1"]), tmp_path / "out")
+    run(trials, count=None)
+    assert [each.state for each in trials.finished] == ["finished"]
 
 
 @pytest.mark.parametrize("engine", ["optuna", "sweeps"])
