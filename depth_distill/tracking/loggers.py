@@ -1,5 +1,6 @@
 """Loggers as the config names them, with what depends on the run filled in: folder, project, name, id."""
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,15 @@ _PACKAGES = {
     "LitLogger": ("litlogger",),
 }
 """Modules of each logger, one of which has to be installed; the first is the name of its package as well."""
+_SECRET = re.compile(r"(api_?key|token|password|secret)$", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"\w+://[^/@\s]*:[^/@\s]+@")
+_VARIABLES = {
+    "WandbLogger": "WANDB_API_KEY",
+    "MLFlowLogger": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "CometLogger": "COMET_API_KEY",
+    "NeptuneLogger": "NEPTUNE_API_TOKEN",
+}
+"""Where each package looks for the key of its user."""
 _PIP_NAMES = {"comet_ml": "comet-ml"}
 
 
@@ -31,7 +41,8 @@ def fill_in(configured: Any, run_folder: Path, job: str) -> Any:
         job: subcommand.
 
     Raises:
-        ConfigError: a logger needs a package that is not installed; the message has the pip command.
+        ConfigError: a logger needs a package that is not installed, and the message has the pip command; or it is
+            given a key or password, which would be written into config.yaml and into the trackers.
     """
     if isinstance(configured, list | tuple):
         return [fill_in(each, run_folder, job) for each in configured]
@@ -39,6 +50,7 @@ def fill_in(configured: Any, run_folder: Path, job: str) -> Any:
     if not isinstance(path, str):
         return configured
     name = path.rpartition(".")[2]
+    _refuse_secrets(name, [configured.get("init_args"), configured.get("dict_kwargs")])
     _require_package(name)
     values = configured.clone()
     arguments = vars(values.get("init_args") or Namespace())
@@ -67,6 +79,22 @@ def _wandb(run_folder: Path, job: str, given: Mapping[str, Any]) -> dict[str, An
 
     run_folder.mkdir(parents=True, exist_ok=True)
     return wandb_options(run_folder, job, given)
+
+
+def _refuse_secrets(logger: str, value: Any, key: str = "") -> None:
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _refuse_secrets(logger, each, str(name))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _refuse_secrets(logger, each, key)
+    elif isinstance(value, str) and value and (_SECRET.search(key) or _PASSWORD_IN_URL.match(value)):
+        raise ConfigError(
+            f"trainer.logger: {key} of {logger} holds a secret, which would be written into config.yaml: leave it out "
+            f"and set {_VARIABLES.get(logger, 'it')} in the environment"
+        )
 
 
 def _require_package(logger: str) -> None:

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from depth_distill.cli import main
 from depth_distill.errors import ConfigError
@@ -115,3 +116,20 @@ def test_what_is_no_logger_of_ours_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(loggers, "find_spec", lambda module: None)
     with pytest.raises(ConfigError, match="CometLogger needs the package comet-ml"):
         loggers._require_package("CometLogger")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("CometLogger", {"api_key": "hush"}, "api_key of CometLogger .* set COMET_API_KEY in the environment"),
+        ("NeptuneLogger", {"api_token": "hush"}, "set NEPTUNE_API_TOKEN"),
+        ("MLFlowLogger", {"tracking_uri": "https://me:hush@host"}, "set MLFLOW_TRACKING_USERNAME and"),
+    ],
+)
+def test_a_secret_in_a_config_is_refused_before_it_is_written_anywhere(name, arguments, message, tmp_path):
+    configured = Namespace(class_path=f"loggers.{name}", init_args=Namespace(**arguments))
+    with pytest.raises(ConfigError, match=message) as error:
+        loggers.fill_in([configured], tmp_path, "fit")
+    assert "hush" not in str(error.value)
+    harmless = Namespace(experiment_key="of a run", tracking_uri="http://host:5000", api_key=None)
+    loggers.fill_in(Namespace(class_path="mine.Logger", init_args=harmless), tmp_path, "fit")
