@@ -85,9 +85,9 @@ class Recipe:
                     f"{head}"
                 )
         for earlier, refused, reason in _ORDERS:
-            for late in names[names.index(earlier) :] if earlier in names else ():
-                if late in refused:
-                    raise ConfigError(f"recipe {self}: {reason.format(late)}: put {late} before {earlier}")
+            for each in names[names.index(earlier) :] if earlier in names else ():
+                if each in refused:
+                    raise ConfigError(f"recipe {self}: {reason.format(each)}: put {each} before {earlier}")
         rounding = [place for place, each in enumerate(names) if each in ("adaround", "bias_correct")]
         late = (
             [each for each in names[rounding[0] + 1 :] if each not in ("adaround", "bias_correct")] if rounding else []
@@ -134,7 +134,7 @@ class Recipe:
 
     @property
     def keeps_scales(self) -> bool:
-        """Whether ``equalize`` is in it, or a pass that is fitted to the channel scales: ``equalize`` may not follow."""
+        """Whether ``equalize`` is in it, or a pass fitted to the channel scales: ``equalize`` may not follow."""
         return any(self.has(name) for name in ("equalize", "bake_ranges", *_LAST))
 
     def then(self, *more: Pass) -> "Recipe":
