@@ -167,11 +167,11 @@ class _Judge:
         values = self.interface.outputs.tensors(returned)
         return torch.cat([each.float().flatten(1) / self._sizes[name] for name, each in values.items()], 1)
 
-    def _rms(self, exact: Sequence[Tensor | Sequence[Tensor]]) -> dict[str, Tensor]:
+    def _rms(self, exact: Sequence[Tensor | Sequence[Tensor]]) -> dict[str, float]:
         """The size of each output of the float network: root of the mean square over all images."""
         every = [self.interface.outputs.tensors(each) for each in exact]
         return {
-            name: torch.cat([each[name].float().flatten() for each in every]).square().mean().sqrt().clamp(min=1e-9)
+            name: max(1e-9, torch.cat([each[name].float().flatten() for each in every]).square().mean().sqrt().item())
             for name in every[0]
         }
 
