@@ -86,7 +86,7 @@ class DepthPanels(Callback):
         self._wanted = set(torch.linspace(0, size - 1, min(self.count, size)).long().tolist())
 
     def _is_due(self, trainer: Trainer) -> bool:
-        if self.every_n_epochs == 0:
+        if self.every_n_epochs == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return False
         if trainer.state.fn != "fit":
             return True

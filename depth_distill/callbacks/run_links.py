@@ -44,7 +44,8 @@ class RunLinks(Checkpoint):
     ) -> None:
         run = Path(trainer.default_root_dir)
         latest = run.parent / runs.LATEST
-        if trainer.is_global_zero and not self._is_latest and (self.names_latest or latest.is_symlink()):
+        named = (self.names_latest or latest.is_symlink()) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not self._is_latest and named:
             self._link(latest, run)
         self._is_latest = True
         self._link_best(trainer)

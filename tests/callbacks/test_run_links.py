@@ -16,7 +16,9 @@ def trainer(tmp_path):
     (run / "checkpoints").mkdir(parents=True)
     keeper = SimpleNamespace(dirpath=str(run / "checkpoints"), filename="epoch{epoch}", best_model_path="")
     state = SimpleNamespace(fn="fit")
-    return SimpleNamespace(default_root_dir=run, is_global_zero=True, checkpoint_callback=keeper, state=state)
+    return SimpleNamespace(
+        default_root_dir=run, is_global_zero=True, checkpoint_callback=keeper, state=state, fast_dev_run=False
+    )
 
 
 def better(trainer, name):

@@ -31,7 +31,16 @@ def run(trained_checkpoint, tmp_path):
 def test_it_ranks_every_layer_by_what_it_costs(run, tmp_path, capsys):
     assert run() == 0
     found = json.loads((tmp_path / "sensitivity.json").read_text())
-    assert found.keys() == {"title", "protocol", "float_metrics", "integer_metrics", "layers", "metric", "verdict"}
+    assert found.keys() == {
+        "title",
+        "protocol",
+        "float_metrics",
+        "integer_metrics",
+        "substituted_metrics",
+        "layers",
+        "metric",
+        "verdict",
+    }
     increases = [layer["degradation"] for layer in found["layers"]]
     assert increases == sorted(increases, reverse=True)
     metric = found["metric"]

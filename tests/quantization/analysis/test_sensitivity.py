@@ -99,7 +99,7 @@ def test_the_table_has_a_row_a_layer_and_the_bands_that_are_asked_for():
 
 def test_plain_data():
     found = sensitivity(quantized_net(), drift(), progress=False).to_dict()
-    assert set(found) == {"float_metrics", "integer_metrics", "layers", "metric", "verdict"}
+    assert set(found) == {"float_metrics", "integer_metrics", "substituted_metrics", "layers", "metric", "verdict"}
     assert set(found["layers"][0]) == {"name", "weights", "alone", "leave_one_out", "degradation", "recovery"}
 
 
