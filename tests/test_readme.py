@@ -110,7 +110,7 @@ def check_command(name, words):
 
 def _shipped(word):
     """In place of the config of a run, the shipped config that the run is called after, with data as it was given."""
-    run = re.fullmatch(r"runs/([\w-]+)/time/config\.yaml", word)
+    run = re.fullmatch(r"runs/([\w-]+)/(?:time|latest)/config\.yaml", word)
     return [str(RUN_CONFIGS[run[1]]), "--data.root", "my_data"] if run else [OWN_FILES.get(word, word)]
 
 

@@ -77,8 +77,8 @@ class RunLinks(Checkpoint):
         keeper: Any = trainer.checkpoint_callback
         if trainer.state.fn != "fit":  # a checkpoint that is evaluated brings along which one was the best
             return None
-        if keeper is None or keeper.dirpath is None or f"{keeper.filename}.ckpt" == runs.BEST_CHECKPOINT:
-            return None
+        if getattr(keeper, "dirpath", None) is None or f"{keeper.filename}.ckpt" == runs.BEST_CHECKPOINT:
+            return None  # this one is the only one that Lightning finds, where nothing is kept
         return Path(keeper.dirpath) / runs.BEST_CHECKPOINT
 
     def _link(self, path: Path, to: Path) -> None:

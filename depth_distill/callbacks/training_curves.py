@@ -23,7 +23,7 @@ class TrainingCurves(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         keeper: Any = trainer.checkpoint_callback
-        if trainer.is_global_zero and keeper is not None and keeper.monitor is not None:
+        if trainer.is_global_zero and getattr(keeper, "monitor", None) is not None:  # RunLinks is no keeper
             prefer_best(trainer.loggers, keeper.monitor, keeper.mode)
         teacher = getattr(pl_module, "teacher_checkpoint", None)
         if trainer.is_global_zero and teacher is not None:
