@@ -110,13 +110,15 @@ class Roadmap:
         left_out = ("rows", "networks", "seeds", "teachers", "teacher_checkpoints", "planned_float")
         shared = {key: value for key, value in asdict(self.plan).items() if key not in left_out}
         places = {name: str(path.absolute()) for name, path in teachers.items()}
-        options: dict[str, Any] = {"data_options": self.data_options}
-        for key in ("target", "substituting"):
-            if shared[key] is not None:  # profiles may change under their name
-                profile = content_hash(load_target(shared[key]).to_dict())
-                options[{"target": "profile"}.get(key, f"{key}_profile")] = profile
-        if shared["substituting"] is None:
+        # Profiles may change under their name.
+        options: dict[str, Any] = {
+            "data_options": self.data_options,
+            "profile": content_hash(load_target(self.plan.target).to_dict()),
+        }
+        if self.plan.substituting is None:
             del shared["substituting"]
+        else:
+            options["substituting_profile"] = content_hash(load_target(self.plan.substituting).to_dict())
         return shared | {"teacher_checkpoint": places.get("", places)} | options
 
     def _require_same(self, name: str, made: dict[str, Any], kept: dict[str, Any]) -> None:
@@ -276,7 +278,7 @@ class _Measurements:
         codes = prepared.interface.outputs.codes
         with torch.inference_mode():
             device = torch.cat([codes(network(batch)).cpu() for batch in prepared.batches]).numpy()
-        expected = expected_codes(prepared, prepared.context.interface.codec)
+        expected = expected_codes(prepared, self.evaluator.codec.host)
         fit = fit_table(prepared.interface.codec, device, expected)
         return fit.codec if fit.helps else prepared.interface.codec
 

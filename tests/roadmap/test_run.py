@@ -5,14 +5,16 @@ import json
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from rich.console import Console
 
 from depth_distill import roadmap
-from depth_distill.codecs import DepthRange, HostSingle
+from depth_distill.codecs import DepthRange, HostPair, HostSingle
 from depth_distill.errors import ConfigError
+from depth_distill.models import DepthCodec
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.target.target import load_target
@@ -131,25 +133,43 @@ def test_what_the_target_itself_substitutes_is_in_both_columns(monkeypatch):
     assert row["abs_rel"] == row["substituted_abs_rel"] == 0.1
 
 
-def test_a_decode_table_is_fitted_to_the_trained_network(monkeypatch):
-    fitted = []
-    monkeypatch.setattr(
-        roadmap.run, "fit_table", lambda codec, *codes: fitted.append(codes) or SimpleNamespace(helps=False)
-    )
-    interface = Interface.of_codes(InputLayout(4, 4, (0.0,) * 3, (1.0,) * 3), HostSingle(DepthRange(0.5, 15.0), "log"))
-    images = list(torch.rand(2, 1, 1, 4, 4))
-    prepared = SimpleNamespace(
-        interface=interface,
-        context=SimpleNamespace(interface=interface, images=images),
-        batches=images,
-        reference=lambda image: image,
-        graph=lambda image: image / 2,  # behind passes that lost something
-    )
-    measurements = object.__new__(roadmap.run._Measurements)
-    assert measurements._behind_table(prepared, lambda image: 0.9 * image) is interface.codec
-    ((device, expected),) = fitted
-    assert (device == 0.9 * torch.cat(images).numpy()).all()
-    assert (expected == torch.cat(images).numpy()).all()
+@pytest.fixture
+def fitted_codes(monkeypatch):
+    """The codes that ``_behind_table`` fits a table to, for a network that returns its image and has this codec."""
+
+    def of(codec, device, codec_behind=None):
+        fitted = []
+        monkeypatch.setattr(
+            roadmap.run, "fit_table", lambda codec, *codes: fitted.append(codes) or SimpleNamespace(helps=False)
+        )
+        interface = Interface.of_codes(InputLayout(4, 4, (0.0,) * 3, (1.0,) * 3), codec_behind or codec)
+        images = list(torch.rand(2, 1, 1, 4, 4))
+        prepared = SimpleNamespace(
+            interface=interface,
+            context=SimpleNamespace(interface=interface, images=images),
+            batches=images,
+            reference=lambda image: image,
+            graph=lambda image: image / 2,  # behind passes that lost something
+        )
+        measurements = object.__new__(roadmap.run._Measurements)
+        measurements.evaluator = SimpleNamespace(codec=DepthCodec(codec))
+        assert measurements._behind_table(prepared, device) is interface.codec
+        return torch.cat(images).numpy(), *fitted[0]
+
+    return of
+
+
+def test_a_decode_table_is_fitted_to_the_trained_network(fitted_codes):
+    images, device, expected = fitted_codes(HostSingle(DepthRange(0.5, 15.0), "log"), lambda image: 0.9 * image)
+    assert (device == 0.9 * images).all()
+    assert (expected == images).all()
+
+
+def test_behind_a_head_of_another_kind_it_is_fitted_to_the_codes_of_that_head(fitted_codes):
+    single, pair = HostSingle(DepthRange(0.5, 15.0), "log"), HostPair(DepthRange(0.5, 15.0), "log")
+    images, _, expected = fitted_codes(single, lambda image: image.repeat(1, 2, 1, 1), pair)
+    assert expected.shape == (2, 2, 4, 4)
+    np.testing.assert_allclose(pair.decode(expected), single.decode(images), rtol=1e-5)
 
 
 def test_a_teacher_of_other_options_is_not_taken(tmp_path, monkeypatch):
