@@ -15,7 +15,6 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from typing_extensions import override
 
@@ -50,7 +49,7 @@ from depth_distill.loading.parsing import PARSER, instantiate, parse
 from depth_distill.loading.trainer_options import check_seed, check_trainer_options
 from depth_distill.shipped_configs import with_config_files
 from depth_distill.tasks import DepthTask  # noqa: F401
-from depth_distill.tracking.loggers import fill_in, wandb_logger
+from depth_distill.tracking.loggers import fill_in, loggers_of
 from depth_distill.tracking.results import finishing_trackers, log_best, log_config
 from depth_distill.yaml_files import read_yaml
 
@@ -198,20 +197,10 @@ class DepthCLI(LightningCLI):
         ]
         plugins = self._get(self.config_init, "trainer").plugins or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        configured, wandb = self._get(self.config_init, "trainer").logger, self._get(self.config, "wandb")
         with building("trainer"):
-            return super().instantiate_trainer(logger=self._loggers(), default_root_dir=self.run_folder, **kwargs)
-
-    def _loggers(self) -> list[Logger] | bool:
-        """The log of every run, ``metrics.csv``, and behind it what ``trainer.logger`` and ``--wandb`` name."""
-        configured = self._get(self.config_init, "trainer").logger
-        if configured is False:
-            return False
-        own = [CSVLogger(self.run_folder, name="", version="")]
-        named = [] if configured in (None, True) else configured
-        loggers: list[Logger] = [*own, *([named] if isinstance(named, Logger) else named)]
-        if self._get(self.config, "wandb") and not any(isinstance(each, WandbLogger) for each in loggers):
-            loggers.append(wandb_logger(self.run_folder, self.subcommand or "fit"))
-        return loggers
+            loggers = loggers_of(configured, wandb, self.run_folder, self.subcommand or "fit")
+            return super().instantiate_trainer(logger=loggers, default_root_dir=self.run_folder, **kwargs)
 
     def after_fit(self) -> None:
         """Evaluate the best checkpoint, and say what was reached, where it lies, and what to do next."""

@@ -12,7 +12,7 @@ from rich.text import Text
 from depth_distill.atomic import write_json
 from depth_distill.display.console import plain_console
 from depth_distill.export.backends.backends import find_backend
-from depth_distill.export.bundle.pipeline import with_outputs
+from depth_distill.export.bundle.network import with_outputs
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for
 from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.probe.models import capability_probes

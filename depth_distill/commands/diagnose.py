@@ -31,7 +31,7 @@ from depth_distill.commands.device_options import (
     reading_of,
 )
 from depth_distill.commands.options import CommandParser, add_json, add_out, pixels_of
-from depth_distill.commands.values import whole_number
+from depth_distill.commands.values import require_own_folder, whole_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,9 +78,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from depth_distill.export.device.case import Case, CaseOptions
     from depth_distill.export.device.diagnosis import diagnose
     from depth_distill.export.device.diagnosis_report import (
+        FOUND,
         as_json,
         parts_table,
-        require_own_folder,
         tried_lines,
         write_diagnosis,
     )
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from depth_distill.export.device.tool_chain import run_on
     from depth_distill.export.device.verdict import verdict
 
-    require_own_folder(options.out)
+    require_own_folder(options.out, FOUND, "diagnose")
     case = Case(
         CaseOptions(
             network=options.network,

@@ -137,7 +137,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Export, verify and report."""
     from depth_distill.atomic import write_json
     from depth_distill.display.console import plain_console
-    from depth_distill.export.bundle.pipeline import ExportOptions, export_bundle
+    from depth_distill.export.bundle.options import ExportOptions
+    from depth_distill.export.bundle.pipeline import export_bundle
     from depth_distill.quantization.head import SINGLE
     from depth_distill.quantization.target.target import load_target
 

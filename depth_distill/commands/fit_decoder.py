@@ -30,6 +30,7 @@ from depth_distill.commands.device_options import (
     reading_of,
 )
 from depth_distill.commands.options import CommandParser, add_json, add_out, pixels_of
+from depth_distill.commands.values import require_own_folder
 from depth_distill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,11 +77,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from depth_distill.export.bundle.table_update import update_table
     from depth_distill.export.compare.fitted_table import figure, verdict
     from depth_distill.export.device.decoder_fit import FitOptions, fit_decoder
-    from depth_distill.export.device.report import OF_METRES, as_json, require_own_folder, write_fit
+    from depth_distill.export.device.report import FOUND, OF_METRES, as_json, write_fit
 
     network, images, bundle = _network(options)
     if options.out is not None:
-        require_own_folder(options.out)
+        require_own_folder(options.out, FOUND, "fit-decoder")
     asked = FitOptions(
         network=network,
         images=images,

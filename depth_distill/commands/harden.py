@@ -44,14 +44,7 @@ def add_arguments(parser: CommandParser) -> None:
         choices=("fast", "full"),
         help="how much the recipe auto tries: full also reconstructs rounding, which takes minutes (default: fast)",
     )
-    inputs = add_pixels(parser)
-    inputs.add_argument(
-        "--size",
-        type=whole_number,
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the input, where the file leaves them open",
-    )
+    add_pixels(parser, size=True)
     images = parser.add_argument_group("how many images")
     images.add_argument(
         "--calibration-images",

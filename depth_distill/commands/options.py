@@ -202,8 +202,8 @@ def add_out(parser: argparse._ActionsContainer, required: bool = True) -> None:
     parser.add_argument("--out", type=output_folder, required=required, metavar="DIR", help="folder that results go to")
 
 
-def add_pixels(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """``--normalize``, ``--mean``, ``--std`` and ``--colour-order``, for a file that does not say it; the group."""
+def add_pixels(parser: argparse.ArgumentParser, size: bool = False) -> None:
+    """``--normalize``, ``--mean``, ``--std``, ``--colour-order`` and ``--size``, for a file that does not say it."""
     inputs = parser.add_argument_group("how pictures become the input")
     inputs.add_argument(
         "--normalize",
@@ -213,7 +213,14 @@ def add_pixels(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     inputs.add_argument("--mean", type=finite_number, nargs=3, metavar="X", help="mean of red, green, blue, in [0, 1]")
     inputs.add_argument("--std", type=positive_number, nargs=3, metavar="X", help="std of red, green, blue, in [0, 1]")
     inputs.add_argument("--colour-order", choices=("RGB", "BGR"), help="order of the colours (default: RGB)")
-    return inputs
+    if size:
+        inputs.add_argument(
+            "--size",
+            type=whole_number,
+            nargs=2,
+            metavar=("H", "W"),
+            help="height and width of the input, where the file leaves them open",
+        )
 
 
 def pixels_of(options: argparse.Namespace) -> "PixelFormat | None":

@@ -26,7 +26,7 @@ from depth_distill.commands.options import (
     add_target,
     pixels_of,
 )
-from depth_distill.commands.values import seed_number, whole_number
+from depth_distill.commands.values import require_own_folder, seed_number, whole_number
 from depth_distill.shipped_configs import find_config, shipped_names
 
 EXAMPLE = """
@@ -50,14 +50,7 @@ def add_arguments(parser: CommandParser) -> None:
     parser.add_argument("--count", type=whole_number, required=True, metavar="N", help="pick at most this many images")
     add_out(parser)
     add_target(parser)
-    inputs = add_pixels(parser)
-    inputs.add_argument(
-        "--size",
-        type=whole_number,
-        nargs=2,
-        metavar=("H", "W"),
-        help="height and width of the input, where the file leaves them open",
-    )
+    add_pixels(parser, size=True)
     images = parser.add_argument_group("which images count")
     images.add_argument(
         "--candidates", type=whole_number, default=96, metavar="N", help="choose from at most this many images"
@@ -81,10 +74,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.display.console import wide_console
     from depth_distill.export.pick.outcome import PickOptions
     from depth_distill.export.pick.picking import pick_calibration
-    from depth_distill.export.pick.report import as_json, require_own_folder, table, write_choice
+    from depth_distill.export.pick.report import FOUND, as_json, require_elsewhere, table, write_choice
     from depth_distill.quantization.target.target import load_target
 
-    require_own_folder(options.out, (options.image_folder, options.judge_on))
+    require_elsewhere((options.image_folder, options.judge_on), options.out)
+    require_own_folder(options.out, FOUND, "pick-calibration")
     console = wide_console()
     asked = PickOptions(
         network=options.network,

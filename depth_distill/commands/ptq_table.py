@@ -68,8 +68,8 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from depth_distill.commands.ptq_rows import PtqRows
     from depth_distill.display.console import plain_console
     from depth_distill.display.pictures import save_figure
-    from depth_distill.export.bundle.manifest import sha256
     from depth_distill.export.bundle.steps import content_hash
+    from depth_distill.hashes import sha256
     from depth_distill.loading.trained import config_of, load_run
     from depth_distill.quantization.head import with_head
     from depth_distill.quantization.recipe import NAIVE, load_recipe

@@ -17,7 +17,7 @@ from depth_distill.commands import COMMANDS, command_module
 from depth_distill.commands.options import CommandParser, add_checkpoint, add_json, add_out
 from depth_distill.commands.values import config_file, whole_number
 from depth_distill.errors import ConfigError
-from depth_distill.runs import settled
+from depth_distill.runs import EVALUATIONS, settled
 from depth_distill.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ EXAMPLE = """
 depth-distill sweep sweep/recipe --checkpoint runs/NAME/latest/checkpoints/best.ckpt --out sweeps/recipe
 depth-distill sweep my_sweep.yaml --count 20 --parallel 2 --out sweeps/mine --data.root my_data
 """
-_LIGHTNING = ("fit", "validate", "test", "predict")
+_LIGHTNING = ("fit", *EVALUATIONS)
 
 
 def add_arguments(parser: CommandParser) -> None:

@@ -140,3 +140,18 @@ def device_name(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"must be auto, cpu, cuda or cuda:N, received '{text}'")
     return text
+
+
+def require_own_folder(out: Path, marker: str, command: str) -> None:
+    """Refuse a folder with anything but an earlier result of the same command, whose files would be mixed.
+
+    Args:
+        out: the folder, which need not exist.
+        marker: file that every result of the command has.
+        command: name of the command.
+
+    Raises:
+        ConfigError: there are files, and no marker.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
+        raise ConfigError(f"--out {out} has files that are not of {command}: give a folder of its own")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from depth_distill.errors import ConfigError
 from depth_distill.tracking.identity import Identity
@@ -69,9 +69,26 @@ def fill_in(configured: Any, run_folder: Path, job: str) -> Any:
     return values
 
 
-def wandb_logger(run_folder: Path, job: str) -> WandbLogger:
-    """The logger of ``--wandb true``."""
-    return WandbLogger(**_wandb(run_folder, job, {}))
+def loggers_of(configured: Any, wandb: bool, run_folder: Path, job: str) -> list[Logger] | bool:
+    """The log of every run, ``metrics.csv``, and behind it what ``trainer.logger`` and ``--wandb`` name.
+
+    Args:
+        configured: the value of ``trainer.logger``, built.
+        wandb: whether ``--wandb true`` is given.
+        run_folder: folder of the run.
+        job: subcommand.
+
+    Returns:
+        False where ``trainer.logger`` is.
+    """
+    if configured is False:
+        return False
+    named = [] if configured in (None, True) else configured
+    loggers: list[Logger] = [CSVLogger(run_folder, name="", version="")]
+    loggers += [named] if isinstance(named, Logger) else named
+    if wandb and not any(isinstance(each, WandbLogger) for each in loggers):
+        loggers.append(WandbLogger(**_wandb(run_folder, job, {})))
+    return loggers
 
 
 def _wandb(run_folder: Path, job: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Pictures, histograms and tables for loggers that can show them; the others are passed over."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,3 @@ def log_picture(loggers: Iterable[Logger], key: str, path: Path, step: int) -> N
             logger.experiment.add_image(key, read_image(path).numpy(), step)
         elif isinstance(logger, MLFlowLogger):
             logger.experiment.log_artifact(logger.run_id, str(path), key.partition("/")[0])
-
-
-def log_table(loggers: Iterable[Logger], key: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Log a table to Weights & Biases."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_table(key, columns=list(columns), data=[list(row) for row in rows])

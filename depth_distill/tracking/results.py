@@ -1,6 +1,5 @@
 """What a run leaves with its trackers: its config, the best value and checkpoint, and what it was made from."""
 
-import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from depth_distill.hashes import sha256
 from depth_distill.tracking.identity import Identity
 
 _STEP = "trainer/global_step"  # the axis that Lightning's logger defines
@@ -84,7 +84,7 @@ def use_checkpoint(run: Any, checkpoint: Path) -> None:
     """Say that a run of Weights & Biases is made from a checkpoint."""
     path = checkpoint.resolve()
     known = Identity(path.parent.parent).get("wandb")
-    name = f"model-{known}" if known else f"checkpoint-{_digest(path)}"
+    name = f"model-{known}" if known else f"checkpoint-{sha256(path)[:12]}"
     artifact = _checkpoint_artifact(name, path, {"file": path.name})
     run.config.update({"made_from": name}, allow_val_change=True)
     if not run.offline:
@@ -101,14 +101,6 @@ def _checkpoint_artifact(name: str, path: Path, metadata: Mapping[str, Any]) -> 
     # Not copied: checkpoints are never changed in place. Offline, the file has to be there when the run is uploaded.
     artifact.add_file(str(path), name=_MODEL_FILE, policy="immutable", skip_cache=True)
     return artifact
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:12]
 
 
 def _current_run() -> Any:

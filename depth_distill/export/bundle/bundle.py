@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from depth_distill.codecs import HostCodec, HostTable
+from depth_distill.data.network_inputs import PixelFormat
 from depth_distill.errors import ConfigError
 from depth_distill.export.bundle.manifest import (
     MANIFEST,
@@ -125,6 +126,14 @@ class Bundle:
     def input(self) -> InputLayout:
         """Layout of the input."""
         return input_in(self.manifest)
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """How pixels become the input."""
+        if self.input.uint8:
+            return PixelFormat(raw=True)
+        mean, std = (tuple(map(float, each)) for each in (self.input.mean, self.input.std))
+        return PixelFormat(mean, std)  # type: ignore[arg-type]
 
     @property
     def calibration(self) -> Path:

@@ -1,7 +1,7 @@
 """The decode table of a bundle: fitted on what a tool chain or a device returns for the calibration images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,8 +15,10 @@ from depth_distill.display.pictures import save_figure
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.export.backends.backends import Backend
 from depth_distill.export.bundle.bundle import INTEGER_KINDS
+from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.compare.fitted_table import FittedDecoder, figure, verdict
 from depth_distill.export.interface.decoders import IntegerCodes, write_decoders
+from depth_distill.hashes import sha256
 from depth_distill.models import DepthCodec
 from depth_distill.quantization.interface import OutputLayout
 from depth_distill.quantization.preparation import Prepared
@@ -119,6 +121,44 @@ def ran_on(backend: Backend, scales: str) -> tuple[str, bool]:
     if not quantize and "int8" not in backend.takes:
         raise ConfigError(f"the target's tool chain reads the INT8 file, and {backend.name} does not: take another one")
     return artifact, quantize
+
+
+def table_step(
+    source: TableSource | None,
+    prepared: Prepared,
+    trained: HostCodec,
+    folder: Path,
+    written: Mapping[str, str],
+    steps: StepRunner,
+) -> DecodeTable | None:
+    """:func:`find_table` as a step of an export, fitted on the calibration images; None where none is asked for.
+
+    Args:
+        source: what to fit on, or a table.
+        prepared: the networks that the files were written from.
+        trained: codec of the trained network.
+        folder: folder of the files, in that of the steps.
+        written: names of the files by kind.
+        steps: steps of the export.
+    """
+    if source is None or isinstance(source, GivenTable):  # nothing is fitted: a picture would be of another table
+        (folder / PICTURE).unlink(missing_ok=True)
+    if source is None:
+        return None
+
+    def find() -> dict[str, Any]:
+        return asdict(find_table(source, prepared, expected_codes(prepared, trained), folder, written))
+
+    if isinstance(source, Backend):
+        depends_on: Any = [sha256(folder / written[kind]) for kind in ("float", "int8")] + [source.name]
+        depends_on += [tensor_hash(each) for each in prepared.context.images]
+        picture = str((folder / PICTURE).relative_to(steps.folder))
+        found = steps.run(f"fit decode table on {source.name}", depends_on, find, [picture])
+    else:
+        found = steps.run(f"decode table of {source.title}", None, find, value=False)
+    table = DecodeTable(**{**found, "tables": tuple(tuple(each) for each in found["tables"])})
+    steps.console.print(f"       {table.line}", style="dim", highlight=False, soft_wrap=True)
+    return table
 
 
 def find_table(

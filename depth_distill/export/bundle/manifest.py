@@ -1,6 +1,5 @@
 """The manifest of a bundle: what its files are, with their hashes, and what its networks take and return."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from depth_distill.codecs import HostCodec, HostTable, codec_of
 from depth_distill.data.reading import lies_inside
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders import require_plain_names
+from depth_distill.hashes import sha256
 from depth_distill.quantization.interface import InputLayout, OutputLayout
 
 MANIFEST = "manifest.json"
@@ -134,15 +134,6 @@ def outputs_in(manifest: Mapping[str, Any]) -> OutputLayout:
         raise ValueError(f"{len(names)} names and {len(channels)} numbers of channels")
     require_plain_names(names)
     return OutputLayout(names, channels, bool(outputs["logits"]))
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _refuse_constant(word: str) -> float:

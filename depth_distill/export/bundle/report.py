@@ -172,12 +172,24 @@ def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], 
 
 def write_report(folder: Path, report: Report) -> None:
     """Write ``report.html``, which contains its pictures, and ``report.md``, which links to them; text is escaped."""
-    for name, text in (("report.html", as_html(folder, report)), ("report.md", _markdown(report))):
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_page(folder / "report.html", report)
+    with atomic_path(folder / "report.md") as temporary:
+        temporary.write_text(_markdown(report), encoding="utf-8")
 
 
-def as_html(folder: Path, report: Report) -> str:
+def write_page(path: Path, report: Report, pictures: Path | None = None) -> None:
+    """Write one page that contains its pictures.
+
+    Args:
+        path: the new file.
+        report: its content.
+        pictures: folder of the pictures; that of the page unless given.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(_as_html(pictures or path.parent, report), encoding="utf-8")
+
+
+def _as_html(folder: Path, report: Report) -> str:
     """One page that contains its pictures, which lie in ``folder``; all text is escaped."""
     parts = [f"<h1>{html.escape(report.title)}</h1>"]
     parts += [f'<p class="summary">{html.escape(line)}</p>' for line in report.summary]

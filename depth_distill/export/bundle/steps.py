@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.errors import ConfigError, UserError
 from depth_distill.export.bundle.bundle import STEPS_RECORD
-from depth_distill.export.bundle.manifest import sha256
+from depth_distill.hashes import sha256
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
 from depth_distill.quantization.simulate.calibrate import structure_hash, weights_hash
 

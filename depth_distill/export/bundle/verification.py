@@ -18,11 +18,11 @@ from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
 from depth_distill.export.bundle.bundle import INTEGER_KINDS
 from depth_distill.export.bundle.decode_table import DecodeTable
-from depth_distill.export.bundle.manifest import sha256
 from depth_distill.export.bundle.report import RuntimeRow, TableScore
 from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.compare.drift import layer_drift
 from depth_distill.export.onnx_io.metric_onnx import METRES
+from depth_distill.hashes import sha256
 from depth_distill.models import DepthCodec
 from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.preparation import Prepared

@@ -162,9 +162,7 @@ def _known(options: CaseOptions, source: Source, bundle: Bundle | None) -> tuple
             "--output and how pixels become the input"
         )
     if bundle is not None:
-        mean, std = (tuple(map(float, each)) for each in (bundle.input.mean, bundle.input.std))
-        pixels = PixelFormat(raw=True) if bundle.input.uint8 else PixelFormat(mean, std)  # type: ignore[arg-type]
-        return bundle.codec, bundle.layout, pixels
+        return bundle.codec, bundle.layout, bundle.pixels
     if source.pixels is not None:
         if isinstance(source.interface.codec, HostUnknown):
             raise ConfigError(f"{options.network}: what its output means is not known, so no table can be fitted")

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from depth_distill.codecs.table_fit import Deviations, TableFit, fit_table
+from depth_distill.codecs.table_fit import Deviations, TableFit, deviations, fit_table
 from depth_distill.errors import DataError, UserError
 from depth_distill.export.device.case import Case, Codes
 from depth_distill.export.device.evidence import Evidence
@@ -223,9 +223,8 @@ def _squared(evidence: Evidence, pair: Callable[[int], tuple[Codes, Codes]]) -> 
 
 
 def _apart(case: Case, pair: tuple[Codes, Codes]) -> Deviations:
-    said, true = (case.depth_m(np.clip(each, 0, 1)).astype(np.float64) for each in pair)
-    apart = np.abs(said - true)
-    return Deviations(float(1000 * apart.mean()), float((apart / true).mean()))
+    said_m, true_m = (case.depth_m(np.clip(each, 0, 1)) for each in pair)
+    return deviations(said_m, true_m)
 
 
 def _all(evidence: Evidence, trial: Trial) -> tuple[Codes, Codes]:

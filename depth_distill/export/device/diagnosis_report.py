@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.table import Table
 
-from depth_distill.atomic import atomic_path, write_json
+from depth_distill.atomic import write_json
 from depth_distill.display.diagnosis_picture import CurveOf, diagnosis_picture
 from depth_distill.display.pictures import error_map, save_figure
-from depth_distill.errors import ConfigError
-from depth_distill.export.bundle.report import Report, Section, as_html
+from depth_distill.export.bundle.report import Report, Section, write_page
 from depth_distill.export.device.diagnosis import EXPLAINS, Diagnosis
 from depth_distill.export.device.patterns import BANDS
 from depth_distill.export.device.verdict import PART_MEANINGS, PART_TITLES, verdict
@@ -23,16 +22,6 @@ FOUND, PAGE, PICTURE, IMAGES = "diagnosis.json", "report.html", "diagnosis.png",
 PART_HEADER = ("part", "share [%]", "mm", "abs_rel [%]", "what it is")
 _BINS = 64
 _SHOWN, _NAMED = 10, 3  # suspects in the picture, and on the terminal
-
-
-def require_own_folder(out: Path) -> None:
-    """Refuse a folder with anything but an earlier diagnosis.
-
-    Raises:
-        ConfigError: there are files, and no ``diagnosis.json``.
-    """
-    if out.is_dir() and any(out.iterdir()) and not (out / FOUND).is_file():
-        raise ConfigError(f"--out {out} has files that are not of diagnose: give a folder of its own")
 
 
 def write_diagnosis(found: Diagnosis, device: str, out: Path) -> list[Path]:
@@ -53,8 +42,7 @@ def write_diagnosis(found: Diagnosis, device: str, out: Path) -> list[Path]:
     if found.evidence.case.inputs.takes_pictures:
         save_figure(_images(found), out / IMAGES)
         pictures.append(IMAGES)
-    with atomic_path(out / PAGE) as temporary:
-        temporary.write_text(as_html(out, _page(found, device, pictures)), encoding="utf-8")
+    write_page(out / PAGE, _page(found, device, pictures))
     return [out / FOUND, out / PAGE, *(out / name for name in pictures)]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 from depth_distill.atomic import write_json
 from depth_distill.codecs import describe_codec
 from depth_distill.display.pictures import save_figure
-from depth_distill.errors import ConfigError
 from depth_distill.export.compare.fitted_table import FittedDecoder, figure, verdict
 from depth_distill.export.device.decoder_fit import FitOptions
 from depth_distill.export.interface.decoders import write_decoders
@@ -17,16 +16,6 @@ OF_METRES = (
 )
 """What the decoders of a fit on metres are for."""
 TABLE, FOUND, PICTURE = "decode_table.json", "fit.json", "fit.png"
-
-
-def require_own_folder(out: Path) -> None:
-    """Refuse a folder with anything but an earlier fit: a bundle has decoders of its own.
-
-    Raises:
-        ConfigError: there are files, and no ``fit.json``.
-    """
-    if out.is_dir() and any(out.iterdir()) and not (out / FOUND).is_file():
-        raise ConfigError(f"--out {out} has files that are not of fit-decoder: give a folder of its own")
 
 
 def write_fit(fitted: FittedDecoder, options: FitOptions, out: Path) -> list[Path]:

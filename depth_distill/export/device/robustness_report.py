@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from depth_distill.atomic import atomic_path, write_json
-from depth_distill.export.bundle.report import Report, Section, as_html
+from depth_distill.atomic import write_json
+from depth_distill.export.bundle.report import Report, Section, write_page
 from depth_distill.export.device.case import Case
 from depth_distill.export.device.evidence import evenly
 from depth_distill.quantization.analysis.robustness import HEADER, Row, robustness
@@ -71,8 +71,7 @@ def write_robustness(rows: Sequence[Row], case: Case, out: Path) -> list[Path]:
     page = Report(
         title, [sentence(rows)], sections=[Section("Substitutions", HEADER, [r.cells() for r in rows], lines)]
     )
-    with atomic_path(out / PAGE) as temporary:
-        temporary.write_text(as_html(out, page), encoding="utf-8")
+    write_page(out / PAGE, page)
     found = {"network": case.options.network.name, "verdict": sentence(rows), "rows": [each.to_dict() for each in rows]}
     write_json(out / FOUND, found)
     return [out / FOUND, out / PAGE]

@@ -14,6 +14,7 @@ from depth_distill.export.backends.backends import find_backend
 from depth_distill.export.backends.runtime import as_input, only_input
 from depth_distill.export.device.case import Case, Codes
 from depth_distill.export.device.evidence import evenly
+from depth_distill.export.interface.calibration_set import write_tensors
 
 _AT_MOST = 64  # images that it is judged on
 _FEWEST = 4
@@ -70,7 +71,7 @@ def run_on(name: str, case: Case, calibration_images: int, settings: Mapping[str
         case.source.untouched(model)
         dtype = only_input(model)[1]
         if backend.quantizes:
-            _write(calibration, [_feed(case, index, dtype) for index in calibrated])
+            write_tensors((_feed(case, index, dtype) for index in calibrated), calibration)
         inputs = np.stack([_feed(case, index, dtype) for index in judged])
         ran = backend.run(model, inputs, calibration if backend.quantizes else None, settings, repeats=0)
     how = f"its own PTQ on {len(calibrated)} other images" if backend.quantizes else "float, as it has no PTQ"
@@ -89,12 +90,3 @@ def _feed(case: Case, index: int, dtype: torch.dtype) -> np.ndarray:
     given: Tensor = case.source.interface.inputs.prepare(case.inputs.load(index)[None])
     array: np.ndarray = as_input(given, dtype, f"the image {case.inputs.files[index]}")[0].numpy()
     return array
-
-
-def _write(folder: Path, inputs: list[np.ndarray]) -> None:
-    """A calibration set as the runners read it."""
-    folder.mkdir()
-    names = [f"{place:04d}.npy" for place in range(len(inputs))]
-    for name, each in zip(names, inputs, strict=True):
-        np.save(folder / name, each[None], allow_pickle=False)
-    (folder / "tensors.txt").write_text("\n".join(names) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from depth_distill.codecs.table_fit import Deviations
 from depth_distill.export.device.diagnosis import Diagnosis
 from depth_distill.export.device.patterns import Patterns
 from depth_distill.export.device.shares import PartName
@@ -27,11 +26,6 @@ PART_MEANINGS: Mapping[PartName, str] = {
 }
 
 
-def text_of(deviation: Deviations) -> str:
-    """As in the verdict of fit-decoder."""
-    return f"{deviation.mean_mm:.1f} mm ({100 * deviation.relative:.2f} %)"
-
-
 def verdict(found: Diagnosis) -> str:
     """What happened, what to do about it, and what that is expected to give, in one sentence."""
     before = found.fit.before
@@ -39,16 +33,16 @@ def verdict(found: Diagnosis) -> str:
         tried = found.named
         cause = f"{tried.title} (fits to {found.fitted_mm:.1f} mm)"
         if tried.suspect.kind != "curve":
-            return f"{cause}: {tried.suspect.cure}; that takes {text_of(before)} to {text_of(found.cured)}"
+            return f"{cause}: {tried.suspect.cure}; that takes {before} to {found.cured}"
         return f"{cause}: {_of_table(found)}; {tried.suspect.cure}"
     finding, parts = found.finding, found.shares.parts
     if finding == "sound":
         return (
-            f"nothing is wrong: the device is {text_of(before)} from the float network, which is rounding (the step "
+            f"nothing is wrong: the device is {before} from the float network, which is rounding (the step "
             f"of the output {_percent(parts['step'].share)} of the squared error, random {_percent(_rest(found))})"
         )
     return _UNNAMED[finding].format(
-        before=text_of(before),
+        before=before,
         table=_of_table(found),
         share=_percent(parts[_PART_OF[finding]].share),
         where=where(found.patterns),
@@ -94,7 +88,7 @@ def where(patterns: Patterns) -> str:
 
 
 def _of_table(found: Diagnosis) -> str:
-    before, after = text_of(found.fit.before), text_of(found.fit.after)
+    before, after = found.fit.before, found.fit.after
     if found.fit.helps:
         return f"depth-distill fit-decoder takes {before} to {after} on images that its table was not fitted on"
     return f"no decode table helps ({before}, and {after} with one)"

@@ -15,7 +15,7 @@ from torch import Tensor
 from depth_distill.atomic import atomic_path, write_json
 from depth_distill.display.charts import before_after_bars
 from depth_distill.display.pictures import save_figure
-from depth_distill.export.bundle.report import Report, Section, as_html
+from depth_distill.export.bundle.report import Report, Section, write_page
 from depth_distill.export.harden.outcome import SOURCES, TENSORS, Hardening, LayerRow, as_json, is_calibration
 from depth_distill.quantization.analysis.deviation import Deviation
 from depth_distill.quantization.recipe_search import TRIAL_HEADER
@@ -41,8 +41,7 @@ def write_results(found: Hardening, calibration: Tensor, html: Path) -> Path:
     with tempfile.TemporaryDirectory() as pictures:
         if found.layers:
             save_figure(_figure(found), Path(pictures) / _PICTURE)
-        with atomic_path(html) as temporary:
-            temporary.write_text(as_html(Path(pictures), page(found)), encoding="utf-8")
+        write_page(html, page(found), Path(pictures))
     write_json(out.with_suffix(".json"), as_json(found))
     folder = found.options.calibration
     _write_calibration(folder, calibration, found.calibration)

@@ -1,6 +1,6 @@
 """The calibration images as files, in the formats that tool chains read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +53,14 @@ def write_calibration_set(
     wrong = [index for index, each in enumerate(tensors) if not np.isfinite(each).all()]
     if wrong:
         raise DataError(f"calibration image {wrong[0]} has NaN or infinity ({len(wrong)} of {len(tensors)} have)")
+    write_tensors(tensors, folder)
     for index, tensor in enumerate(tensors):
-        with atomic_path(folder / "tensors" / f"{index:04d}.npy") as temporary:
-            np.save(temporary, tensor[None], allow_pickle=False)
         with atomic_path(folder / "raw" / f"{index:04d}.raw") as temporary:
             temporary.write_bytes(np.ascontiguousarray(tensor).tobytes())
     for index, image in enumerate([] if images is None else images):
         with atomic_path(folder / "images" / f"{index:04d}.png") as temporary:
             Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(temporary)
     numbers = [f"{index:04d}" for index in range(len(tensors))]
-    _write_lines(folder / "tensors.txt", [f"tensors/{number}.npy" for number in numbers])
     _write_lines(folder / "input_list.txt", [f"{name}:=raw/{number}.raw" for number in numbers])
     if images is not None:
         _write_lines(folder / "images.txt", [f"images/{number}.png" for number in numbers])
@@ -76,6 +74,21 @@ def write_calibration_set(
         pictures="" if images is None else _PICTURES,
     )
     _write_lines(folder / "README.txt", [text])
+
+
+def write_tensors(tensors: Iterable[NDArray[np.generic]], folder: Path) -> None:
+    """Write what the runners of tool chains read: ``tensors/*.npy`` with one input each, and ``tensors.txt``.
+
+    Args:
+        tensors: inputs of the network, without the batch.
+        folder: folder of the new files; it is created if necessary.
+    """
+    names = []
+    for index, tensor in enumerate(tensors):
+        names.append(f"tensors/{index:04d}.npy")
+        with atomic_path(folder / names[-1]) as temporary:
+            np.save(temporary, tensor[None], allow_pickle=False)
+    _write_lines(folder / "tensors.txt", names)
 
 
 def read_calibration_set(folder: Path) -> NDArray[np.generic]:

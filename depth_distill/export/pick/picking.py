@@ -214,8 +214,7 @@ def _opened(options: PickOptions) -> tuple[Source, NetworkInputs]:
         source = dataclasses.replace(
             source, interface=dataclasses.replace(source.interface, outputs=bundle.layout, codec=bundle.codec)
         )
-        mean, std = (tuple(map(float, each)) for each in (bundle.input.mean, bundle.input.std))
-        pixels = PixelFormat(raw=True) if bundle.input.uint8 else PixelFormat(mean, std)  # type: ignore[arg-type]
+        pixels = bundle.pixels
     if pixels is not None and options.pixels is not None:
         raise ConfigError(
             f"{options.network} knows how its images are normalized ({pixels}): leave out --normalize, --mean, --std "

@@ -25,21 +25,19 @@ _OWN = ("tensors", "raw", "images", COPIES)
 _SHOWN, _LEFT_OUT_SHOWN = 12, 4  # pictures
 
 
-def require_own_folder(out: Path, given: Sequence[Path | None] = ()) -> None:
-    """Refuse a folder with anything but an earlier choice, or with the images to choose from: they would be replaced.
+def require_elsewhere(given: Sequence[Path | None], out: Path) -> None:
+    """Refuse images that lie in the folder to write to, whose files are replaced.
 
     Args:
-        out: the folder.
         given: folders of images.
+        out: the folder.
 
     Raises:
-        ConfigError: there are files, and no ``pick.json``; or images lie in it.
+        ConfigError: images lie in it.
     """
     for each in given:
         if each is not None and each.is_dir() and each.resolve().is_relative_to(out.resolve()):
             raise ConfigError(f"the images of {each} lie in --out {out}, whose files are replaced: give another folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / FOUND).is_file():
-        raise ConfigError(f"--out {out} has files that are not of pick-calibration: give a folder of its own")
 
 
 def write_choice(

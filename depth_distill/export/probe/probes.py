@@ -19,6 +19,7 @@ from onnx import numpy_helper
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.backends import BackendRun
+from depth_distill.export.interface.calibration_set import write_tensors
 from depth_distill.export.probe.judgement import Arrays, Probe, Variant, Verdict, judge, reference
 from depth_distill.export.probe.models import float_conv, float_image
 from depth_distill.export.probe.operators import OperatorProbe
@@ -264,10 +265,8 @@ class Prober:
             onnx.save(model, folder / "probe.onnx")
             calibration = None
             if quantize or not self.backend.takes:
-                calibration = folder
-                for index, image in enumerate(inputs):
-                    np.save(folder / f"{index}.npy", image[None])
-                (folder / "tensors.txt").write_text("".join(f"{index}.npy\n" for index in range(len(inputs))))
+                calibration = folder / "calibration"
+                write_tensors(inputs, calibration)
             try:
                 run = self.backend.run(folder / "probe.onnx", inputs, calibration, repeats=0)
             except ConfigError as error:

@@ -11,7 +11,12 @@ from depth_distill.codecs.pair import DEFAULT_CLIPS, MOST_CLIPS, whole_metres
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import output_layout
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
-from depth_distill.quantization.passes.single_ending import single_ending, unfused_note, with_clips
+from depth_distill.quantization.passes.single_ending import (
+    require_single_code,
+    single_ending,
+    unfused_note,
+    with_clips,
+)
 from depth_distill.quantization.passes.surgery.edits import finish, free_name, insert_module
 from depth_distill.quantization.passes.thermometer import thermometer_filter
 
@@ -38,8 +43,7 @@ class Pair(Pass):
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
         """Refuse codecs other than a single code."""
-        if not isinstance(context.interface.codec, HostSingle) or context.interface.outputs.logits:
-            raise ConfigError(f"expected a network that returns a single code, received {context.interface.codec}")
+        require_single_code(context.interface)
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Run :func:`pair`."""

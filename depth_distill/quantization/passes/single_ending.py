@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from depth_distill.codecs import HostSingle
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import argument
 from depth_distill.quantization.graph.trace import calls_by_module
+from depth_distill.quantization.interface import Interface
 from depth_distill.quantization.passes.surgery.edits import (
     called_once,
     finish,
@@ -118,6 +120,16 @@ def with_clips(graph_module: fx.GraphModule, weight: torch.Tensor, bias: torch.T
     for node in ending.dropped:
         take_out(node, node.all_input_nodes[0])
     return finish(converted)
+
+
+def require_single_code(interface: Interface) -> None:
+    """Require a network to return a single code, not its logit.
+
+    Raises:
+        ConfigError: its codec is another, or the host computes its sigmoid.
+    """
+    if not isinstance(interface.codec, HostSingle) or interface.outputs.logits:
+        raise ConfigError(f"expected a network that returns a single code, received {interface.codec}")
 
 
 def unfused_note(target: NpuTarget) -> str:

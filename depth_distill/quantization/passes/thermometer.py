@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, fx
 
 from depth_distill.codecs import HostSingle, HostThermometer
-from depth_distill.errors import ConfigError
 from depth_distill.quantization.interface import output_layout
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
-from depth_distill.quantization.passes.single_ending import single_ending, unfused_note, with_clips
+from depth_distill.quantization.passes.single_ending import (
+    require_single_code,
+    single_ending,
+    unfused_note,
+    with_clips,
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,7 @@ class Thermometer(Pass):
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
         """Refuse codecs other than a single code."""
-        if not isinstance(context.interface.codec, HostSingle) or context.interface.outputs.logits:
-            raise ConfigError(f"expected a network that returns a single code, received {context.interface.codec}")
+        require_single_code(context.interface)
 
     def __call__(self, graph: fx.GraphModule, context: Context) -> PassResult:
         """Run :func:`thermometer`."""

@@ -6,7 +6,8 @@ import pytest
 
 from depth_distill.errors import ConfigError
 from depth_distill.export.bundle.bundle import load_bundle
-from depth_distill.export.bundle.manifest import MANIFEST, sha256
+from depth_distill.export.bundle.manifest import MANIFEST
+from depth_distill.hashes import sha256
 from tests.export.bundle.test_bundle import make
 
 
