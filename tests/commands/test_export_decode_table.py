@@ -19,9 +19,9 @@ from depth_distill.cli import main
 from depth_distill.codecs import DepthRange, HostSingle, HostTable
 from depth_distill.errors import ConfigError
 from depth_distill.export.backends.backends import BACKENDS, RUNNERS, Backend, find_backend
-from depth_distill.export.bundle import pipeline
+from depth_distill.export.bundle import decode_table
 from depth_distill.export.bundle.bundle import load_bundle
-from depth_distill.export.bundle.decode_table import GivenTable, find_table
+from depth_distill.export.bundle.decode_table import GivenTable, find_table, table_step
 from depth_distill.export.interface.calibration_set import read_calibration_set
 from depth_distill.quantization.interface import Interface
 
@@ -237,15 +237,13 @@ def test_a_table_that_was_fitted_before_is_taken_if_it_is_of_this_codec(bundle):
 
 
 def test_a_table_that_is_given_leaves_no_picture_of_another(bundle, tmp_path, monkeypatch):
-    (tmp_path / "bundle").mkdir()
-    (tmp_path / "bundle" / "decode_table.png").write_text("of an earlier fit")
+    (tmp_path / "decode_table.png").write_text("of an earlier fit")
     prepared = SimpleNamespace(interface=Interface(bundle.input, bundle.layout, bundle.codec))
-    steps = SimpleNamespace(folder=tmp_path, console=Console(quiet=True), run=lambda title, on, work, **_: work())
-    monkeypatch.setattr(pipeline, "expected_codes", lambda *_: np.zeros((1, 1, 2, 2)))
-    options = SimpleNamespace(decode_table=GivenTable("t.json", bundle.table))
-    run = SimpleNamespace(network=SimpleNamespace(codec=SimpleNamespace(host=None)))
-    assert pipeline._decode_table(options, run, prepared, {}, steps).tables == bundle.table.tables
-    assert not (tmp_path / "bundle" / "decode_table.png").exists()
+    steps = SimpleNamespace(console=Console(quiet=True), run=lambda title, on, work, **_: work())
+    monkeypatch.setattr(decode_table, "expected_codes", lambda *_: np.zeros((1, 1, 2, 2)))
+    found = table_step(GivenTable("t.json", bundle.table), prepared, bundle.codec, tmp_path, {}, steps)
+    assert found.tables == bundle.table.tables
+    assert not (tmp_path / "decode_table.png").exists()
 
 
 @pytest.mark.parametrize(

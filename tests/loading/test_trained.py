@@ -136,7 +136,9 @@ def test_another_config_may_be_named(checkpoint, tmp_path):
 
 
 def test_a_missing_checkpoint_names_those_that_are_there(checkpoint):
-    with pytest.raises(ConfigError, match=r"lst\.ckpt: no such checkpoint; .* there is epoch000.*last\.ckpt"):
+    with pytest.raises(
+        ConfigError, match=r"lst\.ckpt: no such checkpoint; .* there is best\.ckpt, epoch000.*last\.ckpt"
+    ):
         load_run(checkpoint.with_name("lst.ckpt"))
 
 

@@ -146,7 +146,14 @@ NETWORKS: Sequence[HardNetwork | Variant] = (
 )  # fmt: skip
 
 
-def make(network: HardNetwork | Variant, data: Path, out: Path, packages: Path | None, checkpoint: Path | None) -> str:
+def make(
+    network: HardNetwork | Variant,
+    data: Path,
+    out: Path,
+    packages: Path | None,
+    checkpoint: Path | None,
+    precision: str = "32-true",
+) -> str:
     """Make one network of the set; returns what was done.
 
     Args:
@@ -155,6 +162,7 @@ def make(network: HardNetwork | Variant, data: Path, out: Path, packages: Path |
         out: folder of the set.
         packages: folder that packages with weights are installed in.
         checkpoint: checkpoint of a run, in place of training.
+        precision: Lightning's, of the training.
 
     Raises:
         ConfigError: weights are missing, the base of a variant was not made, or the training fails.
@@ -170,18 +178,19 @@ def make(network: HardNetwork | Variant, data: Path, out: Path, packages: Path |
         if checkpoint is not None:
             _keep(checkpoint, folder)
         elif not (folder / "network.ckpt").exists():
-            _train(network, data, folder, packages)
+            _train(network, data, folder, packages, precision)
         _write(network, data, folder)
     return f"made in {time.perf_counter() - started:.0f} s"
 
 
-def _train(network: HardNetwork, data: Path, folder: Path, packages: Path | None) -> None:
+def _train(network: HardNetwork, data: Path, folder: Path, packages: Path | None, precision: str) -> None:
     options: dict[str, Any] = {
         "data.root": data,
         "data.image_size": list(network.image_size),
         "data.num_workers": 0,
         "trainer.max_epochs": network.epochs,
         "trainer.accelerator": "cpu",
+        "trainer.precision": precision,
         "model.init_args.optimizer.init_args.weight_decay": network.decay,
         "runs_dir": folder / "runs",
     }
@@ -328,6 +337,7 @@ def main() -> int | None:
     parser.add_argument("--packages", type=Path, help="folder that packages with weights are installed in")
     parser.add_argument("--only", action="append", metavar="NAME", help="this network only; may be given several times")
     parser.add_argument("--checkpoint", action="append", default=[], metavar="NAME=FILE", help="in place of training")
+    parser.add_argument("--precision", default="32-true", help="of training; bf16-mixed is faster on many processors")
     options = parser.parse_args()
     given = {name: Path(file) for name, _, file in (each.partition("=") for each in options.checkpoint)}
     known = {each.name: each for each in NETWORKS}
@@ -338,7 +348,14 @@ def main() -> int | None:
     for name in options.only or known:
         network = known[name]
         try:
-            done = make(network, options.data.absolute(), options.out.absolute(), options.packages, given.get(name))
+            done = make(
+                network,
+                options.data.absolute(),
+                options.out.absolute(),
+                options.packages,
+                given.get(name),
+                options.precision,
+            )
         except UserError as error:  # the others are made all the same
             done = f"failed: {error}"
             failed.append(error)
