@@ -59,6 +59,9 @@ def add_arguments(parser: CommandParser) -> None:
     network = parser.add_argument_group("the network")
     add_recipe(network)
     network.add_argument(
+        "--keep-recipe", action="store_true", help="export what the recipe makes even where INT8 is better without it"
+    )
+    network.add_argument(
         "--calibrator", choices=get_args(CalibratorName), help="how ranges are chosen (default: the target's own)"
     )
     add_calibration_images(network)
@@ -165,12 +168,13 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
                 decode_table=_decode_table(options, target, backends),
                 refuse=not options.allow_violations,
                 keep_head=options.head == SINGLE,
+                keep_recipe=options.keep_recipe,
                 command=shlex.join(["depth-distill", *options.words]),
             ),
             target,
             console,
         )
-        for line in bundle.manifest["metrics"].get("decode_table", ()):
+        for line in (bundle.manifest["verdict"], *bundle.manifest["metrics"].get("decode_table", ())):
             console.print(line, soft_wrap=True, highlight=False, style="bold", markup=False)
         console.print(f"bundle  {bundle.folder}", soft_wrap=True, highlight=False)
         console.print(f"report  {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False)

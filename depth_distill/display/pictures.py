@@ -53,6 +53,53 @@ def depth_panel(rows: Sequence[PanelRow]) -> Figure:
     return figure
 
 
+class ComparedRow(NamedTuple):
+    """One image and its depth from several networks."""
+
+    image: Tensor
+    """``(3, H, W)`` float RGB in [0, 1]."""
+    reference_m: Tensor
+    """``(1, H, W)`` metres, of the network that the others are compared with."""
+    others_m: Mapping[str, Tensor]
+    """``(1, H, W)`` metres, by the name of the network."""
+    depth_m: Tensor
+    """``(1, H, W)`` metres, the ground truth."""
+    valid: Tensor
+    """``(1, H, W)`` bool."""
+
+
+def compared_panel(rows: Sequence[ComparedRow], reference: str = "FP32") -> Figure:
+    """One row per image: image, ground truth, depth of each network, and how far the others are from the first.
+
+    All depth of a row has one colour scale, and so have all distances.
+
+    Args:
+        rows: images, with the same networks in each.
+        reference: name of the first network.
+    """
+    height, width = rows[0].image.shape[-2:]
+    columns = 3 + 2 * len(rows[0].others_m)
+    figure = Figure(figsize=(columns * 2.75, len(rows) * (2.2 * height / width + 0.35)), layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for row, row_axes in zip(rows, axes, strict=True):
+        for ax in row_axes:
+            ax.set_axis_off()
+        row_axes[0].imshow(_array(row.image).transpose(1, 2, 0))
+        depth_m = np.where(_array(row.valid)[0] > 0, _array(row.depth_m)[0], np.nan)
+        exact = _array(row.reference_m)[0]
+        scale = _depth_scale(depth_m if np.isfinite(depth_m).any() else exact)
+        _draw_map(row_axes[1], _thickened(depth_m), scale, "ground truth [m]")
+        _draw_map(row_axes[2], exact, scale, f"{reference} [m]", complete=True)
+        depths = {name: _array(each)[0] for name, each in row.others_m.items()}
+        apart_mm = {name: 1000 * np.abs(each - exact) for name, each in depths.items()}
+        worst = Normalize(0.0, max(1.0, *(_percentile(each, 99, 0.0) for each in apart_mm.values())))
+        for place, (name, each) in enumerate(depths.items(), 3):
+            _draw_map(row_axes[place], each, scale, f"{name} [m]", complete=True)
+        for place, (name, each) in enumerate(apart_mm.items(), 3 + len(depths)):
+            _draw_map(row_axes[place], each, worst, f"{name}: off by {each.mean():.1f} mm")
+    return figure
+
+
 def error_map(rows: Sequence[tuple[Tensor, Tensor, Tensor]], names: tuple[str, str] = ("FP32", "INT8")) -> Figure:
     """A figure with one row per image: image, depth of two networks, and their absolute difference.
 

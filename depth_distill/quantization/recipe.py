@@ -141,6 +141,16 @@ class Recipe:
         """The recipe and more passes behind it; without a name."""
         return Recipe((*self.passes, *more))
 
+    @property
+    def bare(self) -> "Recipe":
+        """The recipe without what serves nothing but accuracy in INT8; ``naive`` where only ``fold`` is left."""
+        left = tuple(each for each in self.passes if not each.for_int8)
+        return Recipe(left, "naive" if left == NAIVE.passes else "")
+
+    def without(self, *names: str) -> "Recipe":
+        """The recipe without the passes of these names; without a name."""
+        return Recipe(tuple(each for each in self.passes if each.name not in names))
+
     def stressed(self, sigma: float | None) -> "Recipe":
         """The recipe on the network with its channel scales perturbed, for experiments; unchanged where None."""
         if sigma is None:

@@ -36,6 +36,8 @@ class ExportOptions:
         refuse: whether an operator that the target refuses is an error; otherwise it is a warning in the report.
         keep_head: whether the network ends as it does even where the target computes another function there; see
             :func:`~depth_distill.quantization.head_choice.choose_head`.
+        keep_recipe: whether the recipe is exported even where INT8 is better without it, see
+            :func:`~depth_distill.export.bundle.before_after.compare`.
         command: command line, for the manifest.
     """
 
@@ -57,4 +59,5 @@ class ExportOptions:
     decode_table: TableSource | None = None
     refuse: bool = True
     keep_head: bool = False
+    keep_recipe: bool = False
     command: str = ""

@@ -16,8 +16,10 @@ import depth_distill
 from depth_distill.codecs import describe_codec, formula
 from depth_distill.display.console import plain_console
 from depth_distill.errors import ConfigError
+from depth_distill.evaluation import Evaluator
 from depth_distill.export.backends.backends import Backend, find_backend
 from depth_distill.export.bundle.artifacts import BUNDLE, write_artifacts, write_decoding
+from depth_distill.export.bundle.before_after import compare
 from depth_distill.export.bundle.bundle import (
     Bundle,
     load_bundle,
@@ -29,7 +31,7 @@ from depth_distill.export.bundle.bundle import (
 from depth_distill.export.bundle.decode_table import table_step
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers, choose_high_precision_layers
 from depth_distill.export.bundle.manifest import write_manifest
-from depth_distill.export.bundle.network import prepare_network
+from depth_distill.export.bundle.network import prepare_candidates
 from depth_distill.export.bundle.options import ExportOptions
 from depth_distill.export.bundle.reporting import Results, table_lines, write_results
 from depth_distill.export.bundle.steps import StepRunner, source_hash
@@ -39,6 +41,7 @@ from depth_distill.export.onnx_io.encodings import scales
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for, require_opset
 from depth_distill.hashes import sha256
 from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
+from depth_distill.loading.teacher import network_title, teacher_of
 from depth_distill.loading.trained import LoadedRun, config_of, load_run
 from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, RecipeLike, load_recipe
@@ -72,11 +75,17 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         lambda: load_run(options.checkpoint, options.config, options.overrides, options.device),
         value=False,
     )
-    prepared = prepare_network(options, target, run, steps, console)
+    candidates = prepare_candidates(options, target, run, steps, console)
+    reference = candidates.asked.reference
     evaluator = steps.run(
-        "read validation images", None, lambda: run.evaluator(options.images, reference=prepared.reference), value=False
+        "read validation images", None, lambda: run.evaluator(options.images, reference=reference), value=False
     )
-    high_precision = _choose(options, target, run, prepared, split_hash(evaluator), steps)
+    split = split_hash(evaluator)
+    scored = compare(candidates, evaluator, split, steps, options.keep_recipe)
+    if scored.reason:
+        console.print(f"warning {scored.reason}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+    prepared = scored.prepared
+    high_precision = _choose(options, target, run, prepared, split, steps)
     spec = FileSpec.of(prepared.interface, opset_for(target) if options.opset is None else options.opset)
     written = write_artifacts(prepared, high_precision.layers, spec, steps)
     folder = work / BUNDLE
@@ -90,14 +99,19 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     findings = steps.run("check operators", None, lambda: _check(folder, written, target, options), value=False)
     fitted_on = (options.decode_table,) if isinstance(options.decode_table, Backend) else ()
     backends = tuple(dict.fromkeys((*options.backends, *fitted_on)))  # what the table does is scored in any case
-    verified = verify(backends, evaluator, prepared, folder, written, high_precision.layers, steps, table)
+    verified = verify(backends, evaluator, scored, prepared, folder, written, high_precision.layers, steps, table)
+    verified["split_images"] = sum(len(batch.image) for batch in run.data.validation_batches())
     opsets = {kind: opset_of(read_onnx(folder / name, weights=False)) for kind, name in written.items()}
     manifest = {"opset": spec.opset, "opsets": opsets, **_manifest(options, target, prepared, written, folder)}
     passes = [
         (each.name, report.summary) for each, report in zip(prepared.recipe.passes, prepared.reports, strict=True)
     ]
+    config = config_of(options.checkpoint, options.config)
     results = Results(
+        _title(config, run, target),
         manifest,
+        scored,
+        steps.run("score the teacher", [sha256(config), split], lambda: _teacher(config, run, evaluator)),
         verified,
         high_precision,
         passes,
@@ -109,7 +123,10 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
     )
     if table is not None:
         manifest |= table.to_manifest(prepared.interface.codec)
-    steps.run("write report", None, lambda: write_results(folder, results, prepared, run), value=False)
+    manifest["comparison"] = scored.to_dict()
+    manifest["verdict"] = steps.run(
+        "write report", None, lambda: write_results(folder, results, prepared, run, evaluator), value=False
+    )
     lines = table_lines(table, verified["rows"])
     manifest["metrics"] = {**verified, **({"decode_table": lines} if lines else {})}
     manifest["steps_seconds"] = {**steps.seconds}
@@ -190,6 +207,22 @@ def _choose(
 
     found = steps.run("choose FP16 layers", depends_on, choose)
     return HighPrecisionLayers(tuple(found["layers"]), found["reason"])
+
+
+def _title(config: Path, run: LoadedRun, target: NpuTarget) -> str:
+    """Network, data and target, for the title of the report."""
+    data = run.data.val
+    root = getattr(data, "root", None)
+    where = type(data).__name__ if root is None else Path(root).name
+    return f"{network_title(config)}, {run.network.codec.host}, on {where}, for {target.name}"
+
+
+def _teacher(config: Path, run: LoadedRun, evaluator: Evaluator) -> dict[str, float] | str:
+    """Metrics of the teacher of a student, or why there are none."""
+    teacher = teacher_of(config, run)
+    if isinstance(teacher, str):
+        return teacher
+    return evaluator.with_codec(teacher.network.codec)(teacher.network.to(run.device))
 
 
 def _check(folder: Path, written: Mapping[str, str], target: NpuTarget, options: ExportOptions) -> list[dict[str, str]]:

@@ -126,7 +126,7 @@ class Report:
     sections: Sequence[Section] = field(default_factory=tuple)
 
 
-RUNTIME_HEADER = ("file", "runtime", "abs_rel", "x FP32", "drift of codes", "drift [mm]", "ms", "x FP32 file", "MB")
+RUNTIME_HEADER = ("file", "runtime", "abs_rel", "x FP32", "drift of codes", "drift [mm]")
 
 
 _TABLE_NOTE = (
@@ -135,7 +135,7 @@ _TABLE_NOTE = (
 )
 
 
-def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], protocol: str) -> Section:
+def runtime_section(rows: Sequence[RuntimeRow], protocol: str) -> Section:
     """A table of every file on every runtime."""
     table: list[Sequence[str]] = []
     notes: list[str] = []
@@ -150,9 +150,6 @@ def runtime_section(rows: Sequence[RuntimeRow], megabytes: Mapping[str, float], 
             _number(row.ratio, 3),
             _number(row.drift_codes, 5),
             _number(row.drift_mm, 1),
-            _number(row.milliseconds, 1),
-            _number(row.latency_ratio, 2),
-            _number(megabytes.get(row.artifact), 2),
         ]
         if behind_table:
             after = row.with_table

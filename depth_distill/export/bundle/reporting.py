@@ -1,23 +1,31 @@
 """Write the results of an export as a report with pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from depth_distill.display.charts import drift_bars
-from depth_distill.display.pictures import error_map, save_figure
+from depth_distill.display.pictures import ComparedRow, compared_panel, save_figure
+from depth_distill.evaluation import Evaluator
+from depth_distill.export.bundle.before_after import UNTOUCHED, BeforeAfter, section, verdict
 from depth_distill.export.bundle.decode_table import PICTURE, DecodeTable
 from depth_distill.export.bundle.high_precision_layers import HighPrecisionLayers
 from depth_distill.export.bundle.report import Report, RuntimeRow, Section, runtime_section, write_report
 from depth_distill.loading.trained import LoadedRun
-from depth_distill.models import DepthCodec
 from depth_distill.quantization.preparation import Prepared
+from depth_distill.quantization.recipe_search import TRIAL_HEADER
 from depth_distill.quantization.target.substitutions import ITSELF, UNCONFIRMED
 
 _PANELS = 3
+_PICTURE = "before_after.png"
+_FP16_ON_CPU = (
+    "ONNX Runtime's CPU kernels compute FP16 layers in float32, between casts: their time says nothing about an NPU, "
+    "and their accuracy is that of FP16 weights."
+)
 _AIM = 1.02  # abs_rel over that of FP32; more is a warning
 
 
@@ -26,7 +34,10 @@ class Results:
     """Results of the steps of an export.
 
     Attributes:
+        title: network, data and target.
         manifest: manifest of the bundle.
+        scored: scores before and after, in simulation.
+        teacher: metrics of the teacher of a student, or why there are none; empty for other networks.
         verified: result of :func:`~depth_distill.export.bundle.verification.verify`.
         high_precision: layers in FP16.
         passes: name and summary of each pass of the recipe.
@@ -37,7 +48,10 @@ class Results:
         table: the decode table; None where none was asked for.
     """
 
+    title: str
     manifest: Mapping[str, Any]
+    scored: BeforeAfter
+    teacher: Mapping[str, float] | str
     verified: Mapping[str, Any]
     high_precision: HighPrecisionLayers
     passes: Sequence[tuple[str, str]]
@@ -48,20 +62,31 @@ class Results:
     table: DecodeTable | None = None
 
 
-def write_results(folder: Path, results: Results, prepared: Prepared, run: LoadedRun) -> None:
-    """Write ``report.html``, ``report.md`` and their pictures into the bundle."""
+def write_results(folder: Path, results: Results, prepared: Prepared, run: LoadedRun, evaluator: Evaluator) -> str:
+    """Write ``report.html``, ``report.md`` and their pictures into the bundle; returns the verdict.
+
+    Args:
+        folder: folder of the bundle.
+        results: what the steps found.
+        prepared: the exported network, with the decode table, if any, in its interface.
+        run: the trained network and its data.
+        evaluator: the validation split.
+    """
     verified = results.verified
     rows = [RuntimeRow.from_dict(row) for row in verified["rows"]]
+    untouched = [RuntimeRow.from_dict(row) for row in verified["untouched"]]
     sizes = {kind: (folder / name).stat().st_size for kind, name in results.manifest["artifacts"].items()}
     layers = [(each["name"], each["relative"], each["sqnr_db"]) for each in verified["layers"]]
     save_figure(drift_bars(layers, "Drift of INT8 from float, layer by layer"), folder / "layer_drift.png")
-    save_figure(_errors(prepared, run), folder / "error_maps.png")
+    save_figure(_before_after(results.scored, prepared, run, evaluator), folder / _PICTURE)
+    teacher = results.teacher
     sections = (
-        runtime_section(rows, {kind: size / 1e6 for kind, size in sizes.items()}, verified["protocol"]),
+        section(results.scored, None if isinstance(teacher, str) else teacher, verified["protocol"], (_PICTURE,)),
+        *_tried(results.scored),
+        runtime_section([*untouched, *rows], verified["protocol"]),
         *_table(folder, results.table, verified["rows"]),
-        _sizes(sizes, verified, results),
+        _sizes(sizes, rows, verified, results),
         Section("Layer by layer", pictures=("layer_drift.png",)),
-        Section("Depth, and its change by INT8", pictures=("error_maps.png",)),
         _checks(results.findings),
         _facts(results),
         Section(
@@ -71,10 +96,11 @@ def write_results(folder: Path, results: Results, prepared: Prepared, run: Loade
             (f"Peak memory of the export: {results.peak_memory_mb:.0f} MB; runtimes run in separate processes.",),
         ),
     )
-    target = results.manifest["target"]["name"]
-    title = f"{results.manifest['checkpoint']['name']} for {target}"
-    summary = _summary(rows, verified) + table_lines(results.table, verified["rows"])
-    write_report(folder, Report(title, summary, _warnings(rows, results), sections))
+    found = verdict(results.scored, rows, untouched, results.table is not None and bool(results.table.tables))
+    summary = [found, *_summary(rows, verified), *table_lines(results.table, verified["rows"])]
+    summary += [teacher] if isinstance(teacher, str) and teacher else []
+    write_report(folder, Report(results.title, summary, _warnings(rows, results), sections))
+    return found
 
 
 def table_lines(table: DecodeTable | None, rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -120,11 +146,9 @@ def _table(folder: Path, table: DecodeTable | None, rows: Sequence[Mapping[str, 
 
 
 def _summary(rows: Sequence[RuntimeRow], verified: Mapping[str, Any]) -> list[str]:
-    exact, rounded = verified["float"]["abs_rel"], verified["fake_quantized"]["abs_rel"]
-    lines = [
-        f"FP32 has abs_rel {exact:.4f} on {verified['images']} images; "
-        f"INT8 as this package computes it {rounded:.4f}, {rounded / exact:.3f} times as much."
-    ]
+    given = verified["split_images"]
+    which = f"all {given}" if verified["images"] == given else f"{verified['images']} of the {given}"
+    lines = [f"All scores are those of {which} validation images."]
     ran = [row for row in rows if row.ratio is not None and row.artifact in ("int8", "mixed")]
     vendor = [row for row in rows if row.ratio is not None and " PTQ" in row.runtime]
     for found, what in ((ran, "INT8 and mixed files"), (vendor, "The float file, quantized by the tool chain itself")):
@@ -135,7 +159,8 @@ def _summary(rows: Sequence[RuntimeRow], verified: Mapping[str, Any]) -> list[st
 
 
 def _warnings(rows: Sequence[RuntimeRow], results: Results) -> list[str]:
-    lines = [f"{row.artifact} on {row.runtime}: refused, see the table" for row in rows if row.error]
+    lines = [results.scored.reason] if results.scored.reason else []
+    lines += [f"{row.artifact} on {row.runtime}: refused, see the table" for row in rows if row.error]
     behind_table = _fitted(results.table, rows)
     for row in rows:
         after = row.with_table if row is behind_table else None
@@ -159,9 +184,19 @@ def _warnings(rows: Sequence[RuntimeRow], results: Results) -> list[str]:
     return lines
 
 
-def _sizes(sizes: Mapping[str, int], verified: Mapping[str, Any], results: Results) -> Section:
+def _tried(scored: BeforeAfter) -> list[Section]:
+    """What the recipe ``auto`` tried."""
+    if not scored.tried:
+        return []
+    lines = ["Each behind what was best before it; error and SQNR of the outputs on calibration images held out."]
+    return [Section("Recipes that auto tried", TRIAL_HEADER, scored.tried, lines)]
+
+
+def _sizes(
+    sizes: Mapping[str, int], rows: Sequence[RuntimeRow], verified: Mapping[str, Any], results: Results
+) -> Section:
     milliseconds, counts = verified["latency_ms"], verified["operator_counts"]
-    table = []
+    table: list[Sequence[str]] = []
     for kind in ("int8", "fp16", "mixed", "float", "metric", "metric_int8"):
         if kind not in sizes:
             continue
@@ -169,21 +204,39 @@ def _sizes(sizes: Mapping[str, int], verified: Mapping[str, Any], results: Resul
         table.append(
             (
                 kind,
-                "-" if count is None else f"{count['integer_convs']} / {count['float_convs']}",
-                "-" if count is None else f"{count['quantize']} / {count['avoidable']} / {count['transposes']}",
+                "ONNX Runtime, 1 thread",
+                f"{milliseconds[kind]:.2f}" if kind in milliseconds else "-",
+                f"{milliseconds[kind] / milliseconds['float']:.2f}" if kind in milliseconds else "-",
                 f"{sizes[kind] / 1e6:.2f}",
                 f"{sizes[kind] / sizes['float']:.3f}",
-                f"{milliseconds[kind]:.2f}" if kind in milliseconds else "-",
-                f"{milliseconds['float'] / milliseconds[kind]:.2f}" if kind in milliseconds else "-",
+                "-" if count is None else f"{count['integer_convs']} / {count['float_convs']}",
+                "-" if count is None else f"{count['quantize']} / {count['avoidable']} / {count['transposes']}",
+            )
+        )
+    for row in rows:
+        if row.milliseconds is None:
+            continue
+        megabytes = sizes[row.artifact] / 1e6
+        table.append(
+            (
+                row.artifact,
+                f"{row.runtime} {row.version}",
+                f"{row.milliseconds:.2f}",
+                "-" if row.latency_ratio is None else f"{row.latency_ratio:.2f}",
+                f"{megabytes:.2f}",
+                f"{1e6 * megabytes / sizes['float']:.3f}",
+                "-",
+                "-",
             )
         )
     header = (
-        "file", "convs: integer / float", "Q/DQ left / avoidable / transposes", "MB", "of float",
-        "ms, ONNX Runtime, 1 thread", "times faster than float",
+        "file", "runtime", "ms an image", "x float file", "MB", "of float", "convs: integer / float",
+        "Q/DQ left / avoidable / transposes",
     )  # fmt: skip
-    lines = (
-        f"FP16 layers of the mixed file: {results.high_precision.reason}. {', '.join(results.high_precision.layers)}",
-    )
+    layers = ", ".join(results.high_precision.layers)
+    lines = [f"FP16 layers of the mixed file: {results.high_precision.reason}. {layers}".strip()]
+    if any(kind in sizes for kind in ("fp16", "mixed")):
+        lines.append(_FP16_ON_CPU)
     return Section("Sizes and latency", header, table, lines)
 
 
@@ -200,7 +253,7 @@ def _facts(results: Results) -> Section:
         ("checkpoint", manifest["checkpoint"]["name"]),
         ("target", f"{manifest['target']['name']}: {manifest['target']['description']}"),
         ("input", f"{image['name']}: {image['dtype']} {image['shape']}, {image['layout']}, {image['colour_order']}"),
-        ("normalization", str(image["normalization"] or "in the file")),
+        ("normalization", _normalization(image)),
         ("outputs", ", ".join(outputs["names"])),
         ("decode", manifest["formula"]),
         ("calibration images", str(manifest["calibration"]["images"])),
@@ -212,13 +265,31 @@ def _facts(results: Results) -> Section:
     return Section("Network and settings", ("", ""), facts)
 
 
-def _errors(prepared: Prepared, run: LoadedRun) -> Any:
-    calibration = torch.cat(list(prepared.context.images))
-    images = calibration[:: max(1, len(calibration) // _PANELS)][:_PANELS]
-    interface = prepared.interface
-    with torch.inference_mode():
-        exact = run.network.codec.decode(prepared.reference(images))
-        codes = interface.outputs.codes(prepared.quantized(interface.feed(images)))
-        rounded = DepthCodec(interface.codec).decode(codes)
-    pictures = run.data.normalize.inverse(images)
-    return error_map(list(zip(pictures, exact, rounded, strict=True)))
+def _normalization(image: Mapping[str, Any]) -> str:
+    """What the host has to do with pixels."""
+    if not image["normalization"]:
+        return "in the file"
+    mean, std = (", ".join(f"{value:.6g}" for value in image[key]) for key in ("mean", "std"))
+    return f"(pixel / 255 - mean) / std; mean {mean}; std {std} (R, G, B)"
+
+
+def _before_after(scored: BeforeAfter, prepared: Prepared, run: LoadedRun, evaluator: Evaluator) -> Any:
+    """Images of the validation split, always the same ones, in FP32, and in INT8 before and after."""
+    networks = {"INT8": prepared}
+    if scored.untouched is not None and scored.untouched.recipe != prepared.recipe:
+        networks = {f"INT8, {UNTOUCHED}": scored.untouched, "INT8, exported": prepared}
+    rows = []
+    places = torch.linspace(0, len(evaluator.batches) - 1, min(_PANELS, len(evaluator.batches))).long().tolist()
+    for place in places:
+        batch = evaluator.batches[place]
+        image = batch.image[:1].to(evaluator.device)
+        with torch.inference_mode():
+            exact = run.network.codec.decode(prepared.reference(image))[0]
+            others = {name: _depth(each, each.quantized, image)[0] for name, each in networks.items()}
+        picture = run.data.normalize.inverse(batch.image[0])
+        rows.append(ComparedRow(picture, exact, others, batch.depth_m[0], batch.valid[0]))
+    return compared_panel(rows)
+
+
+def _depth(prepared: Prepared, graph: Callable[[Tensor], Any], image: Tensor) -> Tensor:
+    return prepared.interface.depth_m(graph(prepared.interface.feed(image)))

@@ -16,11 +16,15 @@ from depth_distill.evaluation import Evaluator, InterfaceScorer
 from depth_distill.export.backends.backends import Backend, BackendRun, find_backend
 from depth_distill.export.backends.latency import latencies
 from depth_distill.export.backends.operator_counts import count_operators
+from depth_distill.export.bundle.artifacts import write_at_oldest
+from depth_distill.export.bundle.before_after import UNTOUCHED, BeforeAfter
 from depth_distill.export.bundle.bundle import INTEGER_KINDS
 from depth_distill.export.bundle.decode_table import DecodeTable
 from depth_distill.export.bundle.report import RuntimeRow, TableScore
 from depth_distill.export.bundle.steps import StepRunner, tensor_hash
 from depth_distill.export.compare.drift import layer_drift
+from depth_distill.export.onnx_io.file_spec import OPSET, FileSpec
+from depth_distill.export.onnx_io.float_onnx import export_float
 from depth_distill.export.onnx_io.metric_onnx import METRES
 from depth_distill.hashes import sha256
 from depth_distill.models import DepthCodec
@@ -36,7 +40,8 @@ class Trial:
     """One file on one tool chain.
 
     Attributes:
-        artifact: ``float``, ``int8``, ``fp16``, ``mixed``, ``metric`` or ``metric_int8``.
+        artifact: ``float``, ``int8``, ``fp16``, ``mixed``, ``metric`` or ``metric_int8``; or ``untouched``, the float
+            file of the network as it came, which is not in the bundle.
         backend: the tool chain.
         quantize: the tool chain quantizes the float file itself, as an NPU vendor's PTQ does.
         high_precision_layers: layers that it keeps in FP16 in that case.
@@ -181,6 +186,7 @@ class Verifier:
 def verify(
     backends: Sequence[Backend],
     evaluator: Evaluator,
+    scored: BeforeAfter,
     prepared: Prepared,
     folder: Path,
     written: Mapping[str, str],
@@ -188,11 +194,12 @@ def verify(
     steps: StepRunner,
     table: DecodeTable | None = None,
 ) -> dict[str, Any]:
-    """Score the float network, its fake-quantized graph, and every file on every backend.
+    """Score every file on every backend, and the untouched network on those that quantize it themselves.
 
     Args:
         backends: tool chains.
         evaluator: the validation split; its reference is the trained network.
+        scored: the scores of the float network and of its fake-quantized graph.
         prepared: the networks that the files were written from, with the decode table, if any, in their interface.
         folder: folder of the files.
         written: names of the files by kind.
@@ -201,7 +208,7 @@ def verify(
         table: what is known about the decode table.
 
     Returns:
-        JSON: ``protocol``, ``images``, metrics of ``float`` and ``fake_quantized``, ``rows`` (see
+        JSON: ``protocol``, ``images``, metrics of ``float`` and ``fake_quantized``, ``rows`` and ``untouched`` (see
         :class:`~depth_distill.export.bundle.report.RuntimeRow`), ``latency_ms`` on ONNX Runtime by file,
         ``operator_counts`` by file, and ``layers`` (see :class:`~depth_distill.export.compare.drift.LayerDrift`).
     """
@@ -209,8 +216,7 @@ def verify(
     hashes = {kind: sha256(path) for kind, path in files.items()}
     state = [prepared.fingerprint, prepared.scales, split_hash(evaluator)]
     scorer = InterfaceScorer(evaluator, prepared.interface)
-    floats = steps.run("score the float network", state, lambda: evaluator(prepared.reference))
-    integers = steps.run("score the fake-quantized network", state, lambda: scorer(prepared.quantized))
+    floats = dict(scored.floats)
     verifier = Verifier(scorer.evaluator, prepared.interface, folder / "calibration", floats)
     rows = []
     tables = None if prepared.interface.table is None else prepared.interface.table.tables
@@ -218,6 +224,7 @@ def verify(
         depends_on = [state, hashes[trial.artifact], trial.backend.name, trial.quantize, trial.high_precision_layers]
         depends_on += [tables] if trial.returns_integers else []
         rows.append(steps.run(f"run {trial.title}", depends_on, partial(verifier.run, trial, files)))
+    untouched = _verify_untouched(backends, evaluator, scored, prepared, folder, steps)
     timed = {kind: path for kind, path in files.items() if kind not in _KIND_OF_METRIC}
     milliseconds = steps.run(
         "time files on ONNX Runtime",
@@ -240,12 +247,43 @@ def verify(
         "protocol": evaluator.protocol,
         "images": len(verifier.images),
         "float": floats,
-        "fake_quantized": integers,
+        "fake_quantized": dict(scored.after.metrics),
         "rows": _with_latency_ratios(rows),
+        "untouched": untouched,
         "latency_ms": milliseconds,
         "operator_counts": counts,
         "layers": layers,
     }
+
+
+def _verify_untouched(
+    backends: Sequence[Backend],
+    evaluator: Evaluator,
+    scored: BeforeAfter,
+    prepared: Prepared,
+    folder: Path,
+    steps: StepRunner,
+) -> list[dict[str, Any]]:
+    """Rows of the network as it came, quantized by the tool chains; none where that is what is exported."""
+    network = scored.untouched
+    able = [each for each in backends if each.quantizes]
+    if network is None or network.recipe == prepared.recipe or not able:
+        return []
+    path, spec = steps.folder / f"{UNTOUCHED}.onnx", FileSpec.of(network.interface, OPSET)
+    steps.run(
+        "write the untouched network",
+        network.fingerprint,
+        lambda: write_at_oldest(lambda file, form: export_float(network.graph, file, form), path, spec, OPSET),
+        [path.name],
+    )
+    scorer = InterfaceScorer(evaluator, network.interface)
+    verifier = Verifier(scorer.evaluator, network.interface, folder / "calibration", scored.floats)
+    rows = []
+    for backend in able:
+        trial = Trial(UNTOUCHED, backend, quantize=True)
+        depends_on = [network.fingerprint, split_hash(evaluator), sha256(path), backend.name]
+        rows.append(steps.run(f"run {trial.title}", depends_on, partial(verifier.run, trial, {UNTOUCHED: path})))
+    return rows
 
 
 def split_hash(evaluator: Evaluator) -> list[str]:

@@ -43,6 +43,7 @@ class AdaRound(Pass):
     name: ClassVar[str] = "adaround"
     changes_function: ClassVar[bool] = True
     values_only: ClassVar[bool] = True
+    for_int8: ClassVar[bool] = True
 
     iterations: int = 300
     images: int = 64

@@ -25,6 +25,7 @@ class Auto(Pass):
 
     name: ClassVar[str] = "auto"
     changes_function: ClassVar[bool] = True
+    for_int8: ClassVar[bool] = True
 
     effort: Effort = "fast"
 

@@ -114,6 +114,7 @@ class Pass(ValidatedDataclass, ABC):
         measures: whether calibration images determine values of a pass that changes the structure, too. Without images
             it returns the same structure, with values for a checkpoint to fill in.
         needs_training: whether a changed function is meant to be repaired by training; the report says so.
+        for_int8: whether it serves nothing but accuracy in INT8, so that an export may leave it out where it does not.
     """
 
     name: ClassVar[str]
@@ -121,6 +122,7 @@ class Pass(ValidatedDataclass, ABC):
     values_only: ClassVar[bool] = False
     measures: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
+    for_int8: ClassVar[bool] = False
 
     def requires(self, graph: fx.GraphModule, context: Context) -> None:
         """Refuse a graph or a context that the pass cannot work on.

@@ -28,6 +28,7 @@ class BiasCorrect(Pass):
     name: ClassVar[str] = "bias_correct"
     changes_function: ClassVar[bool] = True
     values_only: ClassVar[bool] = True
+    for_int8: ClassVar[bool] = True
 
     images: int = 64
 

@@ -34,6 +34,7 @@ class ClipRanges(Pass):
 
     name: ClassVar[str] = "clip_ranges"
     changes_function: ClassVar[bool] = True
+    for_int8: ClassVar[bool] = True
 
     calibrator: Literal["mse", "percentile"] = "mse"
     min_gain: float = 1.2

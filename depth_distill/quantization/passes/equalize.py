@@ -106,6 +106,7 @@ class Equalize(Pass):
 
     name: ClassVar[str] = "equalize"
     values_only: ClassVar[bool] = True
+    for_int8: ClassVar[bool] = True
 
     max_iterations: int = 500
     relu6: ReLU6 = "pinned"

@@ -45,6 +45,7 @@ class SplitChannels(Pass):
     """
 
     name: ClassVar[str] = "split_channels"
+    for_int8: ClassVar[bool] = True
 
     parts: int = 4
     min_gain: float = 2.0

@@ -36,6 +36,7 @@ class SplitWeights(Pass):
     """
 
     name: ClassVar[str] = "split_weights"
+    for_int8: ClassVar[bool] = True
 
     below_db: float = 25.0
     layers: tuple[str, ...] = ()
