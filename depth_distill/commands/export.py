@@ -178,6 +178,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             console.print(line, soft_wrap=True, highlight=False, style="bold", markup=False)
         console.print(f"bundle  {bundle.folder}", soft_wrap=True, highlight=False)
         console.print(f"report  {bundle.folder / 'report.html'}", soft_wrap=True, highlight=False)
+        console.print(f"picture {bundle.folder / 'before_after.png'}", soft_wrap=True, highlight=False)
         if options.json is not None:
             write_json(options.json, dict(bundle.manifest))
     except KeyboardInterrupt:

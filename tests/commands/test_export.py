@@ -57,6 +57,14 @@ def test_the_bundle_is_whole(bundle, trained_checkpoint):
     assert rows["float", "ONNX Runtime"]["ratio"] == pytest.approx(1, abs=1e-4)
     assert rows["metric", "ONNX Runtime"]["ratio"] == pytest.approx(1, abs=1e-4)
     report = (bundle.folder / "report.md").read_text()
+    assert report.startswith("# DepthNet mobilenetv3_small_050, single, log, on ")
+    assert manifest["verdict"] in report
+    first, last = manifest["comparison"]["scores"]
+    assert (first["recipe"], last["recipe"]) == ("untouched", "fold + equalize")
+    assert last["metrics"] == (
+        manifest["metrics"]["fake_quantized"] if manifest["comparison"]["exported"] else last["metrics"]
+    )
+    assert (bundle.folder / "before_after.png").stat().st_size > 10_000
     assert f"| int8 | ONNX Runtime {rows['int8', 'ONNX Runtime']['version']} | {found:.4f} |" in report
 
 

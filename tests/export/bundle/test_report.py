@@ -6,13 +6,13 @@ from depth_distill.export.bundle.report import Report, RuntimeRow, Section, runt
 def test_both_forms_say_the_same(tmp_path):
     (tmp_path / "a.png").write_bytes(b"picture")
     rows = [
-        RuntimeRow("int8", "Tool", "1.2", 0.03771, 1.0004, 0.00123, 6.54, 2.5, 0.4),
+        RuntimeRow("int8", "Tool", "1.2", 0.03771, 1.0004, 0.00123, 6.54),
         RuntimeRow("fp16", "Tool", error="loading\nno <half> precision", simulator=True),
     ]
-    sections = [runtime_section(rows, {"int8": 14.456}, "cap 15 m"), Section("Look", pictures=["a.png"])]
+    sections = [runtime_section(rows, "cap 15 m"), Section("Look", pictures=["a.png"])]
     write_report(tmp_path, Report("A & B", ["It works."], ["careful"], sections))
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    assert "| int8 | Tool 1.2 | 0.0377 | 1.000 | 0.00123 | 6.5 | 2.5 | 0.40 | 14.46 |" in text
+    assert "| int8 | Tool 1.2 | 0.0377 | 1.000 | 0.00123 | 6.5 |" in text
     assert "<td>0.0377</td><td>1.000</td>" in page
     assert "A &amp; B" in page
     assert "refused: no &lt;half&gt; precision" in page
