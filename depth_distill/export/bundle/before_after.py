@@ -146,7 +146,7 @@ def _choice(
 def _worse(score: Score, other: Score, float_abs_rel: float) -> str:
     """Why a score is worse than another, in words; empty where it is not."""
     if score.mm > (1 + _NOISE) * other.mm:
-        return f"{score.recipe} moves depth by {score.mm:.1f} mm, {other.recipe} by {other.mm:.1f} mm"
+        return f"{score.recipe} moves depth by {score.mm:.3g} mm, {other.recipe} by {other.mm:.3g} mm"
     mine, others = (max(each.metrics["abs_rel"], float_abs_rel) for each in (score, other))
     if score.mm > _CLEAR * other.mm and mine > others + _ABS_REL * float_abs_rel:
         return (
@@ -158,7 +158,7 @@ def _worse(score: Score, other: Score, float_abs_rel: float) -> str:
 
 def cost(ratio: float) -> str:
     """What INT8 costs in abs_rel, in percent of that of FP32."""
-    return f"{100 * (ratio - 1):.1f} %"
+    return f"{round(100 * (ratio - 1), 1) + 0.0:.1f} %"  # not -0.0
 
 
 def verdict(found: BeforeAfter, rows: Sequence[RuntimeRow], untouched: Sequence[RuntimeRow], table: bool) -> str:
