@@ -249,7 +249,7 @@ class DepthCLI(LightningCLI):
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             scored = str(Path(self._get(self.config, "ckpt_path")).resolve())
             record = {"split": stage, "checkpoint": scored, "protocol": self.model.val_metrics.protocol}
-            write_json(self.run_folder / "evaluation.json", record | {"metrics": dict(metrics)})
+            write_json(self.run_folder / runs.EVALUATION_FILE, record | {"metrics": dict(metrics)})
 
     def _print_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
         if not self.trainer.is_global_zero:

@@ -15,6 +15,13 @@ from depth_distill.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
 METRICS_LOG = "metrics.csv"
+LAYERS_LOG = "layers.csv"
+SUMMARY_FILE = "summary.json"
+EVALUATION_FILE = "evaluation.json"
+DIVERGED_FILE = "diverged.json"
+SWEEP_FILE = "sweep.json"
+ROADMAP_FILE = "roadmap.json"
+REPORT_FILE = "report.html"
 LAST_CHECKPOINT = "last.ckpt"
 BEST_CHECKPOINT = "best.ckpt"
 LATEST = "latest"

@@ -74,6 +74,12 @@ def test_its_version_and_its_configs_are_those_of_the_repository(installed):
     assert names == sorted(path.stem for path in (ROOT / "configs" / "target").glob("*.yaml"))
 
 
+def test_it_has_the_template_of_reports(installed):
+    script = "from depth_distill.tracking import run_report; print(*run_report.__path__)"
+    folder = Path(installed.python_prints("-c", script).strip())
+    assert {path.name for path in folder.iterdir()} >= {"page.html.j2", "page.css", "page.js"}
+
+
 def test_a_network_is_trained_exported_and_run(installed):
     installed.run("fit", "--config", "quickstart", *TINY)
     run = (installed.work / "runs" / "quickstart" / "latest").resolve()

@@ -11,12 +11,12 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from depth_distill import runs
 from depth_distill.atomic import atomic_path
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.simulate.fake_quantize import quantizers
 from depth_distill.tracking.media import Histogram, log_histograms
 
-FILE = "layers.csv"
 _COLUMNS = ("epoch", "layer", "kind", "min", "max", "low", "high", "saturated")
 _BINS = 64
 _UNSEEN = (nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -72,7 +72,7 @@ class LayerRanges(Callback):
             return
         task: Any = pl_module
         found = layer_ranges(task, batch.image[: self.images])
-        _write(Path(trainer.default_root_dir) / FILE, trainer.current_epoch, found)
+        _write(Path(trainer.default_root_dir) / runs.LAYERS_LOG, trainer.current_epoch, found)
         shares = [each.saturated for each in found.values() if each.saturated is not None]
         histograms = {f"layers/{name}": each.seen for name, each in found.items()}
         log_histograms(trainer.loggers, histograms, trainer.global_step)

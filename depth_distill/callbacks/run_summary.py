@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from depth_distill import __version__
+from depth_distill import __version__, runs
 from depth_distill.atomic import write_json
 from depth_distill.display.console import plain_console
 from depth_distill.types import DepthBatch
@@ -125,4 +125,4 @@ class RunSummary(Callback):
         return self._wall_s + running
 
     def _file(self, trainer: Trainer) -> Path:
-        return Path(trainer.default_root_dir) / "summary.json"
+        return Path(trainer.default_root_dir) / runs.SUMMARY_FILE

@@ -1,6 +1,7 @@
 """A loss, weight or metric that is NaN or infinite ends the run, with a message that says where it began."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -8,6 +9,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
+from depth_distill import runs
+from depth_distill.atomic import write_json
 from depth_distill.callbacks.check_monitors import monitors
 from depth_distill.errors import DivergedError
 from depth_distill.models.finite import first_non_finite_weight
@@ -23,7 +26,8 @@ class StopOnNonFinite(Callback):
 
     The loss is checked before each backward pass; the weights before each validation and whenever a checkpoint is
     written; after each validation its loss, ``abs_rel``, and the metrics that other callbacks monitor. Depth bands
-    that no image has pixels in are NaN by right. Predictions are checked by the task.
+    that no image has pixels in are NaN by right. Predictions are checked by the task. ``diverged.json`` in the run
+    folder keeps the message.
 
     Raises:
         DivergedError: naming epoch, step, and the first weight or layer that is not finite.
@@ -31,6 +35,11 @@ class StopOnNonFinite(Callback):
 
     def __init__(self) -> None:
         self._batch: DepthBatch | None = None
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._record(trainer).unlink(missing_ok=True)  # of a run that now goes on
 
     @override
     def on_train_batch_start(
@@ -77,9 +86,14 @@ class StopOnNonFinite(Callback):
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, DivergedError):
+            if trainer.state.fn == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                write_json(self._record(trainer), {"message": str(exception)})
             for each in trainer.checkpoint_callbacks:  # Lightning calls them after all others
                 if isinstance(each, ModelCheckpoint):
                     each.save_on_exception = False
+
+    def _record(self, trainer: Trainer) -> Path:
+        return Path(trainer.default_root_dir) / runs.DIVERGED_FILE
 
 
 def _check_weights(pl_module: LightningModule) -> None:

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "mixed-precision": "the fewest FP16 layers that reach an accuracy",
     "roadmap": "the whole way from FP32 to INT8 as one table",
     "sweep": "try many settings of a command, side by side, and rank them",
+    "report": "one HTML page about a run: verdict, curves, metrics, panels, ranges, config",
     "harden": "an ONNX file in, the same file back, robust against INT8",
     "diagnose": "what a device or tool chain did to a network, and what to do about it",
     "fit-decoder": "from what a device returned, a decode table that corrects it",

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import fx
 
+from depth_distill import runs
 from depth_distill.atomic import write_json
 from depth_distill.codecs import HostCodec
 from depth_distill.codecs.table_fit import fit_table
@@ -52,7 +53,7 @@ class Roadmap:
 
     def __init__(self, plan: Plan, out: Path, data_options: Sequence[str], console: Console) -> None:
         self.plan, self.out, self.data_options, self.console = plan, out, list(data_options), console
-        self.file = out / "roadmap.json"
+        self.file = out / runs.ROADMAP_FILE
         self.found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.is_file() else {"networks": {}}
 
     def run(self) -> dict[str, Any]:
@@ -172,7 +173,7 @@ class Roadmap:
             }
             options = {key: _filled(value, {"{teacher}": str(teacher.absolute())}) for key, value in options.items()}
             best = self._train(folder, self.plan.distill_config, options)
-            summary = json.loads((folder / "summary.json").read_text())
+            summary = json.loads((folder / runs.SUMMARY_FILE).read_text())
             return measurements.student_row(load_run(best, overrides=self.data_options), float(summary["wall_s"]))
         if row.kind == "ptq":
             return measurements.ptq_row(recipe, row.decode_table)
@@ -180,7 +181,7 @@ class Roadmap:
 
     def _train(self, folder: Path, config: str, options: Mapping[str, Any] | None = None) -> Path:
         """Fit, or continue an interrupted training; returns the best checkpoint."""
-        summary, last = folder / "summary.json", folder / "checkpoints" / "last.ckpt"
+        summary, last = folder / runs.SUMMARY_FILE, folder / "checkpoints" / "last.ckpt"
         done = folder / "finished"
         if not done.is_file():
             argv = ["fit", "--config", config, "--run_dir", str(folder), *self.data_options]

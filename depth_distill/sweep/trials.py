@@ -16,10 +16,9 @@ from typing import Any
 from depth_distill.atomic import write_json
 from depth_distill.errors import ConfigError
 from depth_distill.exit_codes import INTERRUPTED, TERMINATED
-from depth_distill.runs import LAST_CHECKPOINT
+from depth_distill.runs import LAST_CHECKPOINT, SUMMARY_FILE, SWEEP_FILE
 from depth_distill.sweep.file import SweepFile
 
-RECORD = "sweep.json"
 _POLL_S = 0.2
 _HOPELESS = 3  # trials that fail before any has finished
 _STOPPED = (INTERRUPTED, TERMINATED, -signal.SIGINT, -signal.SIGTERM)
@@ -66,7 +65,7 @@ class Trials:
 
     def __init__(self, sweep: SweepFile, out: Path, overrides: Sequence[str] = ()) -> None:
         self.sweep, self.out, self.overrides = sweep, out, list(overrides)
-        self.record = out / RECORD
+        self.record = out / SWEEP_FILE
         self.made_with = {
             "parameters": {each.name: [each.distribution, dict(each.options)] for each in sweep.parameters},
             "metric": sweep.metric,
@@ -199,7 +198,7 @@ class Trials:
         self._save()
 
     def _metrics(self, trial: Trial) -> dict[str, float]:
-        name = "summary.json" if self.sweep.subcommand == "fit" else "result.json"
+        name = SUMMARY_FILE if self.sweep.subcommand == "fit" else "result.json"
         try:
             content = json.loads((self.folder(trial) / name).read_text())
         except (OSError, ValueError):
@@ -222,7 +221,8 @@ class Trials:
             raise ConfigError(f"the first {len(failed)} trials failed, the last one with: {failed[-1].message}")
 
     def _save(self) -> None:
-        write_json(self.record, {"made_with": self.made_with, "trials": [asdict(each) for each in self.all]})
+        trials = [asdict(each) for each in self.all]
+        write_json(self.record, {"made_with": self.made_with, "maximize": self.sweep.maximize, "trials": trials})
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """StopOnNonFinite: what diverges ends with a message that names where, and without a checkpoint of it."""
 
+import json
 import math
 
 import pytest
@@ -62,6 +63,14 @@ def test_a_weight_is_named_with_epoch_and_step(tmp_path):
     assert message.startswith(f"epoch 1, step {STEPS_AN_EPOCH + 1}: train/loss is nan")
     assert f"(the first that is not finite: {WEIGHT})" in message
     assert "lower learning rate" in message
+
+
+def test_the_message_is_kept_in_the_run_folder_until_the_run_goes_on(tmp_path):
+    message = diverging(tmp_path, Set(STEPS_AN_EPOCH + 1, math.nan))
+    assert json.loads((tmp_path / "diverged.json").read_text()) == {"message": message}
+    run = trainer(tmp_path, StopOnNonFinite(), epochs=1)
+    run.fit(task(), datamodule())
+    assert not (tmp_path / "diverged.json").exists()
 
 
 def test_the_checkpoints_are_those_of_before(tmp_path):
