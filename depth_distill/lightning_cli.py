@@ -202,6 +202,27 @@ class DepthCLI(LightningCLI):
             loggers = loggers_of(configured, wandb, self.run_folder, self.subcommand or "fit")
             return super().instantiate_trainer(logger=loggers, default_root_dir=self.run_folder, **kwargs)
 
+    def before_fit(self) -> None:
+        """Say what becomes of images of another aspect ratio than the network's."""
+        self._note_resize("train", "val")
+
+    def before_validate(self) -> None:
+        """See :meth:`before_fit`."""
+        self._note_resize("val")
+
+    def before_test(self) -> None:
+        """See :meth:`before_fit`."""
+        self._note_resize("test")
+
+    def before_predict(self) -> None:
+        """See :meth:`before_fit`."""
+        self._note_resize("predict")
+
+    @rank_zero_only
+    def _note_resize(self, *splits: str) -> None:
+        for note in self.datamodule.resize_notes(self.datamodule.sizes_of(*splits)):
+            plain_console().print(note, soft_wrap=True, highlight=False)
+
     def after_fit(self) -> None:
         """Evaluate the best checkpoint, and say what was reached, where it lies, and what to do next."""
         checkpoint: Any = self.trainer.checkpoint_callback

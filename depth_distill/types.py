@@ -15,7 +15,7 @@ from torch import Tensor
 
 from depth_distill.codecs import DepthRange
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Alignment", "DepthBatch", "DepthRange", "DepthSample"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Alignment", "DepthBatch", "DepthRange", "DepthSample", "ResizeMode"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,6 +25,13 @@ Alignment = Literal["none", "median", "scale_and_shift", "inverse_scale_and_shif
 
 ``median``: one factor (Zhou et al. 2017, section 4.1). ``scale_and_shift``: least squares in depth;
 ``inverse_scale_and_shift``: in inverse depth (Ranftl et al. 2020, eq. 3).
+"""
+
+ResizeMode = Literal["crop", "pad", "stretch"]
+"""How an image of another aspect ratio comes to the size of the network.
+
+``crop``: resized until it covers the size, and cut to its middle. ``pad``: resized until it fits, in the middle of bars
+of the mean colour. ``stretch``: resized to the size, which distorts it.
 """
 
 

@@ -16,7 +16,10 @@ from depth_distill.types import DepthBatch
 
 
 class PredictionWriter(BasePredictionWriter):
-    """One 16-bit PNG and one colour panel per image, at the network's resolution.
+    """One 16-bit PNG and one colour panel per image, at the network's resolution: of what the network saw of the image.
+
+    With ``data.resize: crop``, that is the middle of an image of another aspect ratio; with ``pad``, the whole image,
+    and the files are smaller than ``data.image_size``, as the bars are cut off.
 
     The files are ``predictions/depth/<name>.png`` and ``predictions/panels/<name>.png`` in the run folder, where
     ``<name>`` is the name of the sample.
@@ -51,15 +54,17 @@ class PredictionWriter(BasePredictionWriter):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         for position, index in enumerate(batch.sample_index.tolist()):
             name = datamodule.predict.name(index)
-            save_depth_png(prediction[position], self._file(trainer, "depth", name), self.depth_scale)
+            rows, columns = datamodule.placement("predict", index).shown
+            prediction_m = prediction[position][..., rows, columns]
+            save_depth_png(prediction_m, self._file(trainer, "depth", name), self.depth_scale)
             if self.panels:
                 has_depth = bool(batch.valid[position].any())
                 row = PanelRow(
                     title=name,
-                    image=datamodule.normalize.inverse(batch.image[position]),
-                    prediction_m=prediction[position],
-                    depth_m=batch.depth_m[position] if has_depth else None,
-                    valid=batch.valid[position] if has_depth else None,
+                    image=datamodule.normalize.inverse(batch.image[position])[..., rows, columns],
+                    prediction_m=prediction_m,
+                    depth_m=batch.depth_m[position][..., rows, columns] if has_depth else None,
+                    valid=batch.valid[position][..., rows, columns] if has_depth else None,
                 )
                 save_figure(depth_panel([row]), self._file(trainer, "panels", name))
 

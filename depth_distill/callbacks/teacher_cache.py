@@ -22,7 +22,7 @@ class TeacherCache(Callback):
 
     This needs ``data.views``: with augmentation drawn anew in every epoch no output would be needed twice. The cache
     fills during the first ``data.views`` epochs; each process writes the samples that it is given. Its folder is named
-    after a hash of all that the outputs depend on: weights and layers of the teacher, the samples, their size,
+    after a hash of all that the outputs depend on: weights and layers of the teacher, the samples, their size, resize,
     normalization, augmentation and seed. Another teacher therefore gets another folder. Samples are told apart by name
     only: delete the folder when their files change, and old folders when the disk is full.
 
@@ -112,7 +112,8 @@ def _key(teacher: torch.nn.Module, datamodule: Any, fields: dict[str, Field], pr
         weights_hash(teacher),
         str(teacher),
         str(fields),
-        f"{datamodule.image_size} {datamodule.normalize.mean} {datamodule.normalize.std} {datamodule.augment}",
+        f"{datamodule.image_size} {datamodule.resize}",
+        f"{datamodule.normalize.mean} {datamodule.normalize.std} {datamodule.augment}",
         f"{datamodule.seed} {datamodule.views} {precision}",
         *(dataset.source(index) for index in range(len(dataset))),
     ]

@@ -13,7 +13,7 @@ from depth_distill.atomic import write_json
 from depth_distill.display.console import plain_console, wide_console
 from depth_distill.display.pictures import save_figure
 from depth_distill.evaluation import InterfaceScorer
-from depth_distill.loading.trained import load_run
+from depth_distill.loading.trained import LoadedRun, load_run
 from depth_distill.quantization.passes.base import Pass, PassReport
 from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import load_recipe
@@ -54,12 +54,19 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
     """
     target, recipe = load_target(options.target), load_recipe(options.recipe)
     run = load_run(options.checkpoint, options.config, overrides, options.device)
+    show_notes(run)
     images = run.calibration_images(options.calibration_images)
     recipe = run.chosen_recipe(recipe, target, images, progress=True, on_head=show_head)
     prepared = run.preparer(target, images, on_report=show, progress=True)(recipe)
     scorer = InterfaceScorer(run.evaluator(options.images, reference=prepared.reference), prepared.interface)
     name = options.checkpoint.absolute().parent.parent.name
     return QuantizedRun(prepared, scorer, f"{name}, {target.name}, recipe {recipe}")
+
+
+def show_notes(run: LoadedRun) -> None:
+    """Print what becomes of images of another aspect ratio than the network's."""
+    for note in run.notes:
+        plain_console().print(note, highlight=False, soft_wrap=True)
 
 
 def show_head(line: str) -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from depth_distill.codecs import HostCodec, HostTable, codec_of, describe_codec
+from depth_distill.data.placement import Placement
 from depth_distill.data.reading import read_depth
 from depth_distill.display.pictures import PanelRow
 from depth_distill.errors import ConfigError, DataError, one_line
@@ -119,22 +121,30 @@ def of_predictions(folder: Path, run: LoadedRun) -> Depth:
     Raises:
         DataError: when it is called: a file that is missing, of another size, or without depth somewhere.
     """
-    return lambda batch: torch.stack(
-        [_read(folder, name, tuple(batch.image.shape[-2:])) for name in _names(run, batch)]
-    )
+
+    def depth_of(batch: DepthBatch) -> Tensor:
+        places = [run.data.placement("val", index) for index in batch.sample_index.tolist()]
+        return torch.stack([_read(folder, name, place) for name, place in zip(_names(run, batch), places, strict=True)])
+
+    return depth_of
 
 
-def _read(folder: Path, name: str, size: tuple[int, ...]) -> Tensor:
+def _read(folder: Path, name: str, placement: Placement) -> Tensor:
+    """A depth map, put where the image lies in what the network takes; bars have the depth beside them."""
     files = [path for suffix in _SCALES if (path := folder / f"{name}{suffix}").is_file()]
     if not files:
         raise DataError(f"{folder} has no {name}.png or {name}.npy: expected one an image of the validation split")
     depth_m = read_depth(files[0], _SCALES[files[0].suffix])
+    rows, columns = placement.shown
+    size = (rows.stop - rows.start, columns.stop - columns.start)
     if tuple(depth_m.shape[-2:]) != size:
         raise DataError(f"{files[0]} has the size {tuple(depth_m.shape[-2:])}, expected {size} (H x W)")
     without = int((depth_m == 0).sum())
     if without:
         raise DataError(f"{files[0]}: {without} of {depth_m.numel()} pixels have no depth; expected one everywhere")
-    return depth_m
+    (height, width), (above, left) = placement.size, (rows.start, columns.start)
+    bars = (left, width - columns.stop, above, height - rows.stop)
+    return F.pad(depth_m[None], bars, mode="replicate")[0] if any(bars) else depth_m
 
 
 def panel_rows(run: LoadedRun, evaluator: Evaluator, depth_of: Depth) -> list[PanelRow]:

@@ -97,10 +97,13 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
             reading=reading_of(options, lenient=True),
             meaning=meaning_of(options),
             pixels=pixels_of(options),
+            resize=options.resize,
             overrides=overrides,
         )
     )
     console = wide_console()
+    if case.note:
+        console.print(f"note     {case.note}", soft_wrap=True, highlight=False, markup=False)
     if options.device_outputs is None and options.backend is None:
         return _before_a_device(case, options, console)
     outputs, device = None, str(options.device_outputs)

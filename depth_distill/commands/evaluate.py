@@ -72,6 +72,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Score, print and write."""
     from depth_distill.atomic import write_json
     from depth_distill.commands import depth_sources
+    from depth_distill.commands.analysis import show_notes
     from depth_distill.display.console import wide_console
     from depth_distill.display.pictures import depth_panel, save_figure
     from depth_distill.display.tables import metric_table
@@ -85,6 +86,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         _score_quantized(options, overrides)
         return
     loaded = _load(options, overrides)
+    show_notes(loaded)
     evaluator = loaded.evaluator(options.images)
     file: depth_sources.FileDepth | None = None
     if options.predictions is not None:

@@ -90,6 +90,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         meaning=meaning_of(options),
         ground_truth=options.ground_truth,
         pixels=pixels_of(options),
+        resize=options.resize,
         overrides=overrides,
     )
     console = wide_console()

@@ -6,8 +6,9 @@ calibrated on. The file that comes back has the same inputs, outputs, names and 
 untouched one. Beside it are a page with what was done and what to try next (``OUT.html``), the numbers (``OUT.json``)
 and the inputs to calibrate on (``OUT.calibration``).
 
-Images are pictures, resized to the input's size, or ``.npy`` arrays, fed as they are. Networks that take anything but
-three colours need arrays. For a checkpoint, any key of its config can be overridden, as in ``fit``.
+Images are pictures, resized to the input's size (``--resize`` says how, where their aspect ratio is another), or
+``.npy`` arrays, fed as they are. Networks that take anything but three colours need arrays. For a checkpoint, any key
+of its config can be overridden, as in ``fit``.
 """
 
 import argparse
@@ -83,6 +84,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             calibration_images=options.calibrate_on,
             held_out=options.holdout,
             pixels=pixels_of(options),
+            resize=options.resize,
             size=None if options.size is None else tuple(options.size),
             overrides=overrides,
         ),

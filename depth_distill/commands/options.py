@@ -203,7 +203,7 @@ def add_out(parser: argparse._ActionsContainer, required: bool = True) -> None:
 
 
 def add_pixels(parser: argparse.ArgumentParser, size: bool = False) -> None:
-    """``--normalize``, ``--mean``, ``--std``, ``--colour-order`` and ``--size``, for a file that does not say it."""
+    """``--normalize``, ``--mean``, ``--std``, ``--colour-order``, ``--resize``, ``--size``: a file says none of it."""
     inputs = parser.add_argument_group("how pictures become the input")
     inputs.add_argument(
         "--normalize",
@@ -213,6 +213,12 @@ def add_pixels(parser: argparse.ArgumentParser, size: bool = False) -> None:
     inputs.add_argument("--mean", type=finite_number, nargs=3, metavar="X", help="mean of red, green, blue, in [0, 1]")
     inputs.add_argument("--std", type=positive_number, nargs=3, metavar="X", help="std of red, green, blue, in [0, 1]")
     inputs.add_argument("--colour-order", choices=("RGB", "BGR"), help="order of the colours (default: RGB)")
+    inputs.add_argument(
+        "--resize",
+        choices=("crop", "pad", "stretch"),
+        help="how pictures of another aspect ratio come to the size of the input: their middle, whole between bars, or "
+        "distorted (default: crop); a checkpoint or config has data.resize, and a bundle its own",
+    )
     if size:
         inputs.add_argument(
             "--size",

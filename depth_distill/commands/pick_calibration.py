@@ -87,6 +87,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         candidates=options.candidates,
         held_out=options.holdout,
         pixels=pixels_of(options),
+        resize=options.resize,
         size=None if options.size is None else tuple(options.size),
         judge_images=options.judge_on,
         seed=options.seed,

@@ -65,6 +65,7 @@ def add_arguments(parser: CommandParser) -> None:
 def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Measure what is missing, print and write."""
     from depth_distill.atomic import atomic_path, write_json
+    from depth_distill.commands.analysis import show_notes
     from depth_distill.commands.ptq_rows import PtqRows
     from depth_distill.display.console import plain_console
     from depth_distill.display.pictures import save_figure
@@ -88,8 +89,11 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             "calibration_images": options.calibration_images,
             "overrides": list(overrides),
         }
+        run = load_run(checkpoint, options.config, overrides, options.device)
+        show_notes(run)
+        made_with["resize"] = run.data.resize
         with tempfile.TemporaryDirectory() as folder:
-            rows = PtqRows(load_run(checkpoint, options.config, overrides, options.device), base, options, Path(folder))
+            rows = PtqRows(run, base, options, Path(folder))
             network = found.setdefault(title, {"rows": {}})
             network["protocol"] = rows.evaluator.protocol
             console.print(title, highlight=False)

@@ -45,6 +45,9 @@ def run(options: argparse.Namespace, _: Sequence[str]) -> int:
         with counting(name, len(dataset), plain_console()) as count:
             reports[name] = validate_dataset(dataset, datamodule.depth_range, count, workers=datamodule.num_workers)
     plain_console().print(report_table(reports))
+    sizes = {name: [(height, width) for width, height in report.sizes] for name, report in reports.items()}
+    for note in datamodule.resize_notes(sizes):
+        plain_console().print(note, soft_wrap=True, highlight=False)
     if options.json is not None:
         write_json(options.json, {name: _plain(asdict(report)) for name, report in reports.items()})
     if not all(report.complete for report in reports.values()):

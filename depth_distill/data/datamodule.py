@@ -32,7 +32,7 @@ class DepthDataModule(DepthSplits, LightningDataModule):
                 views=self.views,
             )
         return self._loader(
-            ViewDataset(dataset, self._training_view, self.seed, self.image_size), sampler=sampler, drop_last=True
+            ViewDataset(dataset, self._training_view, self.seed, self.joint_resize), sampler=sampler, drop_last=True
         )
 
     @override

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 
 from torch.utils.data import Dataset
 
+from depth_distill.data.placement import Size
 from depth_distill.data.transforms import JointResize
 from depth_distill.errors import DataError
 from depth_distill.types import DepthSample
@@ -52,14 +53,32 @@ class DepthDataset(Dataset[DepthSample], ABC):
         sample = self.load(index)
         return self.checked(index, sample, (sample.image.shape[-2], sample.image.shape[-1]))
 
-    def at_size(self, index: int, size: tuple[int, int]) -> DepthSample:
-        """Sample ``index``, validated, and resized to ``size`` (height, width).
+    def at_size(self, index: int, resize: JointResize) -> DepthSample:
+        """Sample ``index``, validated and resized.
 
         Raises:
             IndexError: the index is outside the data set.
             DataError: as for the sample itself.
         """
-        return JointResize(size)(self[index])
+        return resize(self[index])
+
+    def image_size(self, index: int) -> Size:
+        """Height and width of the image of sample ``index``, upright; subclasses need not decode it for that.
+
+        Raises:
+            DataError: its file is missing or unreadable.
+        """
+        height, width = self.load(index).image.shape[-2:]
+        return height, width
+
+    def image_sizes(self, most: int = 8) -> set[Size]:
+        """The sizes (height, width) of at most so many images, evenly spaced.
+
+        Raises:
+            DataError: see :meth:`image_size`.
+        """
+        last = len(self) - 1
+        return {self.image_size(round(last * k / max(most - 1, 1))) for k in range(min(most, len(self)))}
 
     def require_index(self, index: int) -> None:
         """Raise ``IndexError`` if the index is outside the data set."""

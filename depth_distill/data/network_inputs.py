@@ -11,14 +11,16 @@ from torch import Tensor
 from depth_distill.data.array_files import read_array
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.image_folder import ImageFolder
+from depth_distill.data.placement import Size, resize_note
 from depth_distill.data.reading import IMAGE_EXTENSIONS
-from depth_distill.data.transforms import Normalize
+from depth_distill.data.transforms import JointResize, Normalize
 from depth_distill.errors import ConfigError, DataError
-from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD
+from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, ResizeMode
 
 ARRAY_EXTENSION = ".npy"
 Normalization = Literal["imagenet", "unit", "raw"]
 ColourOrder = Literal["RGB", "BGR"]
+_WORDS = {"crop": "cropped", "pad": "padded", "stretch": "stretched"}
 
 
 @dataclass(frozen=True)
@@ -75,22 +77,25 @@ class PixelFormat:
 class NetworkInputs:
     """The inputs of a network in a folder, sorted by path: JPEG and PNG pictures, or ``.npy`` arrays.
 
-    Pictures are resized bilinearly with antialiasing, as in every data set of this package. Arrays are fed as they
-    are, and so must have the shape of the input, with or without a batch of 1.
+    Pictures are resized as in every data set of this package, see :class:`~depth_distill.data.transforms.JointResize`.
+    Arrays are fed as they are, and so must have the shape of the input, with or without a batch of 1.
 
     Args:
         folder: the folder; subfolders are searched, too.
         shape: shape of one input, without the batch.
         name: name of the input, for messages.
         pixels: how pixels become the input.
+        resize: how pictures of another aspect ratio come to the size of the input.
 
     Raises:
         DataError: the folder does not exist, has neither pictures nor arrays, or has both.
         ConfigError: there are pictures, but the input is no colour image.
     """
 
-    def __init__(self, folder: Path, shape: tuple[int, ...], name: str, pixels: PixelFormat) -> None:
-        self.folder, self.shape, self.name, self.pixels = folder, shape, name, pixels
+    def __init__(
+        self, folder: Path, shape: tuple[int, ...], name: str, pixels: PixelFormat, resize: ResizeMode = "crop"
+    ) -> None:
+        self.folder, self.shape, self.name, self.pixels, self.resize = folder, shape, name, pixels, resize
         if not folder.is_dir():
             raise DataError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}: expected a folder")
         found = ImageFolder(folder, IMAGE_EXTENSIONS)
@@ -151,11 +156,28 @@ class NetworkInputs:
         Raises:
             DataError: the file is damaged.
         """
-        return self._pictures.at_size(index, (self.shape[1], self.shape[2])).image
+        return self.resized(self._pictures, index, self.resize)
+
+    def resized(self, pictures: DepthDataset, index: int, mode: ResizeMode) -> Tensor:
+        """A picture as it would be with this mode, ``(3, H, W)`` uint8 RGB."""
+        return pictures.at_size(index, JointResize(self._size, mode, self.pixels.mean)).image
+
+    def note(self, option: str | None = "data.resize:") -> str:
+        """What becomes of pictures of another aspect ratio than the input's, in a line; empty where there are none.
+
+        Args:
+            option: see :func:`~depth_distill.data.placement.resize_note`.
+        """
+        return resize_note(self._pictures.image_sizes(), self._size, self.resize, option) if self.takes_pictures else ""
+
+    @property
+    def _size(self) -> Size:
+        return self.shape[1], self.shape[2]
 
     def __str__(self) -> str:
         if self.takes_pictures:
-            return f"{len(self)} pictures, resized to {self.shape[1]} x {self.shape[2]} (H x W): {self.pixels}"
+            how = _WORDS[self.resize] if self.note() else "resized"
+            return f"{len(self)} pictures, {how} to {self.shape[1]} x {self.shape[2]} (H x W): {self.pixels}"
         return f"{len(self)} arrays of shape {_text(self.shape)}, fed as they are"
 
 
@@ -167,13 +189,21 @@ class DatasetInputs(NetworkInputs):
         shape: shape of one input, without the batch.
         name: name of the input, for messages.
         pixels: how pixels become the input.
+        resize: how images of another aspect ratio come to the size of the input.
 
     Raises:
         ConfigError: the input is no colour image.
     """
 
-    def __init__(self, dataset: DepthDataset, shape: tuple[int, ...], name: str, pixels: PixelFormat) -> None:
-        self.shape, self.name, self.pixels = shape, name, pixels
+    def __init__(
+        self,
+        dataset: DepthDataset,
+        shape: tuple[int, ...],
+        name: str,
+        pixels: PixelFormat,
+        resize: ResizeMode = "crop",
+    ) -> None:
+        self.shape, self.name, self.pixels, self.resize = shape, name, pixels, resize
         self._pictures, self._arrays = dataset, []
         if len(shape) != 3 or shape[0] != 3:
             raise ConfigError(f"the input {name!r} is {_text(shape)}, and pictures are 3 x H x W")

@@ -73,6 +73,17 @@ def decode_image(
     return torch.from_numpy(array).permute(2, 0, 1).contiguous(), (width, height) if on_its_side else (height, width)
 
 
+def read_size(path: AnyFile) -> tuple[int, int]:
+    """Height and width of an image, upright, without decoding it.
+
+    Raises:
+        DataError: the file is missing, damaged or of another format.
+    """
+    with open_image(path, "a JPEG or PNG image") as file:
+        width, height = file.size
+        return (width, height) if orientation(file) >= 5 else (height, width)
+
+
 def read_depth(path: AnyFile, depth_scale: float) -> Tensor:
     """A depth map, ``(1, H, W)`` float32 metres; 0 where the file has 0, NaN, infinity or a negative value.
 

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.file_errors import AnyFile, require_regular
-from depth_distill.data.reading import IMAGE_EXTENSIONS, decode_image, read_depth, read_mask
+from depth_distill.data.placement import Size
+from depth_distill.data.reading import IMAGE_EXTENSIONS, decode_image, read_depth, read_mask, read_size
 from depth_distill.data.transforms import JointResize
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.suggestions import did_you_mean
@@ -93,9 +94,13 @@ class FileDataset(DepthDataset):
         return self._read(index)[0]
 
     @override
-    def at_size(self, index: int, size: tuple[int, int]) -> DepthSample:
+    def at_size(self, index: int, resize: JointResize) -> DepthSample:
         self.require_index(index)
-        return JointResize(size)(self.checked(index, *self._read(index, size)))
+        return resize(self.checked(index, *self._read(index, resize.size)))
+
+    @override
+    def image_size(self, index: int) -> Size:
+        return read_size(Path(self.sample_files[index].image))
 
     def _read(self, index: int, size: tuple[int, int] | None = None) -> tuple[DepthSample, tuple[int, int]]:
         files = self.sample_files[index]

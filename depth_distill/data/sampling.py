@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from depth_distill.data.dataset import DepthDataset
+from depth_distill.data.transforms import JointResize
 from depth_distill.types import DepthBatch, DepthSample
 
 
@@ -80,7 +81,7 @@ class ViewDataset(Dataset[DepthBatch]):
         view: maps a ``DepthSample`` and its index to the fields of a ``DepthBatch``; draws from torch's generator,
             which is seeded from (seed, epoch, index) during the call.
         seed: seed of the views.
-        size: (height, width) that samples are resized to before; None leaves them as they are.
+        resize: how samples are resized before; None leaves them as they are.
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class ViewDataset(Dataset[DepthBatch]):
         dataset: DepthDataset,
         view: Callable[[DepthSample, int], DepthBatch],
         seed: int = 0,
-        size: tuple[int, int] | None = None,
+        resize: JointResize | None = None,
     ) -> None:
         self.dataset = dataset
         self.view = view
         self.seed = seed
-        self.size = size
+        self.resize = resize
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -102,7 +103,7 @@ class ViewDataset(Dataset[DepthBatch]):
     def __getitem__(self, key: SampleKey | int) -> DepthBatch:
         """The view of a sample; a plain index means epoch 0."""
         index, epoch = key if isinstance(key, tuple) else (key, 0)
-        sample = self.dataset[index] if self.size is None else self.dataset.at_size(index, self.size)
+        sample = self.dataset[index] if self.resize is None else self.dataset.at_size(index, self.resize)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(view_seed(self.seed, epoch, index))
             return self.view(sample, index)

@@ -1,6 +1,6 @@
 """The splits of a config: injected data sets in, loaders of normalized batches out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -8,12 +8,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from depth_distill.data.dataset import DepthDataset
+from depth_distill.data.placement import Placement, Size, require_mode, resize_note
 from depth_distill.data.sampling import EpochLoader, EpochSampler, ViewDataset
-from depth_distill.data.transforms import Augment, Normalize
+from depth_distill.data.transforms import Augment, JointResize, Normalize
 from depth_distill.data.validation import check_scale
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.streaming import Streamed
-from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRange, DepthSample
+from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD, DepthBatch, DepthRange, DepthSample, ResizeMode
 
 _LARGEST_SEED = 2**32 - 1  # of NumPy
 _LARGEST_SIDE = 16_384  # an image of that size has 3 GB in float32
@@ -33,6 +34,8 @@ class DepthSplits:
             spaced and not augmented.
         calibration_size: number of calibration images to take from ``train``.
         image_size: (height, width) that every sample is resized to.
+        resize: how an image of another aspect ratio comes to that size: ``crop`` cuts off what stands over, around the
+            centre; ``pad`` shows it whole between bars of the mean colour, without depth; ``stretch`` distorts it.
         depth_range: depths outside it are ignored in both losses and metrics.
         augment: v2 transforms for training, applied in this order after the resize.
         image_mean: mean per colour channel, in [0, 1].
@@ -44,7 +47,8 @@ class DepthSplits:
             views. With a few views, the teacher's outputs can be cached.
 
     Raises:
-        ConfigError: a number is too small or too large, or an ``image_std`` is not positive.
+        ConfigError: a number is too small or too large, an ``image_std`` is not positive, or ``resize`` is none of
+            these.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class DepthSplits:
         calibration: DepthDataset | None = None,
         calibration_size: int = 128,
         image_size: tuple[int, int] = (96, 128),
+        resize: ResizeMode = "crop",
         depth_range: DepthRange = DepthRange(0.5, 15.0),  # noqa: B008 - frozen
         augment: Sequence[nn.Module] = (),
         image_mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -76,6 +81,7 @@ class DepthSplits:
             raise ConfigError(
                 f"data.image_size: received {list(image_size)}, expected height and width of 1 to {_LARGEST_SIDE}"
             )
+        require_mode(resize)
         if not all(std > 0 for std in image_std):
             raise ConfigError(f"data.image_std: received {list(image_std)}, expected positive numbers")
         super().__init__()
@@ -88,6 +94,8 @@ class DepthSplits:
         self.calibration = calibration
         self.calibration_size = calibration_size
         self.image_size = image_size
+        self.resize = resize
+        self.joint_resize = JointResize(image_size, resize, image_mean)
         self.depth_range = depth_range
         self.augment = Augment(augment)
         self.normalize = Normalize(image_mean, image_std)
@@ -150,7 +158,32 @@ class DepthSplits:
 
     def evaluation_view(self, split: str) -> ViewDataset:
         """The samples of a split, resized and normalized but not augmented."""
-        return ViewDataset(self._dataset(split), self._to_batch, self.seed, self.image_size)
+        return ViewDataset(self._dataset(split), self._to_batch, self.seed, self.joint_resize)
+
+    def placement(self, split: str, index: int) -> Placement:
+        """Where the image of a sample lies in what the network takes."""
+        if self.resize != "pad":  # the network sees nothing but the image
+            return Placement(self.joint_resize.size, self.joint_resize.size)
+        return Placement.of(self._dataset(split).image_size(index), self.image_size, self.resize)
+
+    def resize_notes(self, sizes: Mapping[str, Iterable[Size]]) -> list[str]:
+        """What becomes of images of another aspect ratio, a line for splits with the same; empty where there are none.
+
+        Args:
+            sizes: (height, width) of the images by split; see :meth:`sizes_of`.
+        """
+        splits: dict[str, list[str]] = {}
+        for split, found in sizes.items():
+            splits.setdefault(resize_note(found, self.image_size, self.resize), []).append(split)
+        return [f"{', '.join(names)}: {note}" for note, names in splits.items() if note]
+
+    def sizes_of(self, *splits: str) -> dict[str, set[Size]]:
+        """Sizes (height, width) of some images of each split that there is.
+
+        Raises:
+            DataError: the split is empty, or an image cannot be read.
+        """
+        return {each: getattr(self, each).image_sizes() for each in splits if getattr(self, each) is not None}
 
     def _calibration(self) -> tuple[ViewDataset, Sequence[int]]:
         """The samples that calibration images are taken from, and which of them."""

@@ -10,6 +10,8 @@ from typing_extensions import override
 
 from depth_distill.data.dataset import DepthDataset
 from depth_distill.data.file_errors import FileInMemory
+from depth_distill.data.placement import Size
+from depth_distill.data.reading import read_size
 from depth_distill.data.sample_files import SampleFiles, read_sample, require_scale
 from depth_distill.data.transforms import JointResize
 from depth_distill.errors import ConfigError, DataError, first_line
@@ -61,9 +63,14 @@ class StreamedDepth(DepthDataset):
         return self._read(index)[0]
 
     @override
-    def at_size(self, index: int, size: tuple[int, int]) -> DepthSample:
+    def at_size(self, index: int, resize: JointResize) -> DepthSample:
         self.require_index(index)
-        return JointResize(size)(self.checked(index, *self._read(index, size)))
+        return resize(self.checked(index, *self._read(index, resize.size)))
+
+    @override
+    def image_size(self, index: int) -> Size:
+        image = self._file(index, "image")
+        return super().image_size(index) if image is None else read_size(image)
 
     @property
     @override

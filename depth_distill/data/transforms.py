@@ -14,8 +14,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from depth_distill.data.placement import Placement
 from depth_distill.errors import ConfigError, building
-from depth_distill.types import DepthSample
+from depth_distill.types import IMAGENET_MEAN, DepthSample, ResizeMode
 
 
 class JointResize(nn.Module):
@@ -23,21 +24,31 @@ class JointResize(nn.Module):
 
     The image is resized bilinearly with antialiasing. Depth and valid use nearest-neighbour sampling, so a valid pixel
     is never averaged with an invalid one, nor a foreground depth with a background depth. Image and depth may differ in
-    size, as where an image is decoded smaller than it is.
+    size, as where an image is decoded smaller than it is; the aspect ratio is then that of the depth.
+
+    Args:
+        size: (height, width) of the result.
+        mode: what is done where the aspect ratio is another; bars of ``pad`` have no depth and are not valid.
+        mean: mean of red, green and blue, in [0, 1]: the colour of the bars, which normalization makes 0.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: tuple[int, int], mode: ResizeMode = "crop", mean: Sequence[float] = IMAGENET_MEAN) -> None:
         super().__init__()
-        self.size = list(size)
+        self.size: tuple[int, int] = (size[0], size[1])
+        self.mode: ResizeMode = mode
+        self.bars = bar_colour(mean)
 
     def forward(self, sample: DepthSample) -> DepthSample:
         """The resized sample; unchanged if it already has that size."""
-        if list(sample.image.shape[-2:]) == list(sample.depth_m.shape[-2:]) == self.size:
+        height, width = sample.depth_m.shape[-2:]
+        if tuple(sample.image.shape[-2:]) == (height, width) == self.size:
             return sample
+        placement = Placement.of((height, width), self.size, self.mode)
+        inner, nothing = list(placement.inner), torch.zeros(1, 1, 1)
         return DepthSample(
-            image=F.resize(sample.image, self.size, antialias=True),
-            depth_m=_resize_nearest(sample.depth_m, self.size),
-            valid=_resize_nearest(sample.valid, self.size),
+            image=placement.place(F.resize(sample.image, inner, antialias=True), self.bars),
+            depth_m=placement.place(_resize_nearest(sample.depth_m, inner), nothing),
+            valid=placement.place(_resize_nearest(sample.valid, inner), nothing),
         )
 
 
@@ -116,6 +127,11 @@ class Normalize(nn.Module):
         """Convert normalized ``(..., 3, H, W)`` float32 back to [0, 1]."""
         shape = (3, 1, 1)
         return (image * image.new_tensor(self.std).view(shape) + image.new_tensor(self.mean).view(shape)).clamp(0, 1)
+
+
+def bar_colour(mean: Sequence[float]) -> Tensor:
+    """The colour of the bars beside a padded image, ``(3, 1, 1)`` uint8, from a mean in [0, 1] per channel."""
+    return torch.tensor([round(255 * each) for each in mean], dtype=torch.uint8).view(3, 1, 1)
 
 
 def _transformed(transform: nn.Module, maps: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

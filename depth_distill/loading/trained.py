@@ -61,6 +61,15 @@ class LoadedRun:
         """Interface of the network before any pass."""
         return interface_of(self.network, self.data)
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What becomes of images of another aspect ratio in the validation split, in a line; none where there are none.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        return self.data.resize_notes(self.data.sizes_of("val"))
+
     def preparer(
         self,
         target: NpuTarget,
@@ -273,7 +282,7 @@ def _student(network: CodeNetwork, student: StudentOptions, data: DepthSplits, c
 def interface_of(network: CodeNetwork, data: DepthSplits) -> Interface:
     """Interface of a network before any pass: normalized images and codes."""
     normalize = data.normalize
-    inputs = InputLayout(*data.image_size, normalize.mean, normalize.std)
+    inputs = InputLayout(*data.image_size, normalize.mean, normalize.std, resize=data.resize)
     if isinstance(network, ImportedNetwork) and not network.has_meaning:
         return Interface(inputs, RawOutputs(network.output_names, ()), network.codec.host)
     return Interface.of_codes(inputs, network.codec.host)

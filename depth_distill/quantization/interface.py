@@ -10,6 +10,7 @@ from torch import Tensor
 from depth_distill.codecs import HostCodec, HostTable, HostUnknown, TwoPartCodec
 from depth_distill.codecs.arithmetic import saturating_sigmoid
 from depth_distill.errors import ConfigError
+from depth_distill.types import ResizeMode
 
 INPUT_NAME = "image"
 CODES = "codes"
@@ -28,6 +29,7 @@ class InputLayout:
         std: standard deviation of each colour channel.
         uint8: whether the network takes pixels, 0 to 255, instead of normalized float32.
         name: name of the input.
+        resize: how an image of another aspect ratio comes to this size.
     """
 
     height: int
@@ -36,6 +38,7 @@ class InputLayout:
     std: Sequence[float]
     uint8: bool = False
     name: str = INPUT_NAME
+    resize: ResizeMode = "crop"
 
     def pixels(self, images: Tensor) -> Tensor:
         """The uint8 pixels that normalized images were made of."""
@@ -59,7 +62,12 @@ class InputLayout:
             "layout": "NCHW",
             "dtype": "uint8" if self.uint8 else "float32",
             "colour_order": "RGB",
-            "resize": {"height": self.height, "width": self.width, "method": "bilinear with antialiasing, on uint8"},
+            "resize": {
+                "height": self.height,
+                "width": self.width,
+                "mode": self.resize,
+                "method": "bilinear with antialiasing, on uint8",
+            },
             "normalization": None if self.uint8 else "(pixel / 255 - mean) / std, a channel at a time",
             "mean": list(self.mean),
             "std": list(self.std),

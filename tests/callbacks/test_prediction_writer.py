@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from depth_distill.callbacks import PredictionWriter, prediction_writer
+from depth_distill.data.synthetic import SyntheticDepth
 from tests.callbacks.small_run import datamodule, task, trainer
 from tests.data.constant_depth import ConstantDepth
 
@@ -34,6 +35,14 @@ def test_depth_maps_hold_the_predictions_in_the_units_asked_for(tmp_path, depth_
         with Image.open(tmp_path / "predictions" / "depth" / "constant" / f"{index:03d}.png") as file:
             np.testing.assert_array_equal(np.asarray(file), np.round(predicted_m[index] * depth_scale))
     assert files(tmp_path, "panels") == []
+
+
+@pytest.mark.parametrize(("mode", "shown"), [("pad", slice(8, 24)), ("crop", slice(0, 32)), ("stretch", slice(0, 32))])
+def test_bars_are_cut_from_what_is_written(tmp_path, mode, shown):
+    data = datamodule(predict=SyntheticDepth(1, size=(32, 64)), image_size=(32, 32), resize=mode)
+    predicted_m = predict(tmp_path, data)[0, shown]
+    with Image.open(tmp_path / "predictions" / "depth" / "synthetic" / "000000.png") as file:
+        np.testing.assert_array_equal(np.asarray(file), np.round(predicted_m * 1000))
 
 
 @pytest.mark.parametrize(("dataset", "has_truth"), [(ConstantDepth(2), True), (Photos(2, depth_m=0.0), False)])

@@ -31,6 +31,28 @@ def test_progress_in_a_pipe(words, capsys):
     assert "no valid pixel" in out
 
 
+@pytest.mark.parametrize(
+    ("mode", "outcome"),
+    [
+        ("crop", "11 % of the width is cut off at the sides (data.resize: pad or stretch keeps it)"),
+        ("pad", "bars fill 11 % of the height at top and bottom (data.resize: crop or stretch has none)"),
+        ("stretch", "the width is squeezed by 11 % (data.resize: crop or pad keeps the aspect)"),
+    ],
+)
+def test_another_aspect_ratio_is_said_once(words, capsys, mode, outcome):
+    main([*words, "--data.resize", mode])
+    out = capsys.readouterr().out
+    assert f"train, val: images are 3:2 (6 x 4), the network takes 4:3 (128 x 96): {outcome}\n" in out
+    assert out.count("the network takes") == 1
+
+
+def test_an_unknown_resize_is_an_error_of_one_line(words, capsys):
+    assert main([*words, "--data.resize", "squash"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert all(word in err for word in ("resize", "squash", "stretch"))
+
+
 def test_ctrl_c_prints_and_writes_what_was_found(words, tmp_path, capsys, monkeypatch):
     @contextmanager
     def interrupted(name, total, console):

@@ -5,6 +5,7 @@ import torch
 from torchvision.transforms import v2
 
 from depth_distill.data.datamodule import DepthDataModule
+from depth_distill.data.synthetic import SyntheticDepth
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import DepthRange
 from tests.callbacks import small_run
@@ -160,6 +161,34 @@ def test_depth_in_the_wrong_unit_is_caught_at_set_up():
 def test_numbers_that_cannot_be_are_refused_by_name(key, value):
     with pytest.raises(ConfigError, match=rf"^data\.{key}: received \[?{str(value).strip('()')}\]?, expected"):
         datamodule(**{key: value})
+
+
+def test_bars_are_zero_and_count_neither_in_losses_nor_in_metrics():
+    images = SyntheticDepth(2, size=(16, 32))
+    data = datamodule(val=images, resize="pad", image_mean=(0.2, 0.4, 0.6), image_std=(0.1, 0.1, 0.1))
+    (batch,) = data.val_dataloader()
+    assert data.placement("val", 0).shown == (slice(8, 24), slice(0, 32))
+    for bar in (slice(0, 8), slice(24, 32)):
+        assert batch.image[..., bar, :].abs().max() < 0.5 / 255 / 0.1 + 1e-6
+        assert not batch.valid[..., bar, :].any()
+    assert torch.equal(batch.depth_m[0, :, 8:24], images[0].depth_m)
+    assert batch.valid.any()
+
+
+def test_what_becomes_of_another_aspect_ratio_is_said_once_for_all_splits():
+    wide, other = SyntheticDepth(2, size=(16, 32)), SyntheticDepth(2, size=(32, 16))
+    data = datamodule(train=wide, val=wide, test=other, predict=ConstantDepth(1))
+    assert data.resize_notes(data.sizes_of("train", "val", "test", "predict", "calibration")) == [
+        "train, val: images are 2:1 (32 x 16), the network takes 1:1 (32 x 32): 50 % of the width is cut off at the "
+        "sides (data.resize: pad or stretch keeps it)",
+        "test: images are 1:2 (16 x 32), the network takes 1:1 (32 x 32): 50 % of the height is cut off at top and "
+        "bottom (data.resize: pad or stretch keeps it)",
+    ]
+
+
+def test_an_unknown_resize_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.resize: received 'squash', expected one of crop, pad, stretch"):
+        datamodule(resize="squash")
 
 
 def test_an_augmentation_that_changes_the_size_is_refused():

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from depth_distill.data.network_inputs import NetworkInputs, PixelFormat, divide
+from depth_distill.data.image_folder import ImageFolder
+from depth_distill.data.network_inputs import DatasetInputs, NetworkInputs, PixelFormat, divide
+from depth_distill.data.transforms import JointResize
 from depth_distill.errors import ConfigError, DataError
 from depth_distill.types import IMAGENET_MEAN, IMAGENET_STD
 
@@ -44,11 +46,33 @@ def test_pictures_are_resized_and_sorted(tmp_path):
     for name, value in (("b.png", 200), ("sub/a.jpg", 100), (".hidden.png", 0)):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (20, 10), (value, 0, 0)).save(tmp_path / name)
-    inputs = NetworkInputs(tmp_path, (3, 4, 6), "x", PixelFormat.named("raw"))
+    inputs = NetworkInputs(tmp_path, (3, 4, 8), "x", PixelFormat.named("raw"))
     assert [path.name for path in inputs.files] == ["b.png", "a.jpg"]
-    assert inputs.load(0).shape == (3, 4, 6)
+    assert inputs.load(0).shape == (3, 4, 8)
     assert inputs.load(0)[0].unique().tolist() == [200]
-    assert str(inputs) == "2 pictures, resized to 4 x 6 (H x W): RGB, 0 to 255"
+    assert str(inputs) == "2 pictures, resized to 4 x 8 (H x W): RGB, 0 to 255"
+    assert inputs.note() == ""
+
+
+def test_pictures_of_another_aspect_ratio_come_as_samples_do(tmp_path):
+    colours = np.arange(200, dtype=np.uint8)[None, :, None] + np.zeros((100, 1, 3), np.uint8)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    whole = ImageFolder(tmp_path)[0]
+    for mode, words in (("crop", "cropped"), ("pad", "padded"), ("stretch", "stretched")):
+        inputs = NetworkInputs(tmp_path, (3, 10, 10), "x", PixelFormat.named("imagenet"), mode)
+        assert torch.equal(inputs.picture(0), JointResize((10, 10), mode, IMAGENET_MEAN)(whole).image)
+        assert str(inputs).startswith(f"1 pictures, {words} to 10 x 10 (H x W)")
+    note = "images are 2:1 (200 x 100), the network takes 1:1 (10 x 10): the width is squeezed by 50 %"
+    assert inputs.note("--resize") == f"{note} (--resize crop or pad keeps the aspect)"
+    assert DatasetInputs(ImageFolder(tmp_path), (3, 10, 10), "x", inputs.pixels, "stretch").note(None).startswith(note)
+
+
+def test_bars_are_zero_behind_the_normalization(tmp_path):
+    Image.new("RGB", (20, 10), (255, 0, 0)).save(tmp_path / "a.png")
+    for name in ("imagenet", "unit", "raw"):
+        given = NetworkInputs(tmp_path, (3, 16, 16), "x", PixelFormat.named(name), "pad").load(0)
+        assert given[:, :4].abs().max() < 0.5 / 255 / 0.22  # within the rounding of the colour to 8 bits
+        assert given[0, 4:12].min() == given[0].max() > 0.9
 
 
 def test_arrays_have_the_shape_of_the_input(tmp_path):

@@ -78,7 +78,7 @@ def test_a_sample_at_another_size_is_that_of_the_whole_one(root):
     noise = np.random.default_rng(0).integers(0, 9000, (300, 400), dtype=np.uint16)
     Image.fromarray(noise).save(root / "depth" / "0.png")
     data = folder(root, "image,depth\nrgb/0.jpg,depth/0.png\n")
-    small, whole = data.at_size(0, (24, 32)), JointResize((24, 32))(data[0])
+    small, whole = data.at_size(0, JointResize((24, 32))), JointResize((24, 32))(data[0])
     assert torch.equal(small.depth_m, whole.depth_m)
     assert torch.equal(small.valid, whole.valid)
     assert 0 < (small.image.int() - whole.image.int()).abs().max() <= 4
@@ -88,11 +88,11 @@ def test_depth_of_the_size_that_an_image_is_decoded_at_is_refused(root):
     write_image(root / "rgb" / "0.jpg", size=(400, 300))
     write_depth(root / "depth" / "0.png", size=(100, 75))
     data = folder(root, "image,depth\nrgb/0.jpg,depth/0.png\n")
-    for read in (lambda: data[0], lambda: data.at_size(0, (24, 32))):
+    for read in (lambda: data[0], lambda: data.at_size(0, JointResize((24, 32)))):
         with pytest.raises(DataError, match=r"0\.jpg: the image is 400 x 300 but its depth is 100 x 75"):
             read()
     with pytest.raises(IndexError):
-        data.at_size(1, (24, 32))
+        data.at_size(1, JointResize((24, 32)))
 
 
 def test_a_long_manifest_is_opened_without_a_path_per_row(root, monkeypatch):

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from depth_distill.data import RgbdFolder, StreamedDepth
 from depth_distill.data.streamed import streamed_item
+from depth_distill.data.transforms import JointResize
 from depth_distill.errors import ConfigError, DataError
 from tests.callbacks.small_run import FailAt, datamodule, task, trainer
 from tests.data.files import write_depth, write_image
@@ -61,11 +62,13 @@ def streamed(files, tmp_path, writer):
 def test_samples_are_those_of_the_files(streamed, files):
     assert len(streamed) == SAMPLES
     assert streamed.has_depth
+    resize = JointResize((8, 16))
     for index in (0, 1, SAMPLES - 1):
         for actual, expected in zip(streamed[index], files[index], strict=True):
             assert torch.equal(actual, expected)
-        for actual, expected in zip(streamed.at_size(index, (8, 16)), files.at_size(index, (8, 16)), strict=True):
+        for actual, expected in zip(streamed.at_size(index, resize), files.at_size(index, resize), strict=True):
             assert torch.equal(actual, expected)
+        assert streamed.image_size(index) == tuple(files[index].image.shape[-2:])
     with pytest.raises(IndexError):
         streamed[SAMPLES]
 

@@ -41,6 +41,58 @@ def test_resize_to_the_same_size_changes_nothing():
     assert JointResize((24, 32))(whole) is whole
 
 
+@pytest.mark.parametrize("mode", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(12, 16), (10, 13), (96, 128), (24, 32)])
+def test_where_the_aspect_agrees_every_mode_gives_the_bits_of_a_plain_resize(mode, size):
+    torch.manual_seed(0)
+    whole = sample()._replace(image=torch.randint(0, 256, (3, 24, 32), dtype=torch.uint8))
+    small = JointResize(size, mode)(whole)
+    nearest = {"interpolation": v2.InterpolationMode.NEAREST_EXACT}
+    assert torch.equal(small.image, v2.functional.resize(whole.image, list(size), antialias=True))
+    assert torch.equal(small.depth_m, v2.functional.resize_image(whole.depth_m, list(size), **nearest))
+    assert torch.equal(small.valid, v2.functional.resize_image(whole.valid, list(size), **nearest))
+
+
+def test_a_crop_keeps_the_middle_in_its_shape():
+    small = JointResize((12, 12))(sample())
+    assert small.image.shape == (3, 12, 12)
+    # 24 x 32 becomes 12 x 16, of which columns 2 to 13 are kept: pixels 4.5, 6.5, ... of the whole one.
+    assert small.image[0, 0].tolist() == [4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26] or small.image[
+        0, 0
+    ].tolist() == [5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27]
+    assert bool((small.depth_m[small.valid].diff().abs() <= 24).all())
+    assert set(small.depth_m[small.valid].tolist()) <= set(range(5, 30))
+    assert torch.equal(small.valid, small.depth_m > 0)
+
+
+def test_a_pad_keeps_the_whole_between_bars_of_the_mean_without_depth():
+    small = JointResize((32, 32), "pad", mean=(0.5, 0.25, 0.0))(sample())
+    whole = sample()
+    for got, expected in zip(small, whole, strict=True):  # 24 x 32 fits as it is, four rows from the top
+        assert torch.equal(got[:, 4:28], expected)
+    for bar in (slice(0, 4), slice(28, 32)):
+        assert small.image[:, bar].flatten(1).unique(dim=1).flatten().tolist() == [128, 64, 0]
+        assert not small.depth_m[:, bar].any()
+        assert not small.valid[:, bar].any()
+    assert small.valid.dtype == torch.bool
+
+
+def test_a_stretch_shows_all_of_it():
+    small = JointResize((12, 12), "stretch")(sample())
+    assert small.depth_m[0, 0, [0, -1]].tolist() == [2, 31]
+
+
+def test_sparse_depth_stays_what_was_measured():
+    depth_m = torch.zeros(1, 40, 90)
+    depth_m[0, ::7, ::5] = torch.rand(6, 18) + 1
+    scan = DepthSample(torch.zeros(3, 40, 90, dtype=torch.uint8), depth_m, depth_m > 0)
+    for mode in ("crop", "pad"):
+        small = JointResize((20, 30), mode)(scan)
+        assert set(small.depth_m.unique().tolist()) <= set(depth_m.unique().tolist())
+        assert small.valid.any()
+        assert torch.equal(small.valid, small.depth_m > 0)
+
+
 def test_flip_moves_all_three_together():
     flipped = Augment([v2.RandomHorizontalFlip(p=1.0)])(sample())
     assert torch.equal(flipped.depth_m[flipped.valid], flipped.image[:1][flipped.valid] + 1.0)

@@ -348,7 +348,7 @@ def export(module: nn.Module, image: Tensor, file: Path, opset: int, exporter: s
 
 def _images(folder: Path, shape: Sequence[int]) -> list[Tensor]:
     """Calibration images and those to compare on, with a batch of 1."""
-    inputs = NetworkInputs(folder, tuple(shape), "image", PixelFormat.named("imagenet"))
+    inputs = NetworkInputs(folder, tuple(shape), "image", PixelFormat.named("imagenet"), "stretch")
     count = min(len(inputs), _CALIBRATION + _COMPARED)
     return [inputs.load(index)[None] for index in range(count)]
 

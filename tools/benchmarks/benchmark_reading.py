@@ -47,7 +47,7 @@ def time_photographs(size: tuple[int, int], image_size: tuple[int, int], repeats
         data = ImageFolder(folder)
         ways: dict[str, Callable[[], Tensor]] = {
             "whole": lambda: JointResize(image_size)(data[0]).image,
-            "reduced": lambda: data.at_size(0, image_size).image,
+            "reduced": lambda: data.at_size(0, JointResize(image_size)).image,
         }
         for _ in range(repeats):
             for name, way in ways.items():

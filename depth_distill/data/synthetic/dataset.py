@@ -86,6 +86,10 @@ class SyntheticDepth(DepthDataset):
         valid = self.depth_range.contains(depth_m)
         return DepthSample(torch.from_numpy(image), torch.where(valid, depth_m, 0.0), valid)
 
+    @override
+    def image_size(self, index: int) -> tuple[int, int]:
+        return self.size
+
     def _render(self, index: int) -> Rendered:
         height, width = self.size
         rng = np.random.default_rng([self.seed, index])

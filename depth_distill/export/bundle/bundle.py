@@ -130,10 +130,8 @@ class Bundle:
     @property
     def pixels(self) -> PixelFormat:
         """How pixels become the input."""
-        if self.input.uint8:
-            return PixelFormat(raw=True)
         mean, std = (tuple(map(float, each)) for each in (self.input.mean, self.input.std))
-        return PixelFormat(mean, std)  # type: ignore[arg-type]
+        return PixelFormat(mean, std, raw=self.input.uint8)  # type: ignore[arg-type]
 
     @property
     def calibration(self) -> Path:

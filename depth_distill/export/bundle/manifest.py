@@ -8,6 +8,7 @@ from typing import Any
 
 from depth_distill.atomic import write_json
 from depth_distill.codecs import HostCodec, HostTable, codec_of
+from depth_distill.data.placement import require_mode
 from depth_distill.data.reading import lies_inside
 from depth_distill.errors import ConfigError
 from depth_distill.export.interface.decoders import require_plain_names
@@ -123,7 +124,9 @@ def input_in(manifest: Mapping[str, Any]) -> InputLayout:
         raise ValueError("mean and std have one finite number per colour")
     if not all(isinstance(size, int) and size > 0 for size in (height, width)):
         raise ValueError(f"a shape of {image['shape']}")
-    return InputLayout(height, width, mean, std, image["dtype"] == "uint8")
+    mode = image.get("resize", {}).get("mode", "stretch")  # as every bundle was made before there was a choice
+    require_mode(mode)
+    return InputLayout(height, width, mean, std, image["dtype"] == "uint8", resize=mode)
 
 
 def outputs_in(manifest: Mapping[str, Any]) -> OutputLayout:

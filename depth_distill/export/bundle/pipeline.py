@@ -75,6 +75,8 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
         lambda: load_run(options.checkpoint, options.config, options.overrides, options.device),
         value=False,
     )
+    for note in run.notes:
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
     candidates = prepare_candidates(options, target, run, steps, console)
     reference = candidates.asked.reference
     evaluator = steps.run(

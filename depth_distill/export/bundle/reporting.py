@@ -253,6 +253,7 @@ def _facts(results: Results) -> Section:
         ("checkpoint", manifest["checkpoint"]["name"]),
         ("target", f"{manifest['target']['name']}: {manifest['target']['description']}"),
         ("input", f"{image['name']}: {image['dtype']} {image['shape']}, {image['layout']}, {image['colour_order']}"),
+        ("resize", f"{image['resize']['mode']} to {image['resize']['width']} x {image['resize']['height']} (W x H)"),
         ("normalization", _normalization(image)),
         ("outputs", ", ".join(outputs["names"])),
         ("decode", manifest["formula"]),

@@ -16,8 +16,9 @@ from depth_distill.data.network_inputs import NetworkInputs, PixelFormat
 from depth_distill.errors import ConfigError
 from depth_distill.export.bundle.bundle import Bundle, bundle_of
 from depth_distill.export.device.outputs import DeviceOutputs, Reading, codes_of, require_readable
-from depth_distill.export.harden.sources import Source, open_source
+from depth_distill.export.harden.sources import Source, open_source, resize_of, resize_option
 from depth_distill.quantization.interface import OutputLayout
+from depth_distill.types import ResizeMode
 
 Codes = NDArray[np.float32]
 
@@ -50,6 +51,7 @@ class CaseOptions:
         reading: how the files of that folder become numbers.
         meaning: what the output of an ONNX file outside of a bundle means.
         pixels: how pixels become the input, for an ONNX file outside of a bundle.
+        resize: how pictures of another aspect ratio come to the size of the input, for such a file.
         overrides: options that change the network of a checkpoint or config.
     """
 
@@ -59,6 +61,7 @@ class CaseOptions:
     reading: Reading = Reading()  # noqa: RUF009 - frozen
     meaning: Meaning | None = None
     pixels: PixelFormat | None = None
+    resize: ResizeMode | None = None
     overrides: Sequence[str] = ()
 
 
@@ -93,7 +96,11 @@ class Case:
         self.codec, self.layout, self.pixels = _known(options, self.source, bundle)
         require_readable(self.codec, options.reading.unit)
         self.near_is_one = options.meaning is not None and options.meaning.near_is_one
-        self.inputs = NetworkInputs(options.images, self.source.shape, self.source.interface.inputs.name, self.pixels)
+        bundled, name = None if bundle is None else bundle.input, self.source.interface.inputs.name
+        resize = resize_of(self.source, options.resize, bundled)
+        self.inputs = NetworkInputs(options.images, self.source.shape, name, self.pixels, resize)
+        self.note = self.inputs.note(resize_option(self.source, bundled))
+        """What becomes of pictures of another aspect ratio, in a line; empty where there are none."""
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from depth_distill.codecs.table_fit import fit_table
+from depth_distill.data.placement import Placement
 from depth_distill.data.reading import read_depth
 from depth_distill.errors import DataError
 from depth_distill.export.compare.fitted_table import FittedDecoder
 from depth_distill.export.device.case import Case, CaseOptions, Codes
 from depth_distill.export.interface.decoders import require_plain_names
+from depth_distill.types import ResizeMode
 
 _DEPTH_SCALES = {".npy": 1.0, ".png": 1000.0}  # units per metre
 
@@ -52,7 +55,7 @@ def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = la
         device.append(case.device_codes(index))
         inside = np.ones((1, *codes.shape[1:]), bool)
         if options.ground_truth is not None:
-            depth_m = _truth(options.ground_truth, case.inputs.files[index].stem, codes.shape[-2:])
+            depth_m = _truth(options.ground_truth, case.inputs.files[index].stem, codes.shape[-2:], case.inputs.resize)
             inside = (depth_m >= codec.near_m) & (depth_m <= codec.far_m)
             codes = case.oriented(codec.encode(np.where(inside, depth_m, codec.near_m)))
         expected.append(codes)
@@ -64,11 +67,14 @@ def fit_decoder(options: FitOptions, on_image: Callable[[int, int], object] = la
     return FittedDecoder(fit, case.layout, *every, near, reference, case.files.integers)
 
 
-def _truth(folder: Path, stem: str, size: tuple[int, ...]) -> NDArray[np.float32]:
+def _truth(folder: Path, stem: str, size: tuple[int, ...], mode: ResizeMode) -> NDArray[np.float32]:
     """A depth map ``(1, H, W)`` in metres, 0 where there is none, brought to a size by its nearest pixels."""
     files = [path for suffix in _DEPTH_SCALES if (path := folder / f"{stem}{suffix}").is_file()]
     if len(files) != 1:
         raise DataError(f"{folder} has {len(files)} depth maps of the image {stem}: expected {stem}.png or {stem}.npy")
     depth_m = read_depth(files[0], _DEPTH_SCALES[files[0].suffix])
-    resized: NDArray[np.float32] = F.interpolate(depth_m[None], size=size, mode="nearest")[0].numpy()
-    return resized
+    height, width = depth_m.shape[-2:]
+    placement = Placement.of((height, width), (size[0], size[1]), mode)
+    resized = F.interpolate(depth_m[None], size=placement.inner, mode="nearest")[0]
+    placed: NDArray[np.float32] = placement.place(resized, torch.zeros(1, 1, 1)).numpy()
+    return placed

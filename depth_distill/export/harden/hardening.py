@@ -15,7 +15,7 @@ from depth_distill.errors import ConfigError, UserError
 from depth_distill.export.backends.runtime import as_input
 from depth_distill.export.harden.judge import Judge
 from depth_distill.export.harden.outcome import Hardening, HardenOptions, LayerRow, require_own_calibration
-from depth_distill.export.harden.sources import CHECKPOINT, Source, open_source
+from depth_distill.export.harden.sources import CHECKPOINT, Source, open_source, resize_of, resize_option
 from depth_distill.quantization.analysis.layer_deviation import layer_deviation
 from depth_distill.quantization.graph.channel_groups import channel_groups
 from depth_distill.quantization.head_choice import substituted_ending
@@ -55,7 +55,8 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
     require_own_calibration(options.calibration)
     _require_recipe(options.recipe)
     source = open_source(options.source, options.size, options.overrides)
-    inputs = NetworkInputs(options.images, source.shape, source.interface.inputs.name, _pixels(options, source))
+    name, pixels, resize = source.interface.inputs.name, _pixels(options, source), resize_of(source, options.resize)
+    inputs = NetworkInputs(options.images, source.shape, name, pixels, resize)
     if options.pixels not in (None, PixelFormat.named("raw")) and not inputs.takes_pictures:
         raise ConfigError(
             f"{options.images} has .npy arrays, which are fed as they are: leave out --normalize, --mean, --std and "
@@ -66,7 +67,7 @@ def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple
         console.print(Text(f"{word:8} {text}", style), soft_wrap=True)
 
     say("inputs", f"{inputs}{_hint(options, source, inputs)}")
-    for note in source.notes:
+    for note in filter(None, (inputs.note(resize_option(source)), *source.notes)):
         say("note", note, "yellow")
     chosen, judged = divide(len(inputs), options.calibration_images, options.held_out)
     warnings = list(source.notes)

@@ -13,6 +13,7 @@ from depth_distill.quantization.passes.auto import Effort
 from depth_distill.quantization.recipe import Recipe, load_recipe
 from depth_distill.quantization.recipe_search import RecipeSearch
 from depth_distill.quantization.target.target import NpuTarget
+from depth_distill.types import ResizeMode
 
 TENSORS, SOURCES = "tensors.txt", "sources.txt"
 """Lists in the folder of calibration inputs: its files, and those that they were made of."""
@@ -31,6 +32,8 @@ class HardenOptions:
         calibration_images: number of images to calibrate on, at most.
         held_out: number of further images to judge on, at most.
         pixels: how pixels become the input; by default as the source says, and ImageNet's normalization otherwise.
+        resize: how pictures of another aspect ratio come to the size of the input; by default as the source says, and
+            ``crop`` otherwise.
         size: height and width, for a file in which they are dynamic.
         overrides: options that change the network of a checkpoint or config.
     """
@@ -43,6 +46,7 @@ class HardenOptions:
     calibration_images: int = 64
     held_out: int = 16
     pixels: PixelFormat | None = None
+    resize: ResizeMode | None = None
     size: tuple[int, int] | None = None
     overrides: Sequence[str] = ()
 

@@ -22,8 +22,9 @@ from depth_distill.loading.onnx_importer import ImportedOnnx, OnnxTensor, import
 from depth_distill.loading.onnx_importer.files import has_external_weights, read_onnx
 from depth_distill.loading.trained import LoadedRun, load_network_only
 from depth_distill.quantization.graph.trace import trace
-from depth_distill.quantization.interface import Interface
+from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.passes.fold import fold
+from depth_distill.types import ResizeMode
 
 CHECKPOINT, CONFIGS = ".ckpt", (".yaml", ".yml")
 _TYPES = (torch.float32, torch.uint8)
@@ -58,6 +59,31 @@ class Source:
     write: Callable[[fx.GraphModule, Path], object]
     nodes: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def resize_of(source: Source, asked: ResizeMode | None, bundled: InputLayout | None = None) -> ResizeMode:
+    """How pictures of another aspect ratio come to the size of the input.
+
+    Args:
+        source: the network, which knows it if it is that of a run.
+        asked: what an option says; None if nothing.
+        bundled: the input of the bundle that the file is in, which knows it too.
+
+    Raises:
+        ConfigError: the option is for a network that knows it.
+    """
+    knows = source.pixels is not None or bundled is not None
+    if knows and asked is not None:
+        cure = "" if bundled is not None else f", or give --data.resize {asked}"
+        raise ConfigError(f"{source.file} knows how its images are resized: leave out --resize{cure}")
+    return asked or (bundled or source.interface.inputs).resize
+
+
+def resize_option(source: Source, bundled: InputLayout | None = None) -> str | None:
+    """How a person asks for another mode, in front of its name; None of a bundle, where it is settled."""
+    if bundled is not None:
+        return None
+    return "--resize" if source.pixels is None else "--data.resize"
 
 
 def open_source(file: Path, size: tuple[int, int] | None = None, overrides: Sequence[str] = ()) -> Source:

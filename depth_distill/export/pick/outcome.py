@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from depth_distill.data.network_inputs import PixelFormat
+from depth_distill.types import ResizeMode
 
 GAIN = 0.01
 """Sets whose deviations differ by less than this share are as good as each other."""
@@ -28,6 +29,8 @@ class PickOptions:
         candidates: number of images to choose from, at most.
         held_out: number of further images to judge on, at most.
         pixels: how pixels become the input, for an ONNX file outside of a bundle.
+        resize: how pictures of another aspect ratio come to the size of the input, for an ONNX file outside of a
+            bundle.
         size: height and width, for an ONNX file in which they are dynamic.
         judge_images: folder of the images that are judged on, where the candidates are not as in use; by default some
             of ``images``.
@@ -41,6 +44,7 @@ class PickOptions:
     candidates: int = 96
     held_out: int = 16
     pixels: PixelFormat | None = None
+    resize: ResizeMode | None = None
     size: tuple[int, int] | None = None
     judge_images: Path | None = None
     seed: int = 0

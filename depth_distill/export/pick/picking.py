@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor, fx
 
 from depth_distill.data.dataset import DepthDataset
@@ -16,7 +17,7 @@ from depth_distill.data.network_inputs import DatasetInputs, NetworkInputs, Pixe
 from depth_distill.display.progress import counting
 from depth_distill.errors import ConfigError, DataError, UserError
 from depth_distill.export.bundle.bundle import bundle_of
-from depth_distill.export.harden.sources import CONFIGS, Source, open_source
+from depth_distill.export.harden.sources import CONFIGS, Source, open_source, resize_of, resize_option
 from depth_distill.export.pick.outcome import Choice, PickOptions, SizeRow, Stretching, recommend
 from depth_distill.loading.trained import load_data
 from depth_distill.models import DepthCodec
@@ -63,18 +64,22 @@ def pick_calibration(
             f"target {target.name} calibrates by {target.calibrator}: images are picked for tool chains that take the "
             "minimum and maximum over all of them, as --target per-tensor-minmax does"
         )
-    source, inputs = _opened(options)
+    source, inputs, option = _opened(options)
     others, left_out = inputs, LEFT_OUT
     if options.judge_images is None:
         candidates, judged = divide(len(inputs), options.candidates, options.held_out)
         tuned = candidates[:: max(1, len(candidates) // options.held_out)]
     else:
-        others, left_out = NetworkInputs(options.judge_images, source.shape, inputs.name, inputs.pixels), 0.0
+        others = NetworkInputs(options.judge_images, source.shape, inputs.name, inputs.pixels, inputs.resize)
+        left_out = 0.0
         candidates, both = spaced(len(inputs), options.candidates), spaced(len(others), 2 * options.held_out)
         if len(both) < 2:
             raise DataError(f"{options.judge_images} has {len(both)} image, expected 2: some decide, others judge")
         tuned, judged = both[::2], both[1::2]
     warnings = list(source.notes)
+    for note in dict.fromkeys((inputs.note(option), others.note(option))):
+        if note:
+            console.print(Text(f"note     {note}", "yellow"), soft_wrap=True)
     if len(candidates) + len(judged) < FEW_IMAGES:
         warnings.append(
             f"only {len(candidates)} images to choose from and {len(judged)} to judge on: the numbers are uncertain"
@@ -200,8 +205,8 @@ class _Judge:
         return [float(each) for each in torch.cat(found).nan_to_num(nan=float("inf"))]
 
 
-def _opened(options: PickOptions) -> tuple[Source, NetworkInputs]:
-    """The network, with what is known of its outputs, and its inputs."""
+def _opened(options: PickOptions) -> tuple[Source, NetworkInputs, str | None]:
+    """The network, with what is known of its outputs, its inputs, and how another resize of these is asked for."""
     of_data = options.images.suffix.lower() in CONFIGS
     is_onnx = options.network.suffix.lower() == ".onnx"
     overrides = () if is_onnx and of_data else options.overrides
@@ -222,9 +227,11 @@ def _opened(options: PickOptions) -> tuple[Source, NetworkInputs]:
         )
     assumed = PixelFormat.named("raw" if source.takes_uint8 else "imagenet")
     name, form = source.interface.inputs.name, pixels or options.pixels or assumed
+    bundled = None if bundle is None else bundle.input
+    resize, option = resize_of(source, options.resize, bundled), resize_option(source, bundled)
     if not of_data:
-        return source, NetworkInputs(options.images, source.shape, name, form)
-    return source, DatasetInputs(_training_images(options.images, options), source.shape, name, form)
+        return source, NetworkInputs(options.images, source.shape, name, form, resize), option
+    return source, DatasetInputs(_training_images(options.images, options), source.shape, name, form, resize), option
 
 
 def _training_images(config: Path, options: PickOptions) -> DepthDataset:

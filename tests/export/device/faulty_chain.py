@@ -1,5 +1,6 @@
 """A small depth network as an ONNX file, and the same with what a tool chain or its user did wrong."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -102,20 +103,11 @@ class Device:
             np.save(self.folder / "npu" / f"{name.stem}.npy", said(codes).astype(np.float32))
 
 
-def resized(**how):
-    """A maker of inputs whose pictures come to size by another interpolation."""
+def resized(way: Callable[..., Image.Image], **how):
+    """A maker of inputs whose pictures come to size in another way: a function of Pillow, with its arguments."""
 
     def given(inputs: NetworkInputs, index: int) -> torch.Tensor:
-        picture = Image.open(inputs.files[index]).resize(SIZE[::-1], **how)
+        picture = way(Image.open(inputs.files[index]), SIZE[::-1], **how)
         return PIXELS(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
 
     return given
-
-
-def cropped(inputs: NetworkInputs, index: int) -> torch.Tensor:
-    """The middle of a picture in the shape of the input."""
-    picture = Image.open(inputs.files[index])
-    height, width = picture.height, picture.height * SIZE[1] // SIZE[0]
-    left = (picture.width - width) // 2
-    picture = picture.crop((left, 0, left + width, height)).resize(SIZE[::-1], Image.Resampling.BILINEAR)
-    return PIXELS(torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())

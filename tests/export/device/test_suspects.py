@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from depth_distill.data.network_inputs import PixelFormat
 from depth_distill.export.device.diagnosis import diagnose
 from depth_distill.export.device.evidence import collect
 from depth_distill.export.device.suspects.registry import SUSPECTS
 from depth_distill.export.device.verdict import verdict
-from tests.export.device.faulty_chain import PIXELS, SIZE, Device, case_of, cropped, resized, save, write_photos
+from tests.export.device.faulty_chain import PIXELS, SIZE, Device, case_of, resized, save, write_photos
 
 
 def through(function):
@@ -103,8 +103,10 @@ FAULTS = {
         {"given": normalized((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))},
     ],
     "other_resize": [
-        {"given": resized(resample=Image.Resampling.NEAREST)},
-        {"given": cropped},
+        {"given": resized(ImageOps.fit, method=Image.Resampling.NEAREST)},
+        {"given": resized(Image.Image.resize, resample=Image.Resampling.BILINEAR)},
+        {"given": resized(Image.Image.resize, resample=Image.Resampling.NEAREST)},
+        {"given": resized(ImageOps.pad, method=Image.Resampling.BILINEAR)},
     ],
     "zero_padding": [{"file": {"pad": "constant"}}],
     "activation_elu": [{"file": {"inner": "Relu"}}],

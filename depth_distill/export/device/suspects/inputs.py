@@ -1,25 +1,35 @@
 """Faults of the input: the device saw another picture than the float network; each is tried by running it on that."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as resizing
 from torchvision.transforms.v2.functional import InterpolationMode
 
 from depth_distill.data.network_inputs import PixelFormat
-from depth_distill.data.reading import read_image
+from depth_distill.data.placement import Placement, Size, aspect_differs
+from depth_distill.data.reading import read_image, read_size
+from depth_distill.data.transforms import bar_colour
 from depth_distill.export.device.case import Codes
 from depth_distill.export.device.evidence import Evidence
 from depth_distill.export.device.suspects.base import Kind, Suspect, Trial
+from depth_distill.types import ResizeMode
 
 _IMAGENET, _UNIT, _RAW = (PixelFormat.named(name) for name in ("imagenet", "unit", "raw"))
 _SYMMETRIC = PixelFormat((0.5,) * 3, (0.5,) * 3)
-_SAME_ASPECT = 0.01  # pictures whose sides differ in proportion by less are neither cropped nor padded
+_INTERPOLATIONS = {
+    "nearest pixels, as of OpenCV": InterpolationMode.NEAREST,
+    "nearest pixels, as of Pillow": InterpolationMode.NEAREST_EXACT,
+    "bilinear without antialiasing": InterpolationMode.BILINEAR,
+}
+_MODES: dict[str, ResizeMode] = {
+    "cut to the shape of the input around the centre": "crop",
+    "stretched to the shape of the input": "stretch",
+    "whole, with bars of the mean colour on two sides": "pad",
+}
 
 
 @dataclass(frozen=True)
@@ -107,34 +117,50 @@ class OtherNormalization(Suspect):
 
 @dataclass(frozen=True)
 class OtherResize(Suspect):
-    """Pictures come to the size of the input in another way than by bilinear interpolation with antialiasing."""
+    """Pictures come to the size of the input by another interpolation, or cut, padded or stretched otherwise."""
 
     name: ClassVar[str] = "other_resize"
     kind: ClassVar[Kind] = "input"
     title: ClassVar[str] = "the device's pictures are resized otherwise:"
-    cure: ClassVar[str] = "resize them as in training, bilinear with antialiasing, to the whole of the input"
+    cure: ClassVar[str] = (
+        "resize them as in training: bilinear with antialiasing, and cropped, padded or stretched alike "
+        "(input.resize.mode in the manifest of a bundle)"
+    )
 
     def trials(self, evidence: Evidence) -> Iterator[Trial]:
-        """Nearest pixels, bilinear without antialiasing, cut or padded to the shape, where that makes a difference."""
+        """Nearest pixels, bilinear without antialiasing; cut, stretched or padded, where that makes a difference."""
         case = evidence.case
         if not case.inputs.takes_pictures:
             return
-        height, width = case.source.shape[1:]
-        sizes = {tuple(read_image(case.inputs.files[evidence.numbers[place]]).shape[1:]) for place in evidence.probed}
-        if sizes == {(height, width)}:
+        size: Size = (case.source.shape[1], case.source.shape[2])
+        sizes = {read_size(case.inputs.files[evidence.numbers[place]]) for place in evidence.probed}
+        if sizes == {size}:
             return
+        asked, mean = case.inputs.resize, case.pixels.mean
 
-        def trial(words: str, change: Callable[[Tensor, int, int], Tensor]) -> Trial:
-            return _given(
-                words, evidence, lambda index: case.pixels(change(read_image(case.inputs.files[index]), height, width))
-            )
+        def trial(
+            words: str,
+            mode: ResizeMode = asked,
+            bars: Sequence[float] = mean,
+            interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+            antialias: bool = True,
+        ) -> Trial:
+            def made(index: int) -> Tensor:
+                picture = read_image(case.inputs.files[index])
+                placement = Placement.of((picture.shape[1], picture.shape[2]), size, mode)
+                small = resizing.resize(picture, list(placement.inner), interpolation, antialias=antialias)
+                return case.pixels(placement.place(small, bar_colour(bars)))
 
-        yield trial("nearest pixels, as of OpenCV", partial(_resized, InterpolationMode.NEAREST))
-        yield trial("nearest pixels, as of Pillow", partial(_resized, InterpolationMode.NEAREST_EXACT))
-        yield trial("bilinear without antialiasing", partial(_resized, InterpolationMode.BILINEAR))
-        if any(abs((tall / wide) / (height / width) - 1) > _SAME_ASPECT for tall, wide in sizes):
-            yield trial("cut to the shape of the input around the centre", _cropped)
-            yield trial("whole, with black bars on two sides", _padded)
+            return _given(words, evidence, made)
+
+        for words, interpolation in _INTERPOLATIONS.items():
+            yield trial(words, interpolation=interpolation, antialias=False)
+        if any(aspect_differs(each, size) for each in sizes):
+            for words, mode in _MODES.items():
+                if mode != asked:
+                    yield trial(words, mode)
+            if asked != "pad" or any(mean):
+                yield trial("whole, with black bars on two sides", "pad", bars=(0.0, 0.0, 0.0))
 
 
 def _given(words: str, evidence: Evidence, made: Callable[[int], Tensor]) -> Trial:
@@ -159,23 +185,3 @@ def _again(asked: PixelFormat, values: Tensor) -> Tensor:
     order = -1 if asked.colour_order == "BGR" else 1
     mean, std = (torch.tensor(each[::order]).view(3, 1, 1) for each in (asked.mean, asked.std))
     return (values - mean) / std
-
-
-def _resized(mode: InterpolationMode, picture: Tensor, height: int, width: int) -> Tensor:
-    return resizing.resize(picture, [height, width], mode, antialias=False)
-
-
-def _cropped(picture: Tensor, height: int, width: int) -> Tensor:
-    tall, wide = picture.shape[1:]
-    scale = min(tall / height, wide / width)
-    cut = resizing.center_crop(picture, [round(scale * height), round(scale * width)])
-    return resizing.resize(cut, [height, width], antialias=True)
-
-
-def _padded(picture: Tensor, height: int, width: int) -> Tensor:
-    tall, wide = picture.shape[1:]
-    scale = min(height / tall, width / wide)
-    inner = [max(1, round(scale * tall)), max(1, round(scale * wide))]
-    small = resizing.resize(picture, inner, antialias=True)
-    above, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-    return F.pad(small, (left, width - inner[1] - left, above, height - inner[0] - above))
