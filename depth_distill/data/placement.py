@@ -77,14 +77,18 @@ class Placement:
         return placed
 
 
-def require_mode(mode: str) -> None:
+def require_mode(mode: str, key: str = "data.resize") -> None:
     """Check the name of a mode.
+
+    Args:
+        mode: the name.
+        key: where it stands, for the message.
 
     Raises:
         ConfigError: it is none.
     """
     if mode not in RESIZE_MODES:
-        raise ConfigError(f"data.resize: received {mode!r}, expected one of {', '.join(RESIZE_MODES)}")
+        raise ConfigError(f"{key}: received {mode!r}, expected one of {', '.join(RESIZE_MODES)}")
 
 
 def aspect_differs(image: Size, size: Size) -> bool:

@@ -116,10 +116,11 @@ def test_a_resumed_run_asks_for_the_rest(tmp_path, steps):
         ({}, {"views": 3}),
         ({}, {"seed": 1}),
         ({}, {"image_size": (32, 64)}),
+        ({}, {"resize": "pad"}),
         ({}, {"train": NoisyDepth(SAMPLES, seed=7)}),
         ({}, {"train": NoisyDepth(SAMPLES + 1)}),
     ],
-    ids=["teacher", "layer", "augment", "views", "seed", "size", "samples", "number"],
+    ids=["teacher", "layer", "augment", "views", "seed", "size", "resize", "samples", "number"],
 )
 def test_what_answers_depend_on_gets_another_folder(tmp_path, changed, given):
     fit(tmp_path, TeacherCache(tmp_path / "cache"), epochs=1)

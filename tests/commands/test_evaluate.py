@@ -78,6 +78,24 @@ def refusal(capsys, checkpoint, folder):
     return " ".join(capsys.readouterr().err.split())
 
 
+def test_predictions_without_their_bars_score_as_the_network(trained_checkpoint, tmp_path, capsys):
+    words = ["--data.resize", "pad", "--data.image_size", "[64, 64]"]
+    run = load_run(trained_checkpoint, overrides=words)
+    (note,) = run.notes
+    assert note.startswith(
+        "val: images are 2:1 (64 x 32), the network takes 1:1 (64 x 64): bars fill 50 % of the height"
+    )
+    expected = run.evaluator()(run.network)
+    for batch in run.data.val_dataloader():
+        with torch.no_grad():
+            depth_m = run.network.predict_depth(batch.image)
+        for each, index in zip(depth_m, batch.sample_index.tolist(), strict=True):
+            save_depth_png(each[:, 16:48], tmp_path / "depth" / f"{run.data.val.name(index)}.png")
+    found = score(trained_checkpoint, tmp_path, "--predictions", tmp_path / "depth", *words)
+    assert found["abs_rel"] == pytest.approx(expected["abs_rel"], abs=1e-3)
+    assert note in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_config_is_enough_for_files_and_predictions(run, trained_checkpoint, tmp_path, capsys):
     words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path / "b"), "--calibration-images", "4"]
     assert main(["export", *words, "--backends"]) == 0

@@ -125,7 +125,7 @@ def input_in(manifest: Mapping[str, Any]) -> InputLayout:
     if not all(isinstance(size, int) and size > 0 for size in (height, width)):
         raise ValueError(f"a shape of {image['shape']}")
     mode = image.get("resize", {}).get("mode", "stretch")  # as every bundle was made before there was a choice
-    require_mode(mode)
+    require_mode(mode, "resize.mode")
     return InputLayout(height, width, mean, std, image["dtype"] == "uint8", resize=mode)
 
 

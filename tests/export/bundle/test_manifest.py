@@ -42,6 +42,21 @@ def test_an_artifact_is_one_of_the_files_with_a_hash(folder):
     assert "files: model.float.onnx has no sha256" in refusal(folder, files={"model.float.onnx": {"bytes": 3}})
 
 
+def test_the_resize_is_that_of_the_manifest_and_stretch_where_it_is_older_than_the_choice(folder):
+    content = json.loads((folder / MANIFEST).read_text())
+    size = {"height": 4, "width": 6}
+    for entry, expected in (
+        ({"resize": {**size, "mode": "pad"}}, "pad"),
+        ({"resize": size}, "stretch"),
+        ({}, "stretch"),
+    ):
+        image = {key: value for key, value in content["input"].items() if key != "resize"}
+        (folder / MANIFEST).write_text(json.dumps({**content, "input": {**image, **entry}}))
+        assert load_bundle(folder).input.resize == expected
+    wrong = {**content["input"], "resize": {**size, "mode": "squash"}}
+    assert "resize.mode: received 'squash', expected one of crop, pad, stretch" in refusal(folder, input=wrong)
+
+
 @pytest.mark.parametrize("key", ["files", "artifacts", "codec", "input", "outputs"])
 @pytest.mark.parametrize("value", [None, [], "x", 3])
 def test_each_entry_is_keys_and_values(folder, key, value):
