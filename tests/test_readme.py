@@ -84,7 +84,7 @@ def check_make(words):
         pattern = rf"\$\({variable}\)" if variable else rf"^{re.escape(word)}:"
         assert re.search(pattern, makefile, re.MULTILINE), f"the Makefile knows no {word}"
     recipe = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for line in recipe.splitlines():
+    for line in recipe.replace("\\\n", " ").splitlines():
         program, *rest = shlex.split(line) or [""]
         if Path(program).name == "python" and rest[:2] == ["-m", "depth_distill"]:
             check(["python", *rest])
