@@ -126,8 +126,9 @@ def _picture(found: Mapping[str, Any]) -> Figure:
             others = [each[SUBSTITUTED] / exact for each in network["rows"][name].values() if each.get(SUBSTITUTED)]
             ax.plot(others, [place] * len(others), "D", markersize=6, color="tab:red", markerfacecolor="none")
             ratios += others
+            second = f"; {statistics.fmean(others):.3f}" if others else ""
             ax.annotate(
-                f"{mean:.3f}", (max(*ratios, 1.0), place), xytext=(4, 0), textcoords="offset points",
+                f"{mean:.3f}{second}", (max(*ratios, 1.0), place), xytext=(4, 0), textcoords="offset points",
                 va="center", fontsize=8,
             )  # fmt: skip
         ax.axvline(1, color="black", linewidth=0.8)
@@ -140,7 +141,7 @@ def _picture(found: Mapping[str, Any]) -> Figure:
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.invert_yaxis()
         ax.set_title(title)
-    substituted = "; red: with operators substituted" if _IF_SUBSTITUTED[0] in columns(found) else ""
+    substituted = "; red, and the second number: with operators substituted" if _IF_SUBSTITUTED[0] in columns(found) else ""
     label = "abs_rel over FP32, after the tool chain's own PTQ (mixed: fake quantization)"
     figure.supxlabel(label + substituted, fontsize=9)
     return figure
