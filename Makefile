@@ -86,4 +86,4 @@ format: $(STAMP) ## Let ruff rewrite what it can
 
 .PHONY: clean
 clean: ## Remove .venv and caches; runs stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist site
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist site

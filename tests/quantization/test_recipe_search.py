@@ -210,7 +210,7 @@ def test_auto_is_replaced_by_what_was_chosen():
 def test_passes_behind_auto_come_before_rounding():
     recipe = Recipe.from_entries(["fold", "auto", "uint8_input"])
     chosen = Recipe(load_recipe("robust").passes, "auto").with_passes(*recipe.passes[2:])
-    assert names(chosen) == ["fold", "equalize", "uint8_input", "adaround", "bias_correct"]
+    assert names(chosen) == ["fold", "equalize", "split_channels", "uint8_input", "adaround", "bias_correct"]
 
 
 def test_whoever_has_no_images_refuses_auto_by_name():
