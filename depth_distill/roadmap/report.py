@@ -141,7 +141,9 @@ def _picture(found: Mapping[str, Any]) -> Figure:
         ax.set_yticks(range(len(names)), names, fontsize=8)
         ax.invert_yaxis()
         ax.set_title(title)
-    substituted = "; red, and the second number: with operators substituted" if _IF_SUBSTITUTED[0] in columns(found) else ""
+    substituted = (
+        "; red, and the second number: with operators substituted" if _IF_SUBSTITUTED[0] in columns(found) else ""
+    )
     label = "abs_rel over FP32, after the tool chain's own PTQ (mixed: fake quantization)"
     figure.supxlabel(label + substituted, fontsize=9)
     return figure

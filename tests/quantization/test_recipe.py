@@ -48,7 +48,13 @@ def test_shipped_recipes_say_what_they_are_for():
         # Every argument of every pass is there to be seen.
         written = [each for each in content["passes"] if isinstance(each, dict)]
         assert written == [each for each in load_recipe(name).to_entries() if next(iter(each.values()))]
-    assert [each.name for each in load_recipe("robust").passes] == ["fold", "equalize", "split_channels", "adaround", "bias_correct"]
+    assert [each.name for each in load_recipe("robust").passes] == [
+        "fold",
+        "equalize",
+        "split_channels",
+        "adaround",
+        "bias_correct",
+    ]
 
 
 @pytest.mark.parametrize("name", PASSES)

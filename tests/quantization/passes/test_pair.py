@@ -257,7 +257,14 @@ def test_a_head_by_its_name():
         with pytest.raises(ConfigError, match="there is no head|num_codes"):
             head_pass(wrong)
     robust = with_head(load_recipe("robust"), "pair")
-    assert [each.name for each in robust.passes] == ["fold", "equalize", "split_channels", "pair", "adaround", "bias_correct"]
+    assert [each.name for each in robust.passes] == [
+        "fold",
+        "equalize",
+        "split_channels",
+        "pair",
+        "adaround",
+        "bias_correct",
+    ]
     assert with_head(robust, "pair") == with_head(robust, None) == robust
     with pytest.raises(ConfigError, match="has the pass pair, but the head thermometer:8 is requested"):
         with_head(robust, "thermometer:8")
