@@ -95,7 +95,7 @@ class Peer:
 
 # From the cheapest, so that a run that is stopped early has something of everybody.
 PEERS: Sequence[Peer] = (
-    Peer("ours", "depth-distill", ("equalize", "auto"), environment=False),
+    Peer("ours", "depth-distill", ("equalize", "best", "auto"), environment=False),
     Peer("onnxruntime", "ONNX Runtime", ("preprocess",), environment=False),
     Peer("aimet", "AIMET", ("cle",)),
     Peer("nncf", "NNCF", ("min_max", "fast_bias_correction", "smooth_quant")),

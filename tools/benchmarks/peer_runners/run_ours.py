@@ -14,17 +14,6 @@ from depth_distill.export.harden.outcome import HardenOptions
 from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.target.target import load_target
 
-RECIPES = {
-    "best_adaround": [
-        "fold",
-        {"equalize": {"max_iterations": 500}},
-        {"split_channels": {"parts": 4, "min_gain": 2.0, "multiple": 8}},
-        {"adaround": {"iterations": 300, "images": 64, "seed": 0}},
-        {"bias_correct": {"images": 64}},
-    ]
-}
-"""Recipes that are not shipped."""
-
 
 def hardened(job: Job) -> str:
     """The file that ``harden`` returns."""
@@ -33,7 +22,7 @@ def hardened(job: Job) -> str:
         source=job.model,
         images=job.calibration / "tensors",
         out=job.out / "float.onnx",
-        recipe=load_recipe(RECIPES.get(job.method, job.method)),
+        recipe=load_recipe(job.method),
         effort=None,
         calibration_images=len(job.images) - held_out,
         held_out=held_out,
@@ -44,4 +33,4 @@ def hardened(job: Job) -> str:
 
 
 if __name__ == "__main__":
-    main(version("depth-distill"), dict.fromkeys(("equalize", "auto", "robust", "best", *RECIPES), hardened))
+    main(version("depth-distill"), dict.fromkeys(("equalize", "auto", "robust", "best"), hardened))
