@@ -29,7 +29,7 @@ demo: $(STAMP) ## Train a small network, see INT8 break it on a tool chain, and 
 	@echo
 	@echo "Now to INT8, for a tool chain that computes the last Sigmoid as a hard sigmoid, as some do by default."
 	$(BIN)/python -m depth_distill export --checkpoint $(RUNS)/quickstart/latest/checkpoints/best.ckpt --target hard-sigmoid \
-		--backends onnxruntime --out $(RUNS)/quickstart/latest/bundle
+		--backends onnxruntime --images 64 --out $(RUNS)/quickstart/latest/bundle
 	@echo "next    your own network: depth-distill harden model.onnx --images photos --out model.hardened.onnx"
 	@echo "        your own data: README.md, On your own data; INT8 is bad already: docs/int8_is_bad.md"
 
