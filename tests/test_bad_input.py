@@ -112,6 +112,7 @@ BAD_OPTIONS = {
     ],
     "no sample in a batch": ["--data.batch_size", "0"],
     "an image without pixels": ["--data.image_size", "[0,0]"],
+    "an unknown way to resize": ["--data.resize", "squash"],
     "a seed below 0": ["--seed_everything", "-1"],
     "less than one epoch": ["--trainer.max_epochs", "-5"],
     "an unknown strategy": ["--trainer.strategy", "foo"],

@@ -24,7 +24,11 @@ def add_arguments(parser: CommandParser) -> None:
     """The options."""
     parser.add_argument("folder", type=Path, metavar="RUN", help="a run folder, or that of a sweep or roadmap")
     parser.add_argument(
-        "--out", type=output_file, metavar="FILE", help=f"where the page goes (default: {REPORT_FILE} in RUN)"
+        "--out",
+        dest="page_out",
+        type=output_file,
+        metavar="FILE",
+        help=f"where the page goes (default: {REPORT_FILE} in RUN)",
     )
 
 
@@ -52,7 +56,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         from depth_distill.tracking.run_report.run_page import run_page
 
         page = run_page(read_run(folder))
-    out = options.out or output_file(str(folder / REPORT_FILE))
+    out = options.page_out or output_file(str(folder / REPORT_FILE))
     write_page(page, out)
     console = wide_console()
     for line in (*page.verdict, *(f"note     {warning}" for warning in page.warnings), f"written  {out}"):

@@ -30,13 +30,16 @@ class JointResize(nn.Module):
         size: (height, width) of the result.
         mode: what is done where the aspect ratio is another; bars of ``pad`` have no depth and are not valid.
         mean: mean of red, green and blue, in [0, 1]: the colour of the bars, which normalization makes 0.
+
+    Raises:
+        ConfigError: there are bars, and the mean is not in [0, 1].
     """
 
     def __init__(self, size: tuple[int, int], mode: ResizeMode = "crop", mean: Sequence[float] = IMAGENET_MEAN) -> None:
         super().__init__()
         self.size: tuple[int, int] = (size[0], size[1])
         self.mode: ResizeMode = mode
-        self.bars = bar_colour(mean)
+        self.bars = bar_colour(mean) if mode == "pad" else torch.zeros(3, 1, 1, dtype=torch.uint8)
 
     def forward(self, sample: DepthSample) -> DepthSample:
         """The resized sample; unchanged if it already has that size."""
@@ -130,7 +133,15 @@ class Normalize(nn.Module):
 
 
 def bar_colour(mean: Sequence[float]) -> Tensor:
-    """The colour of the bars beside a padded image, ``(3, 1, 1)`` uint8, from a mean in [0, 1] per channel."""
+    """The colour of the bars beside a padded image, ``(3, 1, 1)`` uint8, from a mean in [0, 1] per channel.
+
+    Raises:
+        ConfigError: the mean is not in [0, 1].
+    """
+    if not all(0 <= each <= 1 for each in mean):
+        raise ConfigError(
+            f"data.image_mean: received {list(mean)}, expected numbers in [0, 1], which data.resize pad fills bars with"
+        )
     return torch.tensor([round(255 * each) for each in mean], dtype=torch.uint8).view(3, 1, 1)
 
 

@@ -149,3 +149,9 @@ def test_what_takes_no_image_depth_and_mask_is_refused_by_name(transform):
 def test_what_returns_no_image_depth_and_mask_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"data\.augment: ToPILImage returns something else than an image"):
         Augment([v2.ToPILImage()])(sample())
+
+
+def test_bars_need_a_colour_and_nothing_else_does():
+    JointResize((2, 3), "crop", (float("nan"), 0.4, 0.4))
+    with pytest.raises(ConfigError, match=r"data.image_mean: received \[nan, 0.4, 0.4\], expected numbers in \[0, 1\]"):
+        JointResize((2, 3), "pad", (float("nan"), 0.4, 0.4))
