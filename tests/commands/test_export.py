@@ -61,9 +61,8 @@ def test_the_bundle_is_whole(bundle, trained_checkpoint):
     assert manifest["verdict"] in report
     first, last = manifest["comparison"]["scores"]
     assert (first["recipe"], last["recipe"]) == ("untouched", "fold + equalize")
-    assert last["metrics"] == (
-        manifest["metrics"]["fake_quantized"] if manifest["comparison"]["exported"] else last["metrics"]
-    )
+    exported = manifest["comparison"]["scores"][manifest["comparison"]["exported"]]
+    assert exported["metrics"] == manifest["metrics"]["fake_quantized"]
     assert (bundle.folder / "before_after.png").stat().st_size > 10_000
     assert f"| int8 | ONNX Runtime {rows['int8', 'ONNX Runtime']['version']} | {found:.4f} |" in report
 

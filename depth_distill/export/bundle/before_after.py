@@ -101,8 +101,11 @@ def compare(
     """
     asked = candidates.asked
     floats = steps.run("score the float network", [asked.fingerprint, *state], lambda: evaluator(asked.reference))
-    networks = [(UNTOUCHED, candidates.untouched), (candidates.asked.recipe.bare.title, candidates.bare)]
-    networks.append((asked.recipe.title, asked))
+    networks = (
+        (UNTOUCHED, candidates.untouched),
+        (asked.recipe.bare.title, candidates.bare),
+        (asked.recipe.title, asked),
+    )
     scored: list[tuple[Score, Prepared]] = []
     for title, network in networks:
         if network is None or any(network.recipe == other.recipe for _, other in scored):
@@ -161,21 +164,18 @@ def cost(ratio: float) -> str:
     return f"{round(100 * (ratio - 1), 1) + 0.0:.1f} %"  # not -0.0
 
 
-def verdict(found: BeforeAfter, rows: Sequence[RuntimeRow], untouched: Sequence[RuntimeRow], table: bool) -> str:
+def verdict(found: BeforeAfter, fitted: RuntimeRow | None, untouched: Sequence[RuntimeRow]) -> str:
     """The outcome in one sentence: where a decode table was fitted, by that tool chain; otherwise by the simulation.
 
     Args:
         found: the scores of the simulation.
-        rows: the files on the tool chains; the one that the table was fitted on is the first with scores behind it.
+        fitted: the file and the tool chain that a decode table was fitted on; None where there is no such table.
         untouched: the untouched network on the tool chains.
-        table: whether there is a decode table.
     """
     exact, before = found.floats["abs_rel"], None
-    fitted = next((row.with_table for row in rows if row.with_table is not None), None) if table else None
-    if fitted is not None:
-        runtime = next(row.runtime for row in rows if row.with_table is fitted)
-        after, where = (fitted.abs_rel, fitted.drift_mm), f"on {runtime}, decoded by the table"
-        before = next(((row.abs_rel, row.drift_mm) for row in untouched if row.runtime == runtime), None)
+    if fitted is not None and (decoded := fitted.with_table) is not None:
+        after, where = (decoded.abs_rel, decoded.drift_mm), f"on {fitted.runtime}, decoded by the table"
+        before = next(((row.abs_rel, row.drift_mm) for row in untouched if row.runtime == fitted.runtime), None)
     else:
         after, where = _numbers(found.after), "as the target computes it, simulated"
         if found.before is not None and found.before is not found.after:

@@ -96,7 +96,7 @@ def write_results(folder: Path, results: Results, prepared: Prepared, run: Loade
             (f"Peak memory of the export: {results.peak_memory_mb:.0f} MB; runtimes run in separate processes.",),
         ),
     )
-    found = verdict(results.scored, rows, untouched, results.table is not None and bool(results.table.tables))
+    found = verdict(results.scored, _fitted(results.table, rows), untouched)
     summary = [found, *_summary(rows, verified), *table_lines(results.table, verified["rows"])]
     summary += [teacher] if isinstance(teacher, str) and teacher else []
     write_report(folder, Report(results.title, summary, _warnings(rows, results), sections))

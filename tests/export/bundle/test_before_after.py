@@ -78,25 +78,24 @@ def test_another_end_that_was_asked_for_stays(monkeypatch):
 
 def test_the_verdict(monkeypatch):
     found = compared(monkeypatch, {"untouched": (119.04, 3.7), "fold + equalize": (5.1, 1.003)})
-    assert verdict(found, [], [], False) == (
+    assert verdict(found, None, []) == (
         "INT8 costs 0.3 % (untouched: 270.0 %): abs_rel 0.1003, 0.1000 in FP32; depth moves by 5.1 mm "
         "(untouched: 119.0 mm); as the target computes it, simulated."
     )
-    rows = [
-        RuntimeRow("float", "Tool", abs_rel=0.1),
-        RuntimeRow(
-            "float", "Tool PTQ", abs_rel=0.2, ratio=2.0, drift_mm=50, with_table=TableScore(0.102, 1.02, 6, 0.1)
-        ),
+    table = TableScore(0.102, 1.02, 6, 0.1)
+    fitted = RuntimeRow("float", "Tool PTQ", abs_rel=0.2, ratio=2.0, drift_mm=50, with_table=table)
+    untouched = [
+        RuntimeRow("untouched", "Other PTQ", abs_rel=0.9, ratio=9.0, drift_mm=900),
+        RuntimeRow("untouched", "Tool PTQ", abs_rel=0.29, ratio=2.9, drift_mm=347),
     ]
-    untouched = [RuntimeRow("untouched", "Tool PTQ", abs_rel=0.29, ratio=2.9, drift_mm=347)]
-    assert verdict(found, rows, untouched, True) == (
+    assert verdict(found, fitted, untouched) == (
         "INT8 costs 2.0 % (untouched: 190.0 %): abs_rel 0.1020, 0.1000 in FP32; depth moves by 6.0 mm "
         "(untouched: 347.0 mm); on Tool PTQ, decoded by the table."
     )
     refused = [RuntimeRow("untouched", "Tool PTQ", error="no")]
-    assert "untouched" not in verdict(found, rows, refused, True)
+    assert "untouched" not in verdict(found, fitted, refused)
     same = compared(monkeypatch, {"untouched": (5, 1)}, "naive")
-    assert verdict(same, [], [], False) == (
+    assert verdict(same, None, []) == (
         "INT8 costs 0.0 %: abs_rel 0.1000, 0.1000 in FP32; depth moves by 5.0 mm; as the target computes it, simulated."
     )
 
