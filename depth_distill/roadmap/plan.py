@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from depth_distill.errors import ConfigError, first_line
+from depth_distill.export.backends.vendor_ptq import inexpressible
 from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, load_recipe
 from depth_distill.quantization.target.target import load_target
@@ -31,8 +32,10 @@ class RoadmapRow:
             a student of the teacher, trained after the recipe, then the tool chain's PTQ; ``mixed``: the smallest set
             of FP16 layers that reaches ``reach`` times FP32.
         recipe: passes before quantizing or training: name of a recipe, its file, or a list of passes.
+        then: passes that the trained student goes through before it is quantized; for ``distill``.
         options: options of ``fit``, which override those of the roadmap; for ``distill``. A value ``{teacher}`` is
-            replaced by the teacher's checkpoint.
+            replaced by the teacher's checkpoint, ``{teacher_network}`` by the ``network`` of its config, for students
+            of another architecture.
         fake_quant: arguments of the callback ``FakeQuant``, which override target and recipe; for ``distill``.
         seeds: seeds to train with, for mean and spread; those of the roadmap unless given.
         networks: networks to measure the row on; all unless given.
@@ -45,6 +48,7 @@ class RoadmapRow:
     name: str
     kind: Kind
     recipe: Any = DEFAULT_RECIPE
+    then: Any = "naive"
     options: dict[str, Any] = field(default_factory=dict)
     fake_quant: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] | None = None
@@ -68,7 +72,8 @@ class Plan:
         target: NPU profile.
         substituting: profile of a tool chain that computes something else in place of an operator; what is quantized
             behind ``target`` is measured with these substitutions, too, in place of those of the target.
-        teachers: options of ``fit`` by name, where there are several teachers: each is a network of its own.
+        teachers: options of ``fit`` by name, where there are several teachers: each is a network of its own. Students
+            get those that describe the network and the data of their teacher.
         teacher_checkpoints: checkpoints of trained ones among them, by name.
         planned_float: abs_rel in FP32 of the network that a plan was made for; what rows say of ``planned`` is shown as
             a multiple of it.
@@ -114,6 +119,7 @@ def load_plan(path: Path) -> Plan:
     for row in plan.rows:
         try:
             load_recipe(row.recipe)
+            load_recipe(row.then)
         except ConfigError as error:
             raise ConfigError(f"{path}: row {row.name!r}: {error}") from error
         for name in row.networks or []:
@@ -143,6 +149,8 @@ def _check(path: Path, plan: Plan) -> None:
     if plan.planned_float is None and any(row.planned is not None for row in plan.rows):
         raise ConfigError(f"{path}: rows have planned, but planned_float is not given: expected abs_rel of its FP32")
     for row in plan.rows:
+        if row.then != "naive" and row.kind != "distill":
+            raise ConfigError(f"{path}: row {row.name!r}: then is for the kind distill, received {row.kind}")
         if row.decode_table and row.kind != "ptq":
             raise ConfigError(f"{path}: row {row.name!r}: decode_table is for the kind ptq, received {row.kind}")
     for name in plan.teacher_checkpoints:
@@ -163,6 +171,11 @@ def _check(path: Path, plan: Plan) -> None:
             reason = unwritable(load_target(profile).substitutions)
             if reason is not None:
                 raise ConfigError(f"no file can be written as the profile {profile} computes it: {reason}")
+        reason = inexpressible(load_target(plan.target)) if plan.substituting is not None else None
+        if reason is not None:
+            raise ConfigError(
+                f"substituting: needs a target that ONNX Runtime's quantizer can stand for; of {plan.target}, {reason}"
+            )
         if plan.substituting is not None and not load_target(plan.substituting).substituted:
             raise ConfigError(f"substituting: the profile {plan.substituting} substitutes nothing")
         config = find_config(plan.distill_config)

@@ -17,6 +17,9 @@ MEASURED = ("abs_rel", "rmse", "delta1", "drift_mm", "megabytes", "seconds")
 """Numbers that are stored per result."""
 SUBSTITUTED = "substituted_abs_rel"
 """abs_rel after a tool chain that substitutes operators, where a roadmap has one."""
+IN_FLOAT = "abs_rel_in_float"
+"""abs_rel of a trained student before it is quantized."""
+_IF_TRAINED = "x FP32 in float"
 _IF_SUBSTITUTED = ("x FP32 substituted", "drift mm substituted")
 _IF_PLANNED = "planned x FP32"
 _TICKS = (0.8, 1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
@@ -42,8 +45,9 @@ def columns(found: Mapping[str, Any]) -> tuple[str, ...]:
         for results in network["rows"].values()
         for each in results.values()
     ]
+    trained = (_IF_TRAINED,) if any(IN_FLOAT in each for each in every) else ()
     more = _IF_SUBSTITUTED if any(SUBSTITUTED in each for each in every) else ()
-    return (*COLUMNS, *more, *([_IF_PLANNED] if found.get("planned") else []))
+    return (*COLUMNS, *trained, *more, *([_IF_PLANNED] if found.get("planned") else []))
 
 
 def rows(found: Mapping[str, Any], title: str) -> dict[str, list[str]]:
@@ -52,6 +56,8 @@ def rows(found: Mapping[str, Any], title: str) -> dict[str, list[str]]:
     exact, table = float_abs_rel(network), {}
     for name, results in network["rows"].items():
         row = cells(results, exact)
+        if _IF_TRAINED in titles:
+            row.append(_in_float(results, exact))
         if _IF_SUBSTITUTED[0] in titles:
             row += _substituted_cells(results, exact)
         if _IF_PLANNED in titles:
@@ -59,6 +65,11 @@ def rows(found: Mapping[str, Any], title: str) -> dict[str, list[str]]:
             row.append("-" if planned is None else f"{planned:.2f}")
         table[name] = row
     return table
+
+
+def _in_float(results: Mapping[str, Mapping[str, Any]], exact: float) -> str:
+    measured = [each[IN_FLOAT] / exact for each in results.values() if IN_FLOAT in each]
+    return f"{statistics.fmean(measured):.3f}" if measured else "-"
 
 
 def _substituted_cells(results: Mapping[str, Mapping[str, Any]], exact: float) -> list[str]:

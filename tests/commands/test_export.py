@@ -159,6 +159,26 @@ def test_an_interrupted_export_goes_on_and_leaves_the_old_bundle(trained_checkpo
     assert not (tmp_path / ".bundle.work").exists()
 
 
+def test_formats_that_no_int8_file_holds_are_refused_before_anything_is_computed(trained_checkpoint, tmp_path, capsys):
+    assert (
+        main(
+            [
+                "export",
+                "--checkpoint",
+                str(trained_checkpoint),
+                "--out",
+                str(tmp_path / "b"),
+                "--target",
+                "weights-int4",
+            ]
+        )
+        == 2
+    )
+    error = " ".join(capsys.readouterr().err.split())
+    assert "target weights-int4: weights.dtype is int4, and an exported INT8 file holds int8 and uint8" in error
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "again", "kept"),
     [

@@ -18,7 +18,7 @@ from depth_distill.models import DepthCodec
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.target.target import load_target
-from depth_distill.roadmap import load_plan
+from depth_distill.roadmap import load_plan, measurements
 from tests.quantization.small_case import SmallNet
 from tests.trained_run import CONFIG
 
@@ -43,6 +43,17 @@ ROWS = [
     {"name": "+ decode table", "kind": "ptq", "recipe": "naive", "decode_table": True, "planned": 0.06},
     {"name": "thermometer", "kind": "ptq", "recipe": ["fold", {"thermometer": {"num_codes": 8}}]},
     {"name": "+ distillation", "kind": "distill", "recipe": "naive", "seeds": [0, 1]},
+    {
+        "name": "another student",
+        "kind": "distill",
+        "recipe": "naive",
+        "then": "equalize",
+        "options": {
+            "model.init_args.network.init_args.decoder_channels": [8, 8, 8, 8, 4],
+            "model.init_args.teacher": "{teacher_network}",
+            "model.init_args.student_init": "scratch",
+        },
+    },
     {
         "name": "+ features",
         "kind": "distill",
@@ -85,6 +96,49 @@ def test_every_row_is_measured_against_the_same_float_network(finished):
             assert 0.25 * exact["megabytes"] < result["megabytes"] < 0.4 * exact["megabytes"]
 
 
+def test_a_student_is_scored_in_float_too_and_may_be_another_network(finished):
+    found = rows(finished[0])
+    exact = found["FP32 teacher"]["0"]
+    same, other = found["+ distillation"]["0"], found["another student"]["0"]
+    assert "abs_rel_in_float" not in exact
+    assert same["abs_rel_in_float"] == pytest.approx(exact["abs_rel"], rel=0.5)
+    assert other["megabytes"] != same["megabytes"]
+    assert 0 < abs(other["abs_rel"] - other["abs_rel_in_float"]) < abs(other["abs_rel_in_float"] - exact["abs_rel"])
+    assert "| x FP32 in float |" in (finished[0] / "roadmap.md").read_text()
+
+
+def test_students_have_the_network_and_the_data_of_their_teacher():
+    of_teacher = {
+        "model.init_args.network.init_args.encoder": "resnet10t",
+        "model.init_args.network.init_args.weights": "w.pth",
+        "model.init_args.optimizer.init_args.lr": 0.1,
+        "data.image_size": [64, 64],
+    }
+    assert roadmap.run._shared_with_students(of_teacher) == {
+        "model.init_args.network.init_args.encoder": "resnet10t",
+        "data.image_size": [64, 64],
+    }
+
+
+def test_a_target_that_no_tool_chain_here_has_is_simulated_and_the_protocol_says_so(
+    finished, trained_checkpoint, tmp_path
+):
+    from depth_distill.cli import main
+
+    plan = yaml.safe_load((finished[0].parent / "plan.yaml").read_text())
+    plan |= {"rows": ROWS[:2], "target": "weights-int4", "substituting": None}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    words = ["--config", str(tmp_path / "plan.yaml"), "--teacher", str(trained_checkpoint)]
+    assert main(["roadmap", *words, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "roadmap.json").read_text())
+    assert (
+        "by fake quantization, because ONNX Runtime cannot stand for weights-int4: its weights are int4"
+        in (found["protocol"])
+    )
+    four, eight = (each["INT8 PTQ"]["0"]["drift_mm"] for each in (rows(tmp_path / "out"), rows(finished[0])))
+    assert four > 3 * eight
+
+
 def test_what_a_substituting_tool_chain_does_is_undone_by_a_decode_table_and_does_not_reach_clips(finished):
     found = {name: results["0"] for name, results in rows(finished[0]).items()}
     plain, table, clips = (found[name] for name in ("INT8 PTQ", "+ decode table", "thermometer"))
@@ -123,12 +177,12 @@ def test_what_the_target_itself_substitutes_is_in_both_columns(monkeypatch):
         made.append(dict(substitutions))
         return {"abs_rel": 0.1, "drift_mm": 1.0}
 
-    measurements = object.__new__(roadmap.run._Measurements)
+    measuring = object.__new__(measurements.Measurements)
     gated = dataclasses.replace(load_target("hard-sigmoid"), substitutions={"Sigmoid": "hard_sigmoid", "Swish": "no"})
     other = dataclasses.replace(gated, substitutions={"Elu": "relu", "Swish": "unconfirmed"})
-    measurements.target, measurements.substituting = gated, roadmap.run._both(gated, other)
-    monkeypatch.setattr(roadmap.run._Measurements, "_after_vendor", after_vendor)
-    row = measurements._vendor_row(SimpleNamespace(graph=trace(SmallNet().eval())), 0.0)
+    measuring.target, measuring.substituting = gated, measurements._both(gated, other)
+    monkeypatch.setattr(measurements.Measurements, "_after_vendor", after_vendor)
+    row = measuring._vendor_row(SimpleNamespace(graph=trace(SmallNet().eval())), 0.0)
     assert made == [gated.substitutions, {"Sigmoid": "hard_sigmoid", "Swish": "no", "Elu": "relu"}]
     assert row["abs_rel"] == row["substituted_abs_rel"] == 0.1
 
@@ -140,7 +194,7 @@ def fitted_codes(monkeypatch):
     def of(codec, device, codec_behind=None):
         fitted = []
         monkeypatch.setattr(
-            roadmap.run, "fit_table", lambda codec, *codes: fitted.append(codes) or SimpleNamespace(helps=False)
+            measurements, "fit_table", lambda codec, *codes: fitted.append(codes) or SimpleNamespace(helps=False)
         )
         interface = Interface.of_codes(InputLayout(4, 4, (0.0,) * 3, (1.0,) * 3), codec_behind or codec)
         images = list(torch.rand(2, 1, 1, 4, 4))
@@ -151,9 +205,9 @@ def fitted_codes(monkeypatch):
             reference=lambda image: image,
             graph=lambda image: image / 2,  # behind passes that lost something
         )
-        measurements = object.__new__(roadmap.run._Measurements)
-        measurements.evaluator = SimpleNamespace(codec=DepthCodec(codec))
-        assert measurements._behind_table(prepared, device) is interface.codec
+        measuring = object.__new__(measurements.Measurements)
+        measuring.evaluator = SimpleNamespace(codec=DepthCodec(codec))
+        assert measuring._behind_table(prepared, device) is interface.codec
         return torch.cat(images).numpy(), *fitted[0]
 
     return of
@@ -200,7 +254,7 @@ def test_a_row_that_cannot_run_has_the_reason(finished):
 def test_what_is_there_is_not_done_again(finished, monkeypatch):
     folder, words = finished
     before = rows(folder)
-    monkeypatch.setattr(roadmap.run, "vendor_network", None)  # would be called if anything were measured again
+    monkeypatch.setattr(measurements, "vendor_network", None)  # would be called if anything were measured again
     plan = load_plan(folder.parent / "plan.yaml")
     (folder.parent / "fewer.yaml").write_text(
         yaml.safe_dump(

@@ -7,10 +7,10 @@ Encoders with weights of ImageNet come from packages that ship them. Everything 
 epochs on any folder of RGB-D pictures (docs/data.md). Variants change what surrounds another network of the set: the
 target's formats, the calibration images, or an operator that the tool chain computes differently.
 
-``OUT/NAME/`` has all that ``peers.py`` needs: ``float.onnx`` (opset 13, batch norm folded), ``calibration/``,
-``held_out.npz`` (inputs, depth, valid pixels), ``reference.npy`` (its codes in FP32) and ``metadata.json``, which is
-written last: a network that has one is not made again. ``--checkpoint NAME=FILE`` takes the checkpoint of a run in
-place of training.
+``OUT/NAME/`` is the folder of a run, and has all that ``peers.py`` needs: ``float.onnx`` (opset 13, batch norm folded),
+``calibration/``, ``held_out.npz`` (inputs, depth, valid pixels), ``reference.npy`` (its codes in FP32) and
+``metadata.json``, which is written last: a network that has one is not made again. ``--checkpoint NAME=FILE`` takes the
+checkpoint of a run in place of training.
 """
 
 import argparse
@@ -50,6 +50,7 @@ ROOT = Path(__file__).parents[2]
 OPSET = 13
 TARGET = "per-tensor-minmax"
 CALIBRATION, HELD_OUT = 64, 48
+CHECKPOINT = "checkpoints/network.ckpt"  # each folder is that of a run, which every command takes
 
 _NETWORK = "model.init_args.network.init_args"
 _SMALL = {"decoder_channels": [128, 64, 48, 32, 16]}
@@ -177,7 +178,7 @@ def make(
     else:
         if checkpoint is not None:
             _keep(checkpoint, folder)
-        elif not (folder / "network.ckpt").exists():
+        elif not (folder / CHECKPOINT).exists():
             _train(network, data, folder, packages, precision)
         _write(network, data, folder)
     return f"made in {time.perf_counter() - started:.0f} s"
@@ -221,7 +222,8 @@ def _train(network: HardNetwork, data: Path, folder: Path, packages: Path | None
 
 def _keep(checkpoint: Path, folder: Path) -> None:
     """Copy a checkpoint and its config; the checkpoint last, because it says that the training is done."""
-    for source, name in ((config_of(checkpoint), "config.yaml"), (checkpoint, "network.ckpt")):
+    (folder / CHECKPOINT).parent.mkdir(exist_ok=True)
+    for source, name in ((config_of(checkpoint), "config.yaml"), (checkpoint, CHECKPOINT)):
         with atomic_path(folder / name) as temporary:
             shutil.copyfile(source, temporary)
 
@@ -254,7 +256,7 @@ def weights_of(package: str, encoder: str, packages: Path | None, path: Path) ->
 
 def _write(network: HardNetwork, data: Path, folder: Path) -> None:
     """All files of a trained network."""
-    run = load_run(folder / "network.ckpt", folder / "config.yaml", [f"--data.root={data}"])
+    run = load_run(folder / CHECKPOINT, overrides=[f"--data.root={data}"])
     graph = fold(trace(run.network, image_size=network.image_size))
     export_float(graph, folder / "float.onnx", FileSpec(*network.image_size, OPSET))
     normalize = run.data.normalize

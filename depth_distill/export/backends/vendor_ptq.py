@@ -94,6 +94,8 @@ def inexpressible(target: NpuTarget) -> str | None:
     for kind, each in (("weights", target.weights), ("activations", target.activations)):
         if each.dtype not in _TYPES:
             return f"its {kind} are {each.dtype}"
+    if target.dtypes:
+        return f"it has dtypes of their own for {', '.join(target.dtypes)}"
     if target.calibrator != "minmax":
         return f"its calibrator is {target.calibrator}"
     if target.shared_scales:

@@ -39,6 +39,7 @@ from depth_distill.export.bundle.verification import split_hash, verify
 from depth_distill.export.check.npu_check import check_onnx
 from depth_distill.export.onnx_io.encodings import scales
 from depth_distill.export.onnx_io.file_spec import FileSpec, opset_for, require_opset
+from depth_distill.export.onnx_io.qdq import require_writable
 from depth_distill.hashes import sha256
 from depth_distill.loading.onnx_importer.files import opset_of, read_onnx
 from depth_distill.loading.teacher import network_title, teacher_of
@@ -58,11 +59,13 @@ def export_bundle(options: ExportOptions, target: NpuTarget, console: Console) -
 
     Raises:
         StepError: a step failed; the message has its name, and an old bundle is unchanged.
-        ConfigError: ``out`` exists and is not a bundle, or the opset does not exist.
+        ConfigError: ``out`` exists and is not a bundle, the opset does not exist, or the target has formats that no
+            INT8 file holds.
     """
     out = options.out.absolute()
     if options.opset is not None:
         require_opset(options.opset)
+    require_writable(target)
     require_replaceable(out)
     recover(out)
     work = work_folder(out)

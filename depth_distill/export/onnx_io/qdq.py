@@ -20,6 +20,7 @@ from depth_distill.loading.onnx_importer.files import opset_of
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 from depth_distill.quantization.simulate.fake_quantize import requantize_moves, without_substitutions
 from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
+from depth_distill.quantization.target.target import NpuTarget
 
 _CODES = ((0, 255), (-128, 127))  # ranges that torch's exporter supports
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
@@ -157,6 +158,21 @@ def read_codes(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.node.remove(quantize)
         graph.node.remove(cast)
     return without_unused(model)
+
+
+def require_writable(target: NpuTarget) -> None:
+    """Refuse a target whose tensors no INT8 file can hold, before anything is computed.
+
+    Raises:
+        ConfigError: a dtype has not 8 bits.
+    """
+    dtypes = {"weights.dtype": target.weights.dtype, "activations.dtype": target.activations.dtype}
+    for key, dtype in (dtypes | {f"dtypes.{name}": each for name, each in target.dtypes.items()}).items():
+        if dtype not in ("int8", "uint8"):
+            raise ConfigError(
+                f"target {target.name}: {key} is {dtype}, and an exported INT8 file holds int8 and uint8; ptq-table, "
+                "roadmap, fit and harden work with such a target, by simulation"
+            )
 
 
 def _constant(quantizer: FakeQuantizer) -> nn.Module:

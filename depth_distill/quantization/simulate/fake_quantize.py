@@ -16,7 +16,7 @@ from depth_distill.quantization.graph.node_kinds import Operation, classify, sco
 from depth_distill.quantization.graph.substituted import restore, substitute_in_place
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer, SiteKind
 from depth_distill.quantization.simulate.quantized_layers import QUANTIZED_LAYERS, QuantizedLayer
-from depth_distill.quantization.target.target import NpuTarget
+from depth_distill.quantization.target.target import NpuTarget, TensorFormat
 from depth_distill.suggestions import did_you_mean
 
 EnabledSites = frozenset[str]
@@ -89,17 +89,19 @@ def fake_quantize(
         learnable: kinds of sites whose range is learned (LSQ); the others have straight-through gradients only.
 
     Raises:
-        ConfigError: see :func:`placement`.
+        ConfigError: see :func:`placement`; or the target has a dtype for a tensor that is not there.
     """
     sites = placement(graph_module, target)
+    formats = _formats(sites, target)
     quantized = copy.deepcopy(graph_module)
     nodes = {node.name: node for node in quantized.graph.nodes}
     for site in sites:
         if site.kind == "weight":
-            _quantize_weight(quantized.get_submodule(site.name.removesuffix(".weight")), site, target, learnable)
+            layer = quantized.get_submodule(site.name.removesuffix(".weight"))
+            _quantize_weight(layer, site, formats[site.name], learnable)
             continue
         path = f"{_PREFIX}.{site.nodes[0]}"
-        quantizer = FakeQuantizer(site.name, site.kind, target.activations, learnable=site.kind in learnable)
+        quantizer = FakeQuantizer(site.name, site.kind, formats[site.name], learnable=site.kind in learnable)
         quantized.add_submodule(path, quantizer.to(device_of(graph_module)))
         for name in site.nodes:
             _insert_after(nodes[name], path)
@@ -299,12 +301,28 @@ def _check_layer(node: fx.Node, graph_module: fx.GraphModule) -> None:
         raise ConfigError(f"{node.target} is a {type(layer).__name__}; expected one of {expected}")
 
 
-def _quantize_weight(layer: nn.Module, site: QuantizerSite, target: NpuTarget, learnable: Collection[SiteKind]) -> None:
+def _formats(sites: Iterable[QuantizerSite], target: NpuTarget) -> dict[str, TensorFormat]:
+    """The format of every site: that of its kind, in the dtype that the target has for it alone."""
+    formats = {site.name: target.weights if site.kind == "weight" else target.activations for site in sites}
+    for pattern, dtype in target.dtypes.items():
+        found = fnmatch.filter(formats, pattern)
+        if not found:
+            raise ConfigError(
+                f"target {target.name}: dtypes: no tensor is called {pattern!r}; {did_you_mean(pattern, list(formats))}"
+            )
+        for name in found:
+            formats[name] = replace(formats[name], dtype=dtype)
+    return formats
+
+
+def _quantize_weight(
+    layer: nn.Module, site: QuantizerSite, tensor_format: TensorFormat, learnable: Collection[SiteKind]
+) -> None:
     weight = cast(Tensor, layer.weight)
     # Output channels come second in a transposed convolution.
     channel_dim = int(isinstance(layer, nn.ConvTranspose2d))
     quantizer = FakeQuantizer(
-        site.name, "weight", target.weights, weight.shape[channel_dim], channel_dim, "weight" in learnable
+        site.name, "weight", tensor_format, weight.shape[channel_dim], channel_dim, "weight" in learnable
     ).to(weight.device)
     quantizer.set_range(*quantizer.range_of(weight))
     layer.__class__ = QUANTIZED_LAYERS[type(layer)]  # name, parameters and hooks stay

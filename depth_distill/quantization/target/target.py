@@ -17,7 +17,7 @@ from depth_distill.shipped_configs import shipped_folder
 from depth_distill.suggestions import did_you_mean
 from depth_distill.yaml_files import read_yaml
 
-Dtype = Literal["int8", "uint8", "int16", "uint16"]
+Dtype = Literal["int4", "uint4", "int8", "uint8", "int16", "uint16"]
 Granularity = Literal["per_tensor", "per_channel"]
 Support = Literal["yes", "no", "unconfirmed"]
 CalibratorName = Literal["minmax", "moving_average", "percentile", "mse"]
@@ -25,7 +25,7 @@ ActivationName = Literal[
     "relu", "relu6", "clip", "leaky_relu", "prelu", "elu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "gelu"
 ]
 
-_BITS = {"int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
+_BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8, "int16": 16, "uint16": 16}
 _GRANULARITY = "activations.granularity"
 
 
@@ -99,6 +99,9 @@ class NpuTarget(ValidatedDataclass):
     """What the tool chain computes in place of a smooth activation, by operator: the name of a substitution; ``no``: it
     was seen to compute the operator itself; ``unconfirmed``, and every operator that is not named: not tested. See
     :data:`~depth_distill.quantization.target.substitutions.SUBSTITUTION_NAMES`."""
+    dtypes: Mapping[str, Dtype] = field(default_factory=dict, hash=False)
+    """Tensors that are stored in another dtype than the others of their kind: by the name of the tensor, such as
+    ``encoder.conv1.weight`` or ``decoder.blocks.4.*``; what is named last counts."""
     source: Path | None = field(default=None, compare=False)
     """The file that the profile was read from."""
 
@@ -112,12 +115,17 @@ class NpuTarget(ValidatedDataclass):
             "activations.dtype": (True, self.activations.dtype.removeprefix("u")),
         }
         for key, (needed, capability) in needs.items():
-            if needed and getattr(can, capability) == "no":
+            # Of 4 bits a profile says by its formats alone.
+            if needed and getattr(can, capability, "yes") == "no":
                 value = getattr(getattr(self, key.split(".")[0]), key.split(".")[1])
                 raise FieldError(f"received {value!r}, which contradicts capabilities.{capability}: no", key)
         if self.activations.granularity == "per_channel":
             reason = "received 'per_channel', expected per_tensor: convolutions do not support per-channel inputs"
             raise FieldError(reason, _GRANULARITY)
+        for pattern, dtype in self.dtypes.items():
+            if self.activations.symmetric and dtype.startswith("u"):
+                reason = f"received {dtype!r}, which contradicts activations.symmetric: true; use {dtype[1:]}"
+                raise FieldError(reason, f"dtypes.{pattern}")
         for operator, by in self.substitutions.items():
             problem = problem_of(operator, by)
             if problem is not None:
@@ -134,8 +142,9 @@ class NpuTarget(ValidatedDataclass):
         for key in ("supported", "limits"):
             named: Mapping[str, OperatorLimits] | None = getattr(self.operators, key)
             values["operators"][key] = None if named is None else {op: each.given() for op, each in named.items()}
-        if not self.substitutions:
-            del values["substitutions"]  # what older versions wrote of the profile stays comparable
+        for later in ("substitutions", "dtypes"):
+            if not values[later]:
+                del values[later]  # what older versions wrote of the profile stays comparable
         return values
 
     def line_of(self, key: str) -> str:

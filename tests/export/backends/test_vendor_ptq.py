@@ -102,6 +102,9 @@ def test_formats_that_it_does_not_have_are_named():
     target = load_target("per-tensor-minmax")
     assert inexpressible(dataclasses.replace(target, calibrator="mse")) == "its calibrator is mse"
     assert inexpressible(dataclasses.replace(target, shared_scales=("concat",))) == "it ties scales of concat"
+    assert inexpressible(load_target("weights-int4")) == "its weights are int4"
+    own = dataclasses.replace(target, dtypes={"head.*": "uint4"})
+    assert inexpressible(own) == "it has dtypes of their own for head.*"
 
 
 def test_values_that_an_integer_input_cannot_hold_are_refused(tmp_path):

@@ -366,3 +366,22 @@ def test_training_against_a_substitution_has_the_gradient_of_what_is_computed():
     hard = quantize_post_training(graph, SUBSTITUTING, [torch.linspace(-2, 2, 64).view(1, 1, 8, 8)], False)
     hard(torch.ones(1, 1, 8, 8)).sum().backward()
     assert hard.get_submodule("0").weight.grad.item() == pytest.approx(64 * 0.2, rel=0.01)
+
+
+def test_a_dtype_of_its_own_is_that_of_every_tensor_that_a_pattern_names():
+    target = dataclasses.replace(TARGET, dtypes={"*.weight": "int4", "conv.weight": "int8", "act": "uint4"})
+    graph = trace(Net().eval())
+    found = {name: each.tensor_format for name, each in quantizers(fake_quantize(graph, target)).items()}
+    assert {name for name, each in found.items() if each.dtype == "int4"} == {"stem.0.weight", "head.weight"}
+    assert (found["conv.weight"].dtype, found["act"].dtype) == ("int8", "uint4")
+    assert found["act"].symmetric is False
+    assert {each.dtype for name, each in found.items() if name not in ("act",) and "weight" not in name} == {"uint8"}
+    quantized = quantize_post_training(graph, target, [torch.rand(4, 3, 8, 8)], progress=False)
+    weight = quantized.head.weight_quantizer(quantized.head.weight)
+    assert len((weight / quantized.head.weight_quantizer.scale).round().unique()) <= 16
+
+
+def test_a_dtype_for_a_tensor_that_is_not_there_is_refused():
+    target = dataclasses.replace(TARGET, dtypes={"hed.weight": "int4"})
+    with pytest.raises(ConfigError, match="dtypes: no tensor is called 'hed.weight'; did you mean 'head.weight'"):
+        fake_quantize(trace(Net().eval()), target)

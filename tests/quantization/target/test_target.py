@@ -27,6 +27,7 @@ def test_the_built_in_profiles():
         "per-tensor-minmax",
         "rknn",
         "symmetric-pow2",
+        "weights-int4",
     )
     for name in target_names():
         assert load_target(name).name == name
@@ -69,8 +70,12 @@ def test_a_profile_without_a_list_takes_everything(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "low", "high"), [("int8", -128, 127), ("uint8", 0, 255), ("int16", -32768, 32767), ("uint16", 0, 65535)]
-)
+    ("dtype", "low", "high"),
+    [
+        ("int4", -8, 7), ("uint4", 0, 15), ("int8", -128, 127), ("uint8", 0, 255), ("int16", -32768, 32767),
+        ("uint16", 0, 65535),
+    ],
+)  # fmt: skip
 def test_codes_of_a_dtype(dtype, low, high):
     tensor_format = TensorFormat(dtype, symmetric=False)
     assert (tensor_format.quant_min, tensor_format.quant_max) == (low, high)
@@ -99,6 +104,7 @@ def test_codes_of_a_dtype(dtype, low, high):
         ("uint8, symmetric: false", "uint8, symmetric: true", r"chip.yaml:4: activations: symmetric: true contradicts"),
         ("granularity: per_tensor", "granularity: per_channel", r"weights.granularity: .* contradicts capabilities"),
         ("asymmetric_activations: unconfirmed", "asymmetric_activations: no", r"activations.symmetric: .* contradicts"),
+        ("operators: {}", "operators: {}\ndtypes: {head.*: int5}", r"dtypes: received .*, expected a mapping"),
         ("description", "name: chip\ndescription", r"chip.yaml:2: name: is derived from the file; delete this line"),
     ],
 )  # fmt: skip
@@ -130,6 +136,16 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "broken.yaml").write_text("weights: {dtype: int8")
     with pytest.raises(ConfigError, match="broken.yaml: not valid YAML"):
         load_target(tmp_path / "broken.yaml")
+
+
+def test_a_tensor_with_a_dtype_of_its_own(tmp_path):
+    plain = load_target("per-tensor-minmax")
+    assert "dtypes" not in plain.to_dict()  # the profiles of older versions stay what they were
+    target = load_target(edited(tmp_path, "operators: {}", "operators: {}\ndtypes: {'decoder.*': uint4}"))
+    assert target.to_dict()["dtypes"] == target.dtypes == {"decoder.*": "uint4"}
+    symmetric = load_target("symmetric-pow2")
+    with pytest.raises(ConfigError, match="received 'uint4', which contradicts activations.symmetric: true; use int4"):
+        dataclasses.replace(symmetric, dtypes={"decoder.*": "uint4"})
 
 
 def test_a_profile_validates_itself_without_a_file():
