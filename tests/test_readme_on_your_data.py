@@ -2,6 +2,7 @@
 
 import csv
 import re
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -44,8 +45,6 @@ ADDED = {
 """What is added to each command so that it takes seconds. Where the option is there already, the last one counts."""
 ROWS = ("FP32 teacher", "INT8 PTQ baseline", "+ equalization", "+ output distillation")
 """The rows of the roadmap that few-rows.yaml keeps."""
-NOT_RUN = ("source", "make")
-"""The environment is there; what make builds the command line from is in tests/test_readme.py."""
 
 
 def commands():
@@ -53,7 +52,8 @@ def commands():
     section = re.search(r"^## On your own data$(.*?)^## ", README.read_text(), re.MULTILINE | re.DOTALL)
     # One text, as the checkpoint is named in one block and used in the next.
     lines = command_lines("\n".join(re.findall(r"^```bash\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)))
-    return [words for words in lines if words[0] not in NOT_RUN]
+    # What make builds its command line from is in tests/test_readme.py.
+    return [words for words in lines if words[0] == "depth-distill"]
 
 
 def added_to(words):
@@ -103,6 +103,19 @@ def walked(tmp_path_factory):
         for words in commands():
             assert main([*words[1:], *added_to(words)]) == 0, " ".join(words)
     return folder
+
+
+def test_the_manifests_of_a_video_are_written_with_its_end_for_validation(tmp_path):
+    for folder, suffix in (("rgb", "jpg"), ("depth", "png")):
+        (tmp_path / "my_data" / folder).mkdir(parents=True)
+        for frame in range(10):
+            (tmp_path / "my_data" / folder / f"{frame:04d}.{suffix}").touch()
+    (block,) = [each for each in blocks(README, "bash") if "train.csv" in each]
+    subprocess.run(["bash", "-e", "-c", block], cwd=tmp_path, check=True)
+    rows = {split: (tmp_path / "my_data" / f"{split}.csv").read_text().split() for split in ("train", "val")}
+    frames = [f"rgb/{frame:04d}.jpg,depth/{frame:04d}.png" for frame in range(10)]
+    assert rows == {"train": ["image,depth", *frames[:8]], "val": ["image,depth", *frames[8:]]}
+    assert not (tmp_path / "my_data" / "all").exists()
 
 
 def test_every_row_of_the_table_is_a_command_of_the_readme():
