@@ -113,5 +113,15 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         "by_threshold": vars(by_threshold),
         **found.to_dict(),
     }
-    analysis.report(options.out, "mixed_precision", values, found.table(title), figure, options.json)
+    table = found.table(title)
+    analysis.report(options.out, "mixed_precision", values, table, figure, options.json)
+    numbers = {
+        "float/abs_rel": found.float_abs_rel,
+        "int8/abs_rel": ranking.integer_metrics["abs_rel"],
+        "chosen/abs_rel": found.chosen.abs_rel,
+        "chosen/megabytes": found.chosen.megabytes,
+        "chosen/layers": len(found.chosen.layers),
+        "target/abs_rel": found.target_abs_rel,
+    }
+    analysis.track(options, "mixed-precision", table, "mixed_precision", numbers)
     shutil.rmtree(unfinished)

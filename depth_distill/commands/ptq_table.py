@@ -28,6 +28,7 @@ from depth_distill.commands.options import (
     add_out,
     add_recipe,
     add_target,
+    add_wandb,
 )
 from depth_distill.commands.values import whole_number
 from depth_distill.errors import ConfigError
@@ -59,6 +60,7 @@ def add_arguments(parser: CommandParser) -> None:
     )
     add_device(parser)
     add_out(parser)
+    add_wandb(parser)
     add_json(parser)
 
 
@@ -79,8 +81,9 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     base = with_head(load_recipe(options.recipe), options.head)
     file = options.out / "ptq_table.json"
     found = _measured(file)
-    for name, checkpoint in _names(options.checkpoint).items():
-        title = name + ("" if base == NAIVE else f", {base}")
+    behind = "" if base == NAIVE else f", {base}"
+    networks = {name + behind: checkpoint for name, checkpoint in _names(options.checkpoint).items()}
+    for title, checkpoint in networks.items():
         made_with = {
             "checkpoint": sha256(checkpoint),
             "config": sha256(config_of(checkpoint, options.config)),
@@ -113,6 +116,26 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if options.json is not None:
         write_json(options.json, found)
     console.print(f"written  {file}", soft_wrap=True, highlight=False)
+    if options.wandb == "true":
+        for title, checkpoint in networks.items():
+            _track(options, checkpoint, title, found[title]["rows"])
+
+
+def _track(options: argparse.Namespace, checkpoint: Path, title: str, measured: dict[str, dict[str, Any]]) -> None:
+    """Log the rows of a network to Weights & Biases, as a run that uses its checkpoint."""
+    from rich.table import Table
+
+    from depth_distill.tracking.analyses import track
+
+    table = Table("step", *COLUMNS, title=title)
+    for step, row in measured.items():
+        table.add_row(step, *_cells(row, measured))
+    names = ("abs_rel", "vendor", "drift_mm")
+    numbers = {f"{step}/{name}": row[name] for step, row in measured.items() for name in names if row.get(name)}
+    keys = ("target", "recipe", "head", "images", "calibration_images", "reconstruction_images")
+    config = {"checkpoint": str(checkpoint)} | {key: str(getattr(options, key)) for key in keys}
+    picture = options.out / "ptq_table.png"
+    track("ptq-table", options.out, checkpoint, config, numbers, {"ptq_table": table}, [picture])
 
 
 def _names(checkpoints: Sequence[Path]) -> dict[str, Path]:

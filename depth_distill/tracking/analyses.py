@@ -29,7 +29,7 @@ def track(
         config: options that tell this result from another.
         metrics: numbers, into the history and the summary.
         tables: tables as they are printed, by name.
-        pictures: picture files, each under its name.
+        pictures: picture files, each under its name and ``_picture``.
         bundle: folder of a bundle, which becomes an artifact of type ``bundle``.
 
     Raises:
@@ -50,7 +50,8 @@ def track(
                 use_checkpoint(run, checkpoint)
             found: dict[str, Any] = {name: float(value) for name, value in (metrics or {}).items()}
             found |= {name: _table(table) for name, table in (tables or {}).items()}
-            found |= {path.stem: wandb.Image(str(path)) for path in pictures if path.is_file()}
+            # Not under the name of the table, which it would replace.
+            found |= {f"{path.stem}_picture": wandb.Image(str(path)) for path in pictures if path.is_file()}
             if found:
                 run.log(found)
             if bundle is not None:
@@ -64,7 +65,7 @@ def track(
 
 
 def _table(table: Table) -> Any:
-    """A printed table as one of Weights & Biases: numbers where all cells of a column are numbers."""
+    """A printed table as one of Weights & Biases: numbers where all cells of a column are numbers or empty."""
     import wandb
 
     columns = [_column(list(column.cells)) for column in table.columns]
@@ -75,6 +76,7 @@ def _table(table: Table) -> Any:
 def _column(cells: list[Any]) -> list[Any]:
     texts = [str(cell) for cell in cells]
     try:
-        return [float(text) for text in texts]
+        numbers = [None if text in ("", "-") else float(text) for text in texts]
     except ValueError:
         return texts
+    return texts if all(number is None for number in numbers) else numbers
