@@ -29,7 +29,7 @@ def paired_bars(
         lines: name, position and written value of vertical lines in both panels, such as float and integer.
     """
     figure = Figure(figsize=(11, 1.8 + 0.22 * len(names)), layout="constrained")
-    figure.suptitle("\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, 130)), fontsize=10)
+    figure.suptitle(_wrapped(title, 130), fontsize=10)
     one, two = figure.subplots(1, 2, sharey=True)
     for ax, (label, values), color in ((one, left, _BLUE), (two, right, _ORANGE)):
         ax.barh(range(len(names)), values, color=color)
@@ -62,7 +62,7 @@ def size_curve(
     ax.axhline(target_abs_rel, color=_ORANGE, linestyle=":", label=f"target {target_abs_rel:.4f}")
     ax.set_xlabel("weights and biases [MB]")
     ax.set_ylabel("abs_rel")
-    ax.set_title(title)
+    figure.suptitle(_wrapped(title, 80), fontsize=10)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return figure
@@ -87,7 +87,7 @@ def before_after_bars(
     ax.set_yticks(range(len(rows)), [row[0] for row in rows], fontsize=7)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlabel(xlabel)
-    ax.set_title(title, fontsize=10)
+    figure.suptitle(_wrapped(title, 110), fontsize=10)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
     figure.legend(fontsize=8, loc="outside lower right", ncols=2)  # inside it would lie on bars
@@ -110,7 +110,7 @@ def drift_bars(rows: Sequence[tuple[str, float, float]], title: str) -> Figure:
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.margins(x=0.1)
     ax.set_xlabel("mean drift, percent of the layer's range (SQNR beside the bar)")
-    ax.set_title(title, fontsize=10)
+    figure.suptitle(_wrapped(title, 100), fontsize=10)
     ax.grid(axis="x", alpha=0.3)
     ax.set_axisbelow(True)
     return figure
@@ -129,7 +129,7 @@ def code_curves(
     columns = min(4, len(curves))
     rows = -(-len(curves) // columns)
     figure = Figure(figsize=(1 + 4.2 * columns, 1 + 3.8 * rows), layout="constrained")
-    figure.suptitle("\n".join(textwrap.wrap(title, 60 * columns)), fontsize=9)
+    figure.suptitle(_wrapped(title, 60 * columns), fontsize=9)
     for place, (name, codes, spread, table) in enumerate(curves):
         ax: Axes = figure.add_subplot(rows, columns, place + 1)
         ax.plot(
@@ -144,3 +144,8 @@ def code_curves(
         if place == 0:
             ax.legend(fontsize=8)
     return figure
+
+
+def _wrapped(title: str, width: int) -> str:
+    """Lines of at most so many characters, so that the title stays in the figure."""
+    return "\n".join(part for line in title.splitlines() for part in textwrap.wrap(line, width))

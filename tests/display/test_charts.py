@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from depth_distill.display.charts import paired_bars, size_curve
+from depth_distill.display.charts import before_after_bars, drift_bars, paired_bars, size_curve
 from depth_distill.display.pictures import save_figure
 
 
@@ -66,3 +67,23 @@ def test_the_curve_of_size_and_accuracy(tmp_path):
     assert labels(ax) == ["best of its size", "chosen", "FP32 0.0300", "target 0.0500"]
     save_figure(figure, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda title: paired_bars(["a"], ("", [1]), ("", [1]), title),
+        lambda title: size_curve([(1.0, 0.1), (2.0, 0.05)], (1.0, 0.1), title, 0.04, 0.05),
+        lambda title: before_after_bars([("a", 1.0, 2.0)], "mm", title),
+        lambda title: drift_bars([("a", 0.1, 20.0)], title),
+    ],
+    ids=["paired_bars", "size_curve", "before_after_bars", "drift_bars"],
+)
+def test_a_long_title_stays_in_the_figure(draw):
+    title = "Mixed precision: 2026-11-30_12-10-52, per-tensor-minmax, recipe [fold, equalize, split_weights, " * 3
+    figure = draw(title)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    extent = figure._suptitle.get_window_extent(canvas.get_renderer())
+    assert 0 <= extent.x0 < extent.x1 <= figure.bbox.width
+    assert extent.y1 <= figure.bbox.height
