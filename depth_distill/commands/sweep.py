@@ -74,6 +74,13 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         )
         return 0
 
+    if "early_terminate" in sweep.content:
+        console.print(
+            f"early_terminate of {options.file} is for agents of Weights & Biases: here every trial runs to its end",
+            soft_wrap=True,
+            highlight=False,
+        )
+
     def show(trial: Trial) -> None:
         console.print(report.line(trial, sweep, trials), soft_wrap=True, highlight=False)
 

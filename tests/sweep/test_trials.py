@@ -190,10 +190,24 @@ def test_the_command_checks_and_says_why_a_sweep_is_hopeless(tmp_path, at_once, 
     values = sweep(tmp_path, "grid", recipe={"values": ["naive", "equalize"]}, images={"values": [1, 2]})
     words = ["sweep", str(values.path), "--out", str(tmp_path / "out"), "--checkpoint", "x.ckpt"]
     assert main([*words, "--dry-run"]) == 0
-    assert "depth-distill evaluate --checkpoint=x.ckpt --recipe=naive --images=1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "depth-distill evaluate --checkpoint=x.ckpt --recipe=naive --images=1" in printed
+    assert "early_terminate" not in printed
     assert main(words) == 2  # the program wants lr
     assert "trials failed" in capsys.readouterr().err
     assert (tmp_path / "out" / "trials" / "001.log").is_file()
+
+
+def test_what_only_agents_honour_is_said_before_the_first_trial(tmp_path, at_once, monkeypatch, capsys):
+    monkeypatch.setattr("depth_distill.commands.sweep.check_command", lambda *_: None)  # evaluate has no lr
+    values = sweep(tmp_path, "grid", lr={"values": [0.1]})
+    content = yaml.safe_load(values.path.read_text())
+    values.path.write_text(yaml.safe_dump(content | {"early_terminate": {"type": "hyperband", "min_iter": 3}}))
+    assert main(["sweep", str(values.path), "--out", str(tmp_path / "out"), "--checkpoint", "x.ckpt"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("early_terminate of ")
+    assert lines[0].endswith("is for agents of Weights & Biases: here every trial runs to its end")
+    assert lines[1].startswith("trial 1")
 
 
 @pytest.mark.slow
