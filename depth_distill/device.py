@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -60,6 +61,20 @@ def full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def emulates_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU is known to have no instructions for bfloat16, so that torch goes by way of float32.
+
+    A convolution forwards and backwards took 13 times as long as in float32 on a CPU with AVX2 alone. False where the
+    flags of the CPU cannot be read.
+    """
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)  # x86 and ARM
+    return found is not None and not {"avx512_bf16", "amx_bf16", "bf16"} & set(found[1].split())
 
 
 def in_autocast(device: torch.device) -> bool:

@@ -40,7 +40,7 @@ from depth_distill.callbacks import (
     best_and_last,
 )
 from depth_distill.data.datamodule import DepthDataModule
-from depth_distill.device import allow_tf32
+from depth_distill.device import allow_tf32, emulates_bfloat16
 from depth_distill.display.console import plain_console
 from depth_distill.display.tables import metric_table
 from depth_distill.errors import ConfigError, building, is_out_of_memory, one_line, user_error_in
@@ -203,8 +203,9 @@ class DepthCLI(LightningCLI):
             return super().instantiate_trainer(logger=loggers, default_root_dir=self.run_folder, **kwargs)
 
     def before_fit(self) -> None:
-        """Say what becomes of images of another aspect ratio than the network's."""
+        """Say what becomes of images of another aspect ratio than the network's, and what makes training slow."""
         self._note_resize("train", "val")
+        self._note_precision()
 
     def before_validate(self) -> None:
         """See :meth:`before_fit`."""
@@ -222,6 +223,17 @@ class DepthCLI(LightningCLI):
     def _note_resize(self, *splits: str) -> None:
         for note in self.datamodule.resize_notes(self.datamodule.sizes_of(*splits)):
             plain_console().print(note, soft_wrap=True, highlight=False)
+
+    @rank_zero_only
+    def _note_precision(self) -> None:
+        precision = str(self.trainer.precision)
+        if precision.startswith("bf16") and self.trainer.strategy.root_device.type == "cpu" and emulates_bfloat16():
+            plain_console().print(
+                f"trainer.precision {precision}: this CPU has no instructions for bfloat16, and training in it takes "
+                "several times as long: leave the option out",
+                soft_wrap=True,
+                highlight=False,
+            )
 
     def after_fit(self) -> None:
         """Evaluate the best checkpoint, and say what was reached, where it lies, and what to do next."""

@@ -144,12 +144,14 @@ def test_an_evaluation_has_a_folder_of_its_own_and_is_not_the_latest_run(fitted,
     ],
     ids=["bf16-mixed", "Timer", "profiler"],
 )
-def test_options_of_lightning_that_failed_once(words, config, tmp_path):
+def test_options_of_lightning_that_failed_once(words, config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("depth_distill.lightning_cli.emulates_bfloat16", lambda: True)
     small = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "1"]
     run = tmp_path / "run"
     assert main(["fit", "--config", str(config), "--run_dir", str(run), *small, *words]) == 0
     assert (run / "checkpoints" / "best.ckpt").is_file()
     assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+    assert ("this CPU has no instructions for bfloat16" in capsys.readouterr().out) == ("bf16-mixed" in words)
 
 
 def test_fast_dev_run_leaves_nothing(config, tmp_path):

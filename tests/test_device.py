@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from depth_distill.device import allow_tf32, choose_device, full_precision
+from depth_distill.device import allow_tf32, choose_device, emulates_bfloat16, full_precision
 from depth_distill.errors import ConfigError
 
 
@@ -57,3 +57,20 @@ def test_full_precision_is_without_autocast_and_tf32_and_leaves_both_as_they_wer
             assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.float32
         assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == torch.bfloat16
     assert tf32() == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "emulated"),
+    [
+        ("flags\t\t: fpu sse2 avx2 fma", True),
+        ("flags\t\t: fpu avx512f avx512_bf16", False),
+        ("flags\t\t: fpu avx512f amx_bf16 amx_tile", False),
+        ("Features\t: fp asimd sve", True),
+        ("Features\t: fp asimd sve bf16", False),
+        ("model name\t: unknown", False),
+    ],
+)
+def test_bfloat16_without_instructions_for_it_is_known(tmp_path, flags, emulated):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n")
+    assert emulates_bfloat16(tmp_path / "cpuinfo") == emulated
+    assert not emulates_bfloat16(tmp_path / "missing")
