@@ -66,6 +66,8 @@ class DistillationTask(MetricDepthTask):
     Logs ``train/loss``, ``train/output``, ``train/feature``, ``train/hint``, ``train/supervised``, each of the terms
     that they consist of (``train/output/l1``, ``train/feature/encoder.layer4``), and the metrics.
 
+    With ``supervised`` alone it is quantization-aware training that starts from a teacher and does not listen to it.
+
     Features and hints need the callback :class:`~depth_distill.callbacks.FeatureHooks`, which ``fit`` on the command
     line always has. The teacher is not saved in checkpoints, and neither teacher nor adapters are needed to validate,
     test or predict.
@@ -96,9 +98,9 @@ class DistillationTask(MetricDepthTask):
     The other arguments are those of :class:`~depth_distill.tasks.MetricDepthTask`.
 
     Raises:
-        ConfigError: ``gamma`` without terms under ``supervised``, or nothing to learn from the teacher. From ``fit``: a
-            teacher whose checkpoint does not exist or is of another architecture, or layers that do not exist or do
-            not return maps.
+        ConfigError: ``gamma`` without terms under ``supervised``, or nothing to learn from. From ``fit``: a teacher
+            whose checkpoint does not exist or is of another architecture, or layers that do not exist or do not return
+            maps.
     """
 
     def __init__(
@@ -128,8 +130,8 @@ class DistillationTask(MetricDepthTask):
         super().__init__(network, optimizer, lr_scheduler, bands_m, decay_norm_and_bias, channels_last)
         if gamma and supervised is None:
             raise ConfigError(f"gamma is {gamma}, but the config has no terms under supervised for it to weigh")
-        if output is None and not features and not hints:
-            raise ConfigError("nothing to learn from the teacher: give output, features or hints")
+        if output is None and not features and not hints and not gamma:
+            raise ConfigError("nothing to learn from: give output, features or hints of the teacher, or ground truth")
         self.teacher_checkpoint = teacher_checkpoint
         self._teacher_is_copy = teacher is None
         self.teacher = copy.deepcopy(network) if teacher is None else teacher
@@ -212,8 +214,8 @@ class DistillationTask(MetricDepthTask):
     @property
     @override
     def learns_from_ground_truth(self) -> bool:
-        """No: where there is none, the student learns from the teacher alone."""
-        return False
+        """Only where there is nothing else: without it, a student learns from the teacher alone."""
+        return self.output is None and not self.features and not self.hints
 
     @override
     def logged_metrics(self) -> Iterable[str]:
@@ -257,7 +259,7 @@ class DistillationTask(MetricDepthTask):
         with self.student_tap.recording() if self.student_tap else nullcontext({}) as features:
             codes = self.codes(batch.image)
         depth_m = self.network.codec.decode(codes)
-        teacher = self.teacher_outputs(batch)
+        teacher = self.teacher_outputs(batch) if self.output is not None or pairs else {}
         logged: dict[str, Tensor] = {}
         terms: dict[str, Tensor] = {}
         if self.output is not None:

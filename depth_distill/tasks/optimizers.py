@@ -11,17 +11,20 @@ from typing_extensions import override
 
 from depth_distill.errors import ConfigError
 
+_SMALLEST = 1e-3  # Adafactor's
+
 
 class ScaleFreeAdamW(Optimizer):
     """AdamW (Loshchilov & Hutter 2019) with steps relative to the tensors that they change, and a gain per channel.
 
     A step of Adam is as large as the learning rate, for a weight of 0.01 as for one of 1. Here
 
-    * each weight moves by ``lr`` times the largest magnitude of its tensor, as in LARS and LAMB (You et al. 2017, 2020)
-      with another norm: 1 / 127 of it is a step of its INT8 grid, so that ``lr`` says the same of every layer, whatever
-      its scale. Vectors, such as biases, move by ``lr`` times their root mean square;
-    * each output and each input channel of a weight has a gain, whose logarithm is learned at ``gains * lr`` and which is
-      multiplied into the weight at once: the parametrization of Salimans & Kingma (2016), for both dimensions and
+    * each weight moves by ``lr`` times the largest magnitude of its tensor, as in Adafactor (Shazeer & Stern 2018,
+      section 8) with another norm: 1 / 127 of it is a step of its INT8 grid, so that ``lr`` says the same of every
+      layer, whatever its scale. Vectors, such as biases, move by ``lr`` times their root mean square. Both are taken as
+      at least 0.001, so that zeros can be learned from;
+    * each output and each input channel of a weight has a gain, whose logarithm is learned at ``gains * lr`` and which
+      is multiplied into the weight at once: the parametrization of Salimans & Kingma (2016), for both dimensions and
       without parameters to fold away. Ranges of channels then change by factors, and weights keep their shape.
 
     Args:
@@ -74,7 +77,8 @@ class ScaleFreeAdamW(Optimizer):
         state["step"] += 1
         gain = self._gain(parameter, gradient, group) if group["gains"] and parameter.ndim > 1 else None
         direction = _adam(state, "weight", gradient, int(state["step"]), group)
-        unit = parameter.abs().max() if parameter.ndim > 1 else parameter.square().mean().sqrt()
+        size = parameter.abs().max() if parameter.ndim > 1 else parameter.square().mean().sqrt()
+        unit = size.clamp(min=_SMALLEST)
         parameter.mul_(1 - lr * group["weight_decay"]).sub_(direction.mul_(lr * unit))
         if gain is not None:
             parameter.mul_(gain)

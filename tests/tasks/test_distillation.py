@@ -337,11 +337,25 @@ def test_evaluation_needs_no_checkpoint_of_the_teacher(tmp_path):
     assert found == expected
 
 
+def test_ground_truth_alone_needs_no_teacher_but_depth(tmp_path):
+    supervised = {"output": None, "supervised": CompositeLoss({"l1": LogL1Loss()}), "gamma": 1.0}
+    asked = task(**supervised)
+    asked.teacher_outputs = lambda batch: pytest.fail("the teacher was asked")
+    losses = Losses()
+    trainer(tmp_path, losses).fit(asked, datamodule())
+    assert losses.steps
+    for step in losses.steps:
+        assert step["train/loss"] == step["train/supervised"] > 0
+        assert "train/output" not in step
+    assert asked.learns_from_ground_truth
+    assert not task().learns_from_ground_truth
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"gamma": 1.0}, "gamma is 1.0, but the config has no terms under supervised"),
-        ({"output": None}, "nothing to learn from the teacher"),
+        ({"output": None}, "nothing to learn from: give output, features or hints of the teacher, or ground truth"),
         ({"output": None, "features": [pair()], "alpha": 0.0}, "at least one term needs a weight above 0"),
     ],
 )
