@@ -1,8 +1,9 @@
 """Adaptive rounding: round each weight up or down so that its layer's output stays close to that of the float layer."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,6 +15,8 @@ from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.node_kinds import Operation, classify
 from depth_distill.quantization.graph.trace import calls_by_module
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
+from depth_distill.quantization.passes.lockstep import advance, start
+from depth_distill.quantization.passes.soft_rounding import SoftRounding, WeightGrid, require_roundable
 from depth_distill.quantization.simulate.fake_quantize import remove_fake_quant
 from depth_distill.quantization.simulate.quantized_layers import (
     QuantizedConvTranspose2d,
@@ -21,8 +24,6 @@ from depth_distill.quantization.simulate.quantized_layers import (
     QuantizedLinear,
 )
 
-_GAMMA, _ZETA = -0.1, 1.1  # the rectified sigmoid reaches 0 and 1 at finite variables (eq. 23)
-_BETAS = (16, 8, 4, 2)  # powers of two cost a few squarings; pow() took 40 % of an iteration
 _LEARNING_RATE = 0.2  # 20 times the paper's, with 1 / 30 of its iterations
 _LAMBDA = 10.0  # the error is 1 for rounding to nearest, and the regularizer a mean, so it fits any layer
 _POSITIONS = 8192  # output positions per layer that weights are fitted on
@@ -106,11 +107,11 @@ def adaround(
     layers = {name: layer for name, layer in rounded.named_modules() if isinstance(layer, QuantizedLayer)}
     calls = {name: nodes for name, nodes in calls_by_module(rounded).items() if name in layers}
     float_nodes = {name: nodes[0] for name, nodes in calls_by_module(reference).items()}
-    _check(layers, reference, float_nodes)
+    require_roundable(layers, reference, float_nodes)
     single = {nodes[0]: name for name, nodes in calls.items() if len(nodes) == 1}
     operations = classify(rounded)
     generator = torch.Generator().manual_seed(seed)
-    runs, float_runs = _start(rounded, batches), _start(reference, batches)
+    runs, float_runs = start(rounded, batches), start(reference, batches)
     float_order = iter(reference.graph.nodes)
     with torch.no_grad():
         for layer in (layers[name] for name, nodes in calls.items() if len(nodes) > 1):
@@ -118,45 +119,14 @@ def adaround(
         for node in track(list(rounded.graph.nodes), description="adaround", transient=True, disable=not progress):
             if node in single and layers[single[node]].weight_quantizer.rounds_to_integers:
                 layer, float_node = layers[single[node]], float_nodes[single[node]]
-                _run(float_runs, float_order, upto=float_node)
+                advance(float_runs, float_order, upto=float_node)
                 inputs = torch.cat([run.env[node.all_input_nodes[0]] for run in runs])
                 targets = torch.cat([run.env[float_node] for run in float_runs])
                 activation = _fused_activation(node, rounded, operations)
                 layer.weight.copy_(_round(layer, inputs, targets, activation, iterations, generator))
                 del inputs, targets
-            _run(runs, [node], upto=node)
+            advance(runs, [node])
     return rounded
-
-
-def _check(layers: dict[str, QuantizedLayer], reference: fx.GraphModule, float_nodes: dict[str, fx.Node]) -> None:
-    if not layers:
-        raise ConfigError("the network has no quantized layers: fake_quantize it before rounding")
-    for name, layer in layers.items():
-        weight = getattr(reference.get_submodule(name), "weight", None) if name in float_nodes else None
-        if not isinstance(weight, Tensor) or weight.shape != layer.weight.shape:
-            raise ConfigError(
-                f"the float network has no layer {name!r} of this shape: it is not the network that was quantized"
-            )
-        if not layer.weight_quantizer.tensor_format.symmetric:
-            raise ConfigError(f"{name}: received an asymmetric weight format, expected a symmetric one")
-
-
-def _start(network: fx.GraphModule, batches: Sequence[Tensor]) -> list[fx.Interpreter]:
-    runs = [fx.Interpreter(network) for _ in batches]
-    for run, batch in zip(runs, batches, strict=True):
-        run.args_iter = iter([batch])
-    return runs
-
-
-def _run(runs: Sequence[fx.Interpreter], nodes: Iterable[fx.Node], upto: fx.Node) -> None:
-    """Run the next nodes for all batches, and drop values that are not needed any more."""
-    for node in nodes:
-        for run in runs:
-            run.env[node] = run.run_node(node)
-            for dead in run.user_to_last_uses.get(node, []):
-                del run.env[dead]
-        if node is upto:
-            return
 
 
 def _fused_activation(
@@ -215,51 +185,34 @@ def _round(
     generator: torch.Generator,
 ) -> Tensor:
     """The layer's weight, rounded to its grid."""
-    quantizer = layer.weight_quantizer
-    rounded = quantizer(layer.weight)  # to nearest; this also sets the quantizer's range to that of the weight
-    shape = [-1 if dim == quantizer.channel_dim else 1 for dim in range(rounded.ndim)]
-    scale, largest = (
-        _matrices(layer, (each.view(shape) if each.ndim else each).expand_as(rounded))
-        for each in (quantizer.constants()[0], torch.maximum(-quantizer.low, quantizer.high))
-    )
-    weight = _matrices(layer, layer.weight.float())
-    codes = weight / scale
-    nearest = _matrices(layer, rounded.float()) / scale
+    grid = WeightGrid.of(layer).mapped(partial(_matrices, layer))
     windows, targets = _windows(layer, inputs.float()), _by_position(layer, targets.float())
     split = len(windows) - len(windows) // _HELD_OUT
     seen = _sample(layer, windows[:split], targets[:split], activation, generator)
     unseen = _sample(layer, windows[split:], targets[split:], activation, generator) if split < len(windows) else seen
 
-    down = codes.floor()
-    up = _choose_up(codes - down, down, scale, seen, iterations, generator)
-    highest = quantizer.tensor_format.quant_max
-    chosen = torch.where(weight.abs() >= largest, nearest, (down + up).clamp(-highest, highest))
-    better = unseen.error(chosen * scale) < unseen.error(nearest * scale)
-    return _weight(layer, torch.where(better[..., None], chosen, nearest).round() * scale).to(rounded.dtype)
+    chosen = grid.rounded(_choose_up(grid, seen, iterations, generator))
+    better = unseen.error(chosen * grid.scale) < unseen.error(grid.nearest * grid.scale)
+    codes = torch.where(better[..., None], chosen, grid.nearest)
+    return _weight(layer, codes * grid.scale).to(layer.weight.dtype)
 
 
-def _choose_up(
-    fraction: Tensor, down: Tensor, scale: Tensor, samples: _Samples, iterations: int, generator: torch.Generator
-) -> Tensor:
+def _choose_up(grid: WeightGrid, samples: _Samples, iterations: int, generator: torch.Generator) -> Tensor:
     """1 for each weight to round up, 0 for the others: minimizes eq. 25 with the regularizer of eq. 24 by Adam."""
-    nearest_error = samples.error((down + fraction.round()) * scale).mean()
+    soft = SoftRounding(grid)
+    nearest_error = samples.error(grid.nearest * grid.scale).mean()
     if nearest_error == 0:
-        return fraction.round()
+        return soft.up()
     with torch.enable_grad():
-        variable = nn.Parameter(torch.logit((fraction - _GAMMA) / (_ZETA - _GAMMA)))
-        optimizer = torch.optim.Adam([variable], lr=_LEARNING_RATE, fused=True)
+        optimizer = torch.optim.Adam([soft.variable], lr=_LEARNING_RATE, fused=True)
         for iteration in range(iterations):
-            positions = torch.randint(len(samples.columns), (_BATCH,), generator=generator).to(fraction.device)
-            share = (variable.sigmoid() * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
-            decided = 2 * share - 1
-            for _ in range(_BETAS[iteration * len(_BETAS) // iterations].bit_length() - 1):
-                decided = decided.square()
-            error = samples.error((down + share) * scale, positions).mean() / nearest_error
-            loss = error + _LAMBDA * (1 - decided).mean()
+            positions = torch.randint(len(samples.columns), (_BATCH,), generator=generator).to(grid.codes.device)
+            weight, undecided = soft.weight(iteration / iterations)
+            loss = samples.error(weight, positions).mean() / nearest_error + _LAMBDA * undecided
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return (variable.detach() >= 0).float()
+    return soft.up()
 
 
 def _sample(

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from depth_distill.errors import ConfigError
 from depth_distill.quantization.graph.trace import calls_by_module
 from depth_distill.quantization.passes.base import Context, Pass, PassReport, PassResult
+from depth_distill.quantization.passes.lockstep import advance, start
 from depth_distill.quantization.simulate.fake_quantize import remove_fake_quant
 
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -82,15 +83,10 @@ def bias_correct(graph_module: fx.GraphModule, quantized: fx.GraphModule, batche
     if missing:
         raise ConfigError(f"the float network has no layer {missing[0]!r}: it is not the network that was quantized")
     means = _output_means(graph_module, set(single.values()), batches)
-    runs = [fx.Interpreter(corrected) for _ in batches]
-    for run, batch in zip(runs, batches, strict=True):
-        run.args_iter = iter([batch])
+    runs = start(corrected, batches)
     with torch.no_grad():
         for node in corrected.graph.nodes:
-            for run in runs:
-                run.env[node] = run.run_node(node)
-                for dead in run.user_to_last_uses.get(node, []):
-                    del run.env[dead]
+            advance(runs, [node])
             if node in single:
                 layer = cast(Layer, corrected.get_submodule(single[node]))
                 shift = _mean([run.env[node] for run in runs], layer) - means[single[node]]
