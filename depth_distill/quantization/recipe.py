@@ -88,10 +88,8 @@ class Recipe:
             for each in names[names.index(earlier) :] if earlier in names else ():
                 if each in refused:
                     raise ConfigError(f"recipe {self}: {reason.format(each)}: put {each} before {earlier}")
-        rounding = [place for place, each in enumerate(names) if each in ("adaround", "bias_correct")]
-        late = (
-            [each for each in names[rounding[0] + 1 :] if each not in ("adaround", "bias_correct")] if rounding else []
-        )
+        rounding = [place for place, each in enumerate(names) if each in ROUNDING]
+        late = [each for each in names[rounding[0] + 1 :] if each not in ROUNDING] if rounding else []
         if late:
             raise ConfigError(
                 f"recipe {self}: {names[rounding[0]]} fits weights to the grid of the network as it is, and {late[0]} "
@@ -195,7 +193,10 @@ _ORDERS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 """A pass, those that must not stand behind it, and why."""
 
-_LAST = ("clip_ranges", "split_weights", "adaround", "bias_correct")
+ROUNDING = ("adaround", "reconstruct_blocks", "bias_correct")
+"""Passes that fit weights and biases to the grid."""
+
+_LAST = ("clip_ranges", "split_weights", *ROUNDING)
 """Passes that are fitted to everything before them."""
 
 

@@ -20,7 +20,7 @@ from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6, replace_relu6
 from depth_distill.quantization.passes.split_channels import SplitChannels
 from depth_distill.quantization.preparation import Prepared, Preparer
-from depth_distill.quantization.recipe import NAIVE, Recipe
+from depth_distill.quantization.recipe import NAIVE, ROUNDING, Recipe
 
 GAIN = 0.01
 """A candidate has to lower the deviation by this share to be kept: below lies noise of the held-out images."""
@@ -148,7 +148,7 @@ def search_recipe(
 
     for each in (*rivals, base):
         trials.attempt(each)
-    rounded = base.has("adaround") or base.has("bias_correct")
+    rounded = any(base.has(each) for each in ROUNDING)
     equalizes = not base.keeps_scales
 
     def start() -> Recipe:
@@ -168,7 +168,7 @@ def search_recipe(
         trials.attempt(behind(base, ReplaceReLU6(), Equalize()))
     if effort == "full" and not (values_only or rounded):
         attempt_behind(ClipRanges())
-    if not base.has("adaround"):
+    if not (base.has("adaround") or base.has("reconstruct_blocks")):
         found = start()
         trials.attempt(behind(found, BiasCorrect()))
         if effort == "full" and not base.has("bias_correct"):

@@ -22,16 +22,15 @@ from depth_distill.quantization.head_choice import substituted_ending
 from depth_distill.quantization.passes.auto import Auto
 from depth_distill.quantization.passes.base import Context
 from depth_distill.quantization.preparation import Prepared, Preparer
-from depth_distill.quantization.recipe import NAIVE, Recipe
+from depth_distill.quantization.recipe import NAIVE, ROUNDING, Recipe
 from depth_distill.quantization.recipe_search import RecipeSearch, Trial, search_recipe, simulated, try_recipes
 from depth_distill.quantization.target.target import NpuTarget
 
 FEW_IMAGES = 8
 _LAYER_IMAGES = 4  # that the SQNR of layers is measured on
 _IMAGENET = PixelFormat.named("imagenet")
-_ROUNDING = ("adaround", "bias_correct")
 _SPLITTING = ("split_channels", "split_weights", "clip_ranges")
-_PASSES = ("fold", "replace_relu6", "equalize", *_SPLITTING, *_ROUNDING, "auto")  # they keep inputs and outputs
+_PASSES = ("fold", "replace_relu6", "equalize", *_SPLITTING, *ROUNDING, "auto")  # they keep inputs and outputs
 
 
 def harden(options: HardenOptions, target: NpuTarget, console: Console) -> tuple[Hardening, Tensor]:
@@ -184,7 +183,7 @@ def _layers(source: Source, preparer: Preparer, prepared: Prepared, batches: Seq
         before = layer_deviation(naive.graph, naive.quantized, feeds)
     except UserError:
         return ()  # the untouched network cannot be quantized: nothing to compare with
-    unrounded = Recipe(tuple(each for each in prepared.recipe.passes if each.name not in _ROUNDING))
+    unrounded = Recipe(tuple(each for each in prepared.recipe.passes if each.name not in ROUNDING))
     after = layer_deviation(preparer(unrounded).graph, prepared.quantized, feeds)
     later = {each.name: each.sqnr_db for each in after}
     pinned: Mapping[str, str] = channel_groups(naive.graph).pinned

@@ -148,7 +148,7 @@ def advice(found: Hardening) -> list[str]:
             "per-channel: it costs nothing at run time on most chips."
         )
     tried = {each.name for trial in found.search.trials for each in trial.recipe.passes}
-    if after < GOOD_DB and "adaround" not in tried:
+    if after < GOOD_DB and not {"adaround", "reconstruct_blocks"} & tried:
         lines.append("--effort full also reconstructs the rounding of every weight, which takes minutes.")
     kept = [each.pinned for each in found.layers if each.pinned and not each.pinned.endswith(_UNAVOIDABLE)]
     reasons = Counter(_READER.sub(r"read by \1", reason) for reason in kept)

@@ -30,7 +30,8 @@ def write_back(imported: ImportedOnnx, graph: fx.GraphModule) -> onnx.ModelProto
 
     Args:
         imported: the file, from :func:`~depth_distill.loading.onnx_importer.import_onnx`.
-        graph: ``imported.graph`` after passes that change values only: fold, equalize, adaround, bias_correct.
+        graph: ``imported.graph`` after passes that change values only: fold, equalize, adaround,
+            reconstruct_blocks, bias_correct.
 
     Raises:
         ConfigError: the structure of ``graph`` is another one; the message names the first layer that differs.

@@ -10,6 +10,7 @@ from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.fold import Fold
 from depth_distill.quantization.passes.outputs import Logits, SeparateOutputs
 from depth_distill.quantization.passes.pair import Pair
+from depth_distill.quantization.passes.reconstruct_blocks import ReconstructBlocks
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6
 from depth_distill.quantization.passes.split_channels import SplitChannels
 from depth_distill.quantization.passes.split_weights import SplitWeights
@@ -31,7 +32,7 @@ PASSES: dict[str, type[Pass]] = {
         Fold,
         ReplaceReLU6, ReplaceActivations, ReplaceGates, FreezeNorms, ZeroPadding,
         NearestUpsampling, ReplaceTransposedConvs, AsConv2d, SplitKernels,
-        Equalize, SplitChannels, SplitWeights, ClipRanges, AdaRound, BiasCorrect, BakeRanges,
+        Equalize, SplitChannels, SplitWeights, ClipRanges, AdaRound, ReconstructBlocks, BiasCorrect, BakeRanges,
         Thermometer, Pair, Logits, SeparateOutputs, Uint8Input,
         Auto, Stress,
     )
