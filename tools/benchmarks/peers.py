@@ -104,7 +104,7 @@ PEERS: Sequence[Peer] = (
     Peer("esp_ppq", "ESP-PPQ", ("min_max", "equalization", "equalization_bias_correction")),
     Peer("modelopt", "ModelOpt", ("max",)),
     Peer("mct", "MCT", ("ptq",)),
-    Peer("ours", "depth-distill", ("robust",), environment=False),
+    Peer("ours", "depth-distill", ("robust", "blocks"), environment=False),
     Peer("aimet", "AIMET", ("seq_mse", "adaround")),
     Peer("quark", "Quark", ("adaround", "adaquant")),
     Peer("nncf", "NNCF", ("bias_correction",)),

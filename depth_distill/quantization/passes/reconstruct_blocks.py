@@ -1,7 +1,7 @@
 """Block-wise reconstruction: learn rounding and biases of a block of layers so that the block keeps its output."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -130,6 +130,7 @@ def reconstruct_blocks(
     stretches, rest = _same_in(fitted, blocks)
     generator = torch.Generator().manual_seed(seed)
     runs, float_runs = start(fitted, batches), start(reference, batches)
+    named = {node.name: node for node in reference.graph.nodes}
     outcomes: list[bool] = []
     with torch.no_grad():
         for name in calls.keys() - once:
@@ -139,7 +140,7 @@ def reconstruct_blocks(
         advance(float_runs, [node for node in reference.graph.nodes if node not in inside and node.op != "output"])
         shown = track(list(zip(blocks, stretches, strict=True)), "blocks", transient=True, disable=not progress)
         for block, stretch in shown:
-            values = _values(fitted, block, stretch, runs, float_runs)
+            values = _values(fitted, block, stretch, runs, float_runs, named)
             fit = BlockFit(fitted, stretch, values, once, iterations, generator)
             if fit.layers:
                 outcomes.append(fit())
@@ -175,9 +176,9 @@ def _values(
     stretch: Block,
     runs: Sequence[fx.Interpreter],
     float_runs: Sequence[fx.Interpreter],
+    named: Mapping[str, fx.Node],
 ) -> BlockValues:
-    """What goes in and comes out of a block; the float network is run to its end."""
-    named = {node.name: node for node in float_runs[0].module.graph.nodes}
+    """What goes in and comes out of a block; the float network, with nodes by name, is run to its end."""
     reads = values_read(stretch)
     constants = {node: runs[0].env[node] for node in reads if node.op == "get_attr"}
     inputs = [node for node in reads if node.op != "get_attr"]

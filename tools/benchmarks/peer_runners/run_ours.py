@@ -14,6 +14,9 @@ from depth_distill.export.harden.outcome import HardenOptions
 from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.target.target import load_target
 
+# Methods that are no shipped recipe.
+RECIPES = {"blocks": "[fold, equalize, split_channels, reconstruct_blocks, bias_correct]"}
+
 
 def hardened(job: Job) -> str:
     """The file that ``harden`` returns."""
@@ -22,7 +25,7 @@ def hardened(job: Job) -> str:
         source=job.model,
         images=job.calibration / "tensors",
         out=job.out / "float.onnx",
-        recipe=load_recipe(job.method),
+        recipe=load_recipe(RECIPES.get(job.method, job.method)),
         effort=None,
         calibration_images=len(job.images) - held_out,
         held_out=held_out,
@@ -33,4 +36,4 @@ def hardened(job: Job) -> str:
 
 
 if __name__ == "__main__":
-    main(version("depth-distill"), dict.fromkeys(("equalize", "auto", "robust", "best"), hardened))
+    main(version("depth-distill"), dict.fromkeys(("equalize", "auto", "robust", "best", "blocks"), hardened))
