@@ -101,6 +101,7 @@ def test_a_recipe_is_read_from_a_name_a_file_a_list_and_text(tmp_path):
         (["fold", "split_weights", "pair"], "pair replaces the last .* made two: put pair before split_weights"),
         (["fold", "clip_ranges", "thermometer"], "may have put a clip behind: put thermometer before clip_ranges"),
         (["fold", "split_channels", "split_channels"], "split_channels stands there 2 times"),
+        (["fold", "reconstruct_blocks", "equalize"], "reconstruct_blocks fits weights .* put equalize before"),
         (["fold", "adaround", "equalize"], "adaround fits weights to the grid .* put equalize before"),
         ("{fold: {}}", "unknown recipe"),
     ],

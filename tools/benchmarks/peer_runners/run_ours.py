@@ -15,7 +15,7 @@ from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.target.target import load_target
 
 # Methods that are no shipped recipe.
-RECIPES = {"blocks": "[fold, equalize, split_channels, reconstruct_blocks, bias_correct]"}
+RECIPES = {"blocks": "[fold, equalize, split_channels, reconstruct_blocks]"}
 
 
 def hardened(job: Job) -> str:
