@@ -24,7 +24,7 @@ def test_what_is_shipped_is_a_plan_of_files_that_exist(path):
     assert find_config(plan.distill_config).is_file()
     assert plan.rows[0].kind == "float"
     assert {"float", "ptq"} <= {row.kind for row in plan.rows}
-    assert list(plan.networks) == (["plain"] if path.stem == "heads" else ["plain", "stressed"])
+    assert list(plan.networks) == (["plain", "stressed"] if path.stem in ("kitchen", "quickstart") else ["plain"])
 
 
 def test_a_plan_without_networks_has_the_plain_one(tmp_path):
