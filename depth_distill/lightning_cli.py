@@ -61,6 +61,7 @@ IGNORED_WARNINGS = (
     "Checkpoint directory .* exists",
     "Be aware that when using `ckpt_path`, callbacks",
     "Precision .* is not supported by the model summary",
+    "The number of training batches .* is smaller than the logging interval",  # TrainingCurves lowers it
     r"Found \d+ module\(s\) in eval mode",  # the teacher
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )

@@ -1,5 +1,6 @@
 """What a run tells its loggers beside losses and metrics: learning rate, gradient norm, and what it learns from."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ class TrainingCurves(Callback):
     """Log ``train/lr`` and ``train/grad_norm``, and tell Weights & Biases what the run is judged by and learns from.
 
     The norm is that of all gradients of a step before they are clipped. In Weights & Biases the summary of the
-    monitored metric is its best value, and the teacher of a distillation is an artifact that the run uses.
+    monitored metric is its best value, and the teacher of a distillation is an artifact that the run uses. An epoch of
+    fewer steps than ``trainer.log_every_n_steps`` is logged once, so that a small data set has curves, too.
     """
 
     logged_metrics = ("train/lr", "train/grad_norm")
@@ -28,6 +30,11 @@ class TrainingCurves(Callback):
         teacher = getattr(pl_module, "teacher_checkpoint", None)
         if trainer.is_global_zero and teacher is not None:
             log_teacher(trainer.loggers, Path(teacher))
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        trainer.log_every_n_steps = max(1, min(trainer.log_every_n_steps, steps))  # type: ignore[attr-defined]
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
