@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-_BEST_FIRST = "viridis_r"  # dark is better where less is
+_LESS_IS_BETTER, _MORE_IS_BETTER = "viridis", "viridis_r"  # dark is better: yellow is hard to see on white
 _TICKS = 5
-_LONGEST = 28  # characters of a choice beside its axis
+_FEW = 6  # different numbers on an axis, up to which each is written, and no others
+_LONGEST = 36  # characters of a choice beside its axis
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def parallel_coordinates(
     figure.suptitle(title)
     ax: Axes = figure.subplots()
     positions = np.array([_place(ax, index, axis) for index, axis in enumerate(every)])  # (axes, lines)
-    colors = colormaps[_BEST_FIRST.removesuffix("_r") if maximize else _BEST_FIRST]
+    colors = colormaps[_MORE_IS_BETTER if maximize else _LESS_IS_BETTER]
     norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
     order = sorted(range(len(values)), key=lambda line: values[line], reverse=not maximize)
     for line in order:
@@ -77,11 +78,16 @@ def _place(ax: Axes, index: int, axis: Axis) -> list[float]:
     if len(numbers) == len(axis.values) and len(distinct) > 1:
         scaled = [math.log(value) if axis.is_logarithmic and min(numbers) > 0 else float(value) for value in numbers]
         low, high = min(scaled), max(scaled)
+        heights_of_lines = [(value - low) / (high - low) for value in scaled]
+        if len(distinct) <= _FEW:
+            for value, height in dict(zip(numbers, heights_of_lines, strict=True)).items():
+                _label(ax, index, height, f"{value:.3g}")
+            return heights_of_lines
         for tick in np.linspace(0, 1, _TICKS):
             value = low + tick * (high - low)
             value = math.exp(value) if axis.is_logarithmic and min(numbers) > 0 else value
             _label(ax, index, float(tick), f"{value:.3g}")
-        return [(value - low) / (high - low) for value in scaled]
+        return heights_of_lines
     heights = {name: (place + 0.5) / len(distinct) for place, name in enumerate(sorted(distinct))}
     for name, height in heights.items():
         _label(ax, index, height, name if len(name) <= _LONGEST else f"{name[: _LONGEST - 2]} …")
@@ -89,4 +95,13 @@ def _place(ax: Axes, index: int, axis: Axis) -> list[float]:
 
 
 def _label(ax: Axes, index: int, height: float, text: str) -> None:
-    ax.annotate(text, (index, height), (4, 0), textcoords="offset points", fontsize=7, va="center")
+    ax.annotate(
+        text,
+        (index, height),
+        (5, 0),
+        textcoords="offset points",
+        fontsize=7,
+        va="center",
+        zorder=5,  # above the lines, which would strike it through
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8},
+    )
