@@ -98,8 +98,8 @@ def reconstruct_blocks(
 
     Nothing else is learned, as a vendor who is given the float file measures its own ranges: the largest magnitude of
     every weight keeps its code, so ``max |w| / 127`` is the same scale again and rounds each weight to itself, and
-    biases are as good as exact in int32. Layers that are called more than once are rounded to nearest; those whose
-    weight quantizer is off stay float.
+    biases are as good as exact in int32. Layers that are called more than once are rounded to nearest, and so are those
+    of a block that reads or returns what is not a value of each image; those whose weight quantizer is off stay float.
 
     Memory: both networks run node by node over all batches in lockstep, plus inputs and outputs of one block.
 
@@ -140,11 +140,13 @@ def reconstruct_blocks(
         advance(float_runs, [node for node in reference.graph.nodes if node not in inside and node.op != "output"])
         shown = track(list(zip(blocks, stretches, strict=True)), "blocks", transient=True, disable=not progress)
         for block, stretch in shown:
-            values = _values(fitted, block, stretch, runs, float_runs, named)
-            fit = BlockFit(fitted, stretch, values, once, iterations, generator)
-            if fit.layers:
-                outcomes.append(fit())
-            del values, fit  # before the next are made
+            values = _values(fitted, block, stretch, runs, float_runs, named, [len(batch) for batch in batches])
+            if values is not None:
+                fit = BlockFit(fitted, stretch, values, once, iterations, generator)
+                if fit.layers:
+                    outcomes.append(fit())
+                del fit
+            del values  # before the next are made
             advance(runs, stretch)
     return Reconstruction(fitted, len(outcomes), sum(outcomes))
 
@@ -177,16 +179,35 @@ def _values(
     runs: Sequence[fx.Interpreter],
     float_runs: Sequence[fx.Interpreter],
     named: Mapping[str, fx.Node],
-) -> BlockValues:
-    """What goes in and comes out of a block; the float network, with nodes by name, is run to its end."""
+    images: Sequence[int],
+) -> BlockValues | None:
+    """What goes in and comes out of a block; the float network, with nodes by name, is run to its end.
+
+    None if a value is not one of each image, such as a size, or windows of all images: it would not be that of a few.
+    """
     reads = values_read(stretch)
     constants = {node: runs[0].env[node] for node in reads if node.op == "get_attr"}
     inputs = [node for node in reads if node.op != "get_attr"]
     sources = {node: named[_rounded(node, quantized).name] for node in inputs}
-    received = {node: torch.cat([run.env[node] for run in runs]) for node in inputs}
-    exact = {node: torch.cat([run.env[source] for run in float_runs]) for node, source in sources.items()}
+    received = {node: [run.env[node] for run in runs] for node in inputs}
+    exact = {node: [run.env[source] for run in float_runs] for node, source in sources.items()}
     advance(float_runs, block)
     # Before their own quantizers: what these round off is the same with any weights.
     outputs = dict.fromkeys(_rounded(node, quantized) for node in values_returned(stretch))
-    targets = {node: torch.cat([run.env[named[node.name]] for run in float_runs]) for node in outputs}
-    return BlockValues(received, exact, constants, targets)
+    targets = {node: [run.env[named[node.name]] for run in float_runs] for node in outputs}
+    for values in (received, exact, targets):
+        if not all(_is_of_images(each, images) for each in values.values()):
+            return None
+    return BlockValues(_joined(received), _joined(exact), constants, _joined(targets))
+
+
+def _is_of_images(values: Sequence[object], images: Sequence[int]) -> bool:
+    """Whether there is a part for each image of every batch."""
+    return all(
+        isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
+        for value, count in zip(values, images, strict=True)
+    )
+
+
+def _joined(values: Mapping[fx.Node, Sequence[Tensor]]) -> dict[fx.Node, Tensor]:
+    return {node: torch.cat(list(each)) for node, each in values.items()}

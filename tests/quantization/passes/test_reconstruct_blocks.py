@@ -180,3 +180,30 @@ def test_wrong_arguments_are_errors():
     asymmetric = fake_quantize(graph_module, dataclasses.replace(TARGET, weights=weights))
     with pytest.raises(ConfigError, match="received an asymmetric weight format"):
         reconstructed(graph_module, asymmetric)
+
+
+class Windows(nn.Module):
+    """Halves of the image are images of their own between two layers: a block reads values of no image."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        count, channels, height, width = x.shape
+        x = x.reshape(2 * count, channels, height // 2, width)
+        x = self.second(x).relu()
+        return self.last(x.reshape(count, channels, height, width))
+
+
+def test_a_block_whose_values_are_not_of_each_image_is_left_alone():
+    graph_module = trace(Windows())
+    quantized = vendor(graph_module)
+    result = reconstruct_blocks(graph_module, quantized, [images(batch=32)], 10, max_layers=1, progress=False)
+    before, after = quantized_layers(quantized), quantized_layers(result.graph)
+    assert torch.equal(after["second"].weight, before["second"].weight)
+    assert result.blocks < 3
+    assert result.graph(images()).shape == graph_module(images()).shape
