@@ -11,26 +11,20 @@ from typing_extensions import override
 
 from depth_distill.errors import ConfigError
 
-_SMALLEST = 1e-3  # Adafactor's
 
+class GainAdamW(Optimizer):
+    """AdamW (Loshchilov & Hutter 2019), and a gain for each output and each input channel of a weight.
 
-class ScaleFreeAdamW(Optimizer):
-    """AdamW (Loshchilov & Hutter 2019) with steps relative to the tensors that they change, and a gain per channel.
-
-    A step of Adam is as large as the learning rate, for a weight of 0.01 as for one of 1. Here
-
-    * each weight moves by ``lr`` times the largest magnitude of its tensor, as in Adafactor (Shazeer & Stern 2018,
-      section 8) with another norm: 1 / 127 of it is a step of its INT8 grid, so that ``lr`` says the same of every
-      layer, whatever its scale. Vectors, such as biases, move by ``lr`` times their root mean square. Both are taken as
-      at least 0.001, so that zeros can be learned from;
-    * each output and each input channel of a weight has a gain, whose logarithm is learned at ``gains * lr`` and which
-      is multiplied into the weight at once: the parametrization of Salimans & Kingma (2016), for both dimensions and
-      without parameters to fold away. Ranges of channels then change by factors, and weights keep their shape.
+    A step of Adam is as large as the learning rate, for a weight of 0.01 as for one of 1: channels whose ranges differ
+    16 times are not levelled in some hundred steps of 1e-4. A gain multiplies a whole channel. Its logarithm is learned
+    at a rate of its own, by ``dL/d ln a = sum w dL/dw`` over the channel, and it is multiplied into the weight at once:
+    the parametrization of Salimans & Kingma (2016), for both dimensions and without parameters to fold away.
 
     Args:
         params: parameters, or groups of them.
-        lr: learning rate as a share of the largest magnitude; 0.001 is an eighth of an INT8 step.
-        gains: learning rate of the gains, as a multiple of ``lr``; 0 for none.
+        lr: learning rate.
+        gains: learning rate of the logarithms of the gains, as a multiple of ``lr``, whose schedule it follows; 0 for
+            none.
         betas: decay of the averages of gradients and of their squares.
         eps: added to the root of the averaged squares.
         weight_decay: decoupled weight decay.
@@ -42,10 +36,10 @@ class ScaleFreeAdamW(Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float = 1e-3,
-        gains: float = 10.0,
+        lr: float = 1e-4,
+        gains: float = 100.0,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-12,
+        eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
         if not 0 <= gains < math.inf:
@@ -77,9 +71,7 @@ class ScaleFreeAdamW(Optimizer):
         state["step"] += 1
         gain = self._gain(parameter, gradient, group) if group["gains"] and parameter.ndim > 1 else None
         direction = _adam(state, "weight", gradient, int(state["step"]), group)
-        size = parameter.abs().max() if parameter.ndim > 1 else parameter.square().mean().sqrt()
-        unit = size.clamp(min=_SMALLEST)
-        parameter.mul_(1 - lr * group["weight_decay"]).sub_(direction.mul_(lr * unit))
+        parameter.mul_(1 - lr * group["weight_decay"]).sub_(direction.mul_(lr))
         if gain is not None:
             parameter.mul_(gain)
 
