@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 _LESS_IS_BETTER, _MORE_IS_BETTER = "viridis", "viridis_r"  # dark is better: yellow is hard to see on white
 _TICKS = 5
 _FEW = 6  # different numbers on an axis, up to which each is written, and no others
+_LABEL = 0.04  # height of a label, as a share of the axis: nearer ones would cover each other
 _LONGEST = 36  # characters of a choice beside its axis
 
 
@@ -80,8 +81,11 @@ def _place(ax: Axes, index: int, axis: Axis) -> list[float]:
         low, high = min(scaled), max(scaled)
         heights_of_lines = [(value - low) / (high - low) for value in scaled]
         if len(distinct) <= _FEW:
-            for value, height in dict(zip(numbers, heights_of_lines, strict=True)).items():
-                _label(ax, index, height, f"{value:.3g}")
+            labelled: list[float] = []
+            for height, value in sorted(zip(heights_of_lines, numbers, strict=True)):
+                if all(abs(height - other) > _LABEL for other in labelled):
+                    labelled.append(height)
+                    _label(ax, index, height, f"{value:.3g}")
             return heights_of_lines
         for tick in np.linspace(0, 1, _TICKS):
             value = low + tick * (high - low)

@@ -35,8 +35,12 @@ def sweep_page(path: Path) -> Page:
     names = [str(name) for name in parameters] if isinstance(parameters, Mapping) else []
     failed = [each for each in trials if each.get("state") == "failed"]
     waiting = sum(each.get("state") == "running" for each in trials)
-    notes += [f"{len(failed)} trials failed: see their lines below."] * bool(failed)
-    notes += [f"{waiting} trials are unfinished: the same command goes on with them."] * bool(waiting)
+    if failed:
+        count = "1 trial" if len(failed) == 1 else f"{len(failed)} trials"
+        notes.append(f"{count} failed: see below.")
+    if waiting:
+        count = "1 trial is" if waiting == 1 else f"{waiting} trials are"
+        notes.append(f"{count} unfinished: the same command goes on.")
     command = made_with.get("command")
     words = [str(each) for each in command] if isinstance(command, list) else []
     sections = [

@@ -38,3 +38,8 @@ def test_choices_have_a_height_each_and_long_ones_are_shortened():
     found = labels(ax, 0)
     assert found["naive"] == 0.75
     assert found["[fold, equalize, split_weights, bi …"] == 0.25
+
+
+def test_of_labels_that_would_cover_each_other_one_is_drawn():
+    (ax,) = parallel_coordinates([Axis("n", [1, 2, 3])], "mm", [31.71, 31.97, 49.85], False, "t").axes
+    assert list(labels(ax, 1)) == ["31.7", "49.9"]

@@ -33,7 +33,7 @@ def test_trials_are_ranked_by_the_goal_of_the_sweep(tmp_path):
     trials = [trial(1, 0.3, 0.1), trial(2, 0.9, 0.001, "b"), trial(3, None, 0.5, state="failed", message="error: no")]
     page = write(tmp_path, trials, maximize=True)
     assert page.verdict == ["Best val/delta1 0.9 of trial 2: lr 0.001, kind b. The middle one of 2 trials has 0.3."]
-    assert page.warnings == ["1 trials failed: see their lines below."]
+    assert page.warnings == ["1 trial failed: see below."]
     over, table, command = page.sections
     assert [plot.title for plot in over.plots] == ["lr", "kind"]
     assert [plot.layout["xaxis"].get("type") for plot in over.plots] == ["log", "category"]
@@ -50,7 +50,7 @@ def test_without_a_goal_a_delta_is_better_where_it_is_higher(tmp_path):
 def test_a_sweep_without_a_value_says_so(tmp_path):
     page = write(tmp_path, [trial(1, None, 0.1, state="running")])
     assert page.verdict == ["No trial has a value of val/delta1 yet."]
-    assert page.warnings == ["1 trials are unfinished: the same command goes on with them."]
+    assert page.warnings == ["1 trial is unfinished: the same command goes on."]
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"made_with": {}, "trials": 3}', "{"])
