@@ -149,7 +149,7 @@ def _choice(
 def _worse(score: Score, other: Score, float_abs_rel: float) -> str:
     """Why a score is worse than another, in words; empty where it is not."""
     if score.mm > (1 + _NOISE) * other.mm:
-        return f"{score.recipe} moves depth by {score.mm:.3g} mm, {other.recipe} by {other.mm:.3g} mm"
+        return f"{score.recipe} moves depth by {score.mm:.1f} mm, {other.recipe} by {other.mm:.1f} mm"
     mine, others = (max(each.metrics["abs_rel"], float_abs_rel) for each in (score, other))
     if score.mm > _CLEAR * other.mm and mine > others + _ABS_REL * float_abs_rel:
         return (
