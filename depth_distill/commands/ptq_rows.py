@@ -16,7 +16,7 @@ from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.backends.vendor_ptq import vendor_network
 from depth_distill.export.compare.parity import share_within_one_step
 from depth_distill.export.onnx_io.file_spec import FileSpec
-from depth_distill.export.onnx_io.qdq import export_qdq
+from depth_distill.export.onnx_io.qdq import export_qdq, require_writable
 from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.quantization.interface import OutputLayout
@@ -46,6 +46,7 @@ class PtqRows:
 
     def __init__(self, run: LoadedRun, base: Recipe, options: argparse.Namespace, folder: Path) -> None:
         self.target = load_target(options.target)
+        require_writable(self.target)  # parity is that of an INT8 file
         self.folder = folder
         calibration = run.calibration_images(options.calibration_images)
         self.prepare = run.preparer(self.target, calibration)

@@ -139,6 +139,7 @@ class Measurements:
             folder,
             output_names=prepared.interface.outputs.names,
             substitutions=substitutions,
+            target=self.target,
         )
 
     def _behind_table(self, prepared: Prepared, network: Callable[..., Any]) -> HostCodec:

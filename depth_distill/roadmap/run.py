@@ -80,13 +80,7 @@ class Roadmap:
         if "teachers_made_with" in self.found:
             write_json(self.file, self.found)
 
-    def _run_network(
-        self,
-        title: str,
-        name: str,
-        ratio: float | None,
-        teacher: _Teacher,
-    ) -> None:
+    def _run_network(self, title: str, name: str, ratio: float | None, teacher: _Teacher) -> None:
         network = self.found["networks"].setdefault(title, {"sigma": None, "rows": {}})
         if ratio is not None and network["sigma"] is None:
             self.console.print(f"{title}: looking for the spread that makes naive PTQ {ratio:g} times worse")
@@ -134,23 +128,17 @@ class Roadmap:
                     "choose another --out, or delete that folder"
                 )
 
-    def _fill(
-        self,
-        network: dict[str, Any],
-        name: str,
-        row: RoadmapRow,
-        teacher: _Teacher,
-    ) -> None:
+    def _fill(self, network: dict[str, Any], name: str, row: RoadmapRow, teacher: _Teacher) -> None:
         seeds = (row.seeds or self.plan.seeds) if row.kind == "distill" else [0]
         results = network["rows"].setdefault(row.name, {})
         made = {key: value for key, value in asdict(row).items() if key not in ("seeds", "networks", "planned")}
         if not row.decode_table:
             del made["decode_table"]
-        made["recipe"] = _identity(row.recipe)
-        if row.kind == "distill" and row.then != "naive":
-            made["then"] = _identity(row.then)
-        else:
+        made |= {"recipe": _identity(row.recipe), "then": _identity(row.then)}
+        if row.then == "naive":
             del made["then"]
+        if row.kind == "distill" and teacher.student_options:
+            made["of_teacher"] = dict(teacher.student_options)
         self._require_same(row.name, made, network.setdefault("rows_made_with", {}))
         for seed in seeds:
             if "abs_rel" in results.get(str(seed), {}):
@@ -164,12 +152,7 @@ class Roadmap:
             write_json(self.file, self.found)
 
     def _measure(
-        self,
-        name: str,
-        sigma: float | None,
-        row: RoadmapRow,
-        seed: int,
-        teacher: _Teacher,
+        self, name: str, sigma: float | None, row: RoadmapRow, seed: int, teacher: _Teacher
     ) -> dict[str, float]:
         if row.kind == "float":
             return teacher.measurements.float_row(NAIVE.stressed(sigma))

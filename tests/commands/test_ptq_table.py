@@ -125,3 +125,10 @@ def test_rows_are_scored_through_the_interface_of_their_network(entry, trained_c
     plain, other = (each["rows"] for each in json.loads((tmp_path / "ptq_table.json").read_text()).values())
     assert other["FP32"]["abs_rel"] == pytest.approx(plain["FP32"]["abs_rel"], rel=1e-3)
     assert other["naive PTQ"]["vendor"] == pytest.approx(plain["naive PTQ"]["vendor"], rel=0.05)
+
+
+def test_a_target_that_no_int8_file_holds_is_refused_before_anything_is_measured(trained_checkpoint, tmp_path, capsys):
+    words = ["--checkpoint", str(trained_checkpoint), "--out", str(tmp_path), "--target", "weights-int4"]
+    assert main(["ptq-table", *words]) == 2
+    assert "target weights-int4: weights.dtype is int4" in capsys.readouterr().err
+    assert not (tmp_path / "ptq_table.json").exists()

@@ -137,6 +137,23 @@ def test_a_target_that_no_tool_chain_here_has_is_simulated_and_the_protocol_says
     )
     four, eight = (each["INT8 PTQ"]["0"]["drift_mm"] for each in (rows(tmp_path / "out"), rows(finished[0])))
     assert four > 1.05 * eight  # small layers: most of the error is of activations
+    sizes = [each["INT8 PTQ"]["0"]["megabytes"] for each in (rows(tmp_path / "out"), rows(finished[0]))]
+    assert sizes[0] < 0.8 * sizes[1]  # half the bytes of weights, the same of biases
+
+
+def test_the_tool_chain_rounds_to_the_formats_of_the_target(finished, trained_checkpoint, tmp_path):
+    from depth_distill.cli import main
+
+    plan = yaml.safe_load((finished[0].parent / "plan.yaml").read_text())
+    profile = load_target("per-tensor-minmax").source.read_text()
+    profile = profile.replace("dtype: uint8, symmetric: false", "dtype: int8, symmetric: true")
+    (tmp_path / "symmetric.yaml").write_text(profile)
+    plan |= {"rows": ROWS[:2], "target": str(tmp_path / "symmetric.yaml"), "substituting": None}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    words = ["--config", str(tmp_path / "plan.yaml"), "--teacher", str(trained_checkpoint)]
+    assert main(["roadmap", *words, "--out", str(tmp_path / "out")]) == 0
+    symmetric, asymmetric = (each["INT8 PTQ"]["0"]["drift_mm"] for each in (rows(tmp_path / "out"), rows(finished[0])))
+    assert symmetric > 1.2 * asymmetric  # half the codes of what is never negative
 
 
 def test_what_a_substituting_tool_chain_does_is_undone_by_a_decode_table_and_does_not_reach_clips(finished):

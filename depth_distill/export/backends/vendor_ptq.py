@@ -122,6 +122,7 @@ def vendor_network(
     per_channel: bool = False,
     output_names: Sequence[str] = (OUTPUT_NAME,),
     substitutions: Mapping[str, str] | None = None,
+    target: NpuTarget | None = None,
 ) -> OnnxFile:
     """A float network after vendor PTQ: exported, quantized by :func:`vendor_ptq`, and ready to run, by output name.
 
@@ -132,6 +133,7 @@ def vendor_network(
         per_channel: see :func:`vendor_ptq`.
         output_names: name of each tensor that the network returns.
         substitutions: see :func:`vendor_ptq`; none unless given.
+        target: see :func:`vendor_ptq`.
 
     Raises:
         ConfigError: ONNX has no operator for a substitution, see
@@ -143,7 +145,7 @@ def vendor_network(
     spec = FileSpec.like(batches[0][:1], output_names=output_names)
     float_file = export_float(network, folder / "float.onnx", spec)
     path = folder / "vendor.onnx"
-    return OnnxFile(vendor_ptq(float_file, batches, path, per_channel, substitutions=substitutions or {}))
+    return OnnxFile(vendor_ptq(float_file, batches, path, per_channel, target, substitutions or {}))
 
 
 class _Reader(CalibrationDataReader):

@@ -170,8 +170,8 @@ def require_writable(target: NpuTarget) -> None:
     for key, dtype in (dtypes | {f"dtypes.{name}": each for name, each in target.dtypes.items()}).items():
         if dtype not in ("int8", "uint8"):
             raise ConfigError(
-                f"target {target.name}: {key} is {dtype}, and an exported INT8 file holds int8 and uint8; ptq-table, "
-                "roadmap, fit and harden work with such a target, by simulation"
+                f"target {target.name}: {key} is {dtype}, and an exported INT8 file holds int8 and uint8; "
+                "error-budget, roadmap, fit and harden work with such a target, by simulation"
             )
 
 

@@ -26,7 +26,8 @@ Evaluate = Callable[[fx.GraphModule], dict[str, float]]
 RELATIVE_TARGET = 1.02
 """abs_rel over that of FP32 which is searched for unless another target is given."""
 
-_BYTES = {"int8": (1, 4), "fp16": (2, 2), "int16": (2, 4)}  # per weight and per bias
+_INTEGER_BIAS_BYTES = 4
+_BYTES = {"fp16": (2, 2), "int16": (2, _INTEGER_BIAS_BYTES)}  # per weight and per bias
 _MEGABYTE = 1e6
 
 
@@ -185,11 +186,13 @@ def megabytes(
 ) -> float:
     """Size of all weights and biases in MB of 1e6 bytes.
 
-    A weight takes 1 byte in INT8 and 2 in FP16 and INT16; a bias takes 4 bytes in INT8 and INT16 and 2 in FP16.
+    A weight takes what its integers have in bits (1 byte in INT8), and 2 bytes in FP16 and INT16; a bias takes 4 bytes
+    in integers and 2 in FP16.
     """
-    total = 0
+    total = 0.0
     for each in operators:
-        weight_bytes, bias_bytes = _BYTES[high_precision if each.name in layers else "int8"]
+        in_integers = (each.weight_bits / 8, _INTEGER_BIAS_BYTES)
+        weight_bytes, bias_bytes = _BYTES[high_precision] if each.name in layers else in_integers
         total += each.parameters[0] * weight_bytes + each.parameters[1] * bias_bytes
     return total / _MEGABYTE
 

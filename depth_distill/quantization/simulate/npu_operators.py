@@ -26,6 +26,7 @@ class NpuOperator:
         writes: activation site of the output; None if it is not rounded.
         sources: names of the operators that the inputs come from.
         parameters: number of weights and number of biases.
+        weight_bits: bits of a weight's code.
     """
 
     name: str
@@ -34,6 +35,7 @@ class NpuOperator:
     writes: str | None
     sources: frozenset[str]
     parameters: tuple[int, int]
+    weight_bits: int = 8
 
     @property
     def weight(self) -> str | None:
@@ -50,13 +52,14 @@ def npu_operators(quantized: fx.GraphModule) -> tuple[NpuOperator, ...]:
         reads, sources = grouping.reads(node), grouping.sources(node)
         writes = grouping.writes(members)
         module = grouping.module(node)
-        parameters = (0, 0)
+        parameters, weight_bits = (0, 0), 8
         if isinstance(module, QuantizedLayer):
+            weight_bits = module.weight_quantizer.tensor_format.bits
             parameters = (module.weight.numel(), 0 if module.bias is None else module.bias.numel())
         if name in found:
             reads, sources = reads | found[name].reads, sources | found[name].sources
         is_layer = isinstance(module, QuantizedLayer)
-        found[name] = NpuOperator(name, is_layer, reads, writes, sources, parameters)
+        found[name] = NpuOperator(name, is_layer, reads, writes, sources, parameters, weight_bits)
     return tuple(found.values())
 
 

@@ -48,14 +48,19 @@ class TensorFormat(ValidatedDataclass):
             raise ConfigError(f"symmetric: true contradicts dtype: {self.dtype}; use dtype: {self.dtype[1:]}")
 
     @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return _BITS[self.dtype]
+
+    @property
     def quant_min(self) -> int:
         """Lowest code."""
-        return 0 if self.dtype.startswith("u") else -(2 ** (_BITS[self.dtype] - 1))
+        return 0 if self.dtype.startswith("u") else -(2 ** (self.bits - 1))
 
     @property
     def quant_max(self) -> int:
         """Highest code."""
-        return self.quant_min + 2 ** _BITS[self.dtype] - 1
+        return self.quant_min + 2**self.bits - 1
 
 
 @dataclass(frozen=True)
