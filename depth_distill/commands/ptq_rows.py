@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from depth_distill.commands.analysis import show_head
 from depth_distill.evaluation import InterfaceScorer
 from depth_distill.export.backends.runtime import OnnxFile
-from depth_distill.export.backends.vendor_ptq import vendor_network
+from depth_distill.export.backends.vendor_ptq import inexpressible, vendor_network
 from depth_distill.export.compare.parity import share_within_one_step
 from depth_distill.export.onnx_io.file_spec import FileSpec
 from depth_distill.export.onnx_io.qdq import export_qdq, require_writable
-from depth_distill.export.onnx_io.substitution import unwritable
 from depth_distill.loading.trained import LoadedRun
 from depth_distill.quantization.interface import OutputLayout
 from depth_distill.quantization.passes.adaround import AdaRound
@@ -25,10 +24,9 @@ from depth_distill.quantization.passes.base import Pass
 from depth_distill.quantization.passes.bias_correct import BiasCorrect
 from depth_distill.quantization.passes.equalize import Equalize
 from depth_distill.quantization.passes.replace_relu6 import ReplaceReLU6, replace_relu6
-from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import Recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers, without_substitutions
-from depth_distill.quantization.target.target import load_target
+from depth_distill.quantization.target.target import NpuTarget, load_target
 
 FLOAT, PER_CHANNEL = "FP32", "per-channel PTQ"
 _PARITY_IMAGES = 20
@@ -64,14 +62,18 @@ class PtqRows:
         if row == FLOAT:
             metrics = scorer(prepared.graph)
             return {"abs_rel": metrics["abs_rel"], "drift_mm": metrics["drift_mm"]}
-        per_channel = row == PER_CHANNEL
-        quantized = _per_channel(prepared) if per_channel else prepared.quantized
+        target = _per_channel(self.target) if row == PER_CHANNEL else self.target
+        quantized = dataclasses.replace(prepared.context, target=target).quantize(prepared.graph)
         metrics = scorer(quantized)
-        outputs, substitutions = prepared.interface.outputs, self.target.substituted
-        vendor = None
-        if unwritable(substitutions) is None:
+        outputs, vendor = prepared.interface.outputs, None
+        if inexpressible(target) is None:
             network = vendor_network(
-                prepared.graph, prepared.batches, self.folder, per_channel, outputs.names, substitutions
+                prepared.graph,
+                prepared.batches,
+                self.folder,
+                output_names=outputs.names,
+                substitutions=target.substituted,
+                target=target,
             )
             vendor = scorer(network)["abs_rel"]
         spec = dataclasses.replace(FileSpec.of(prepared.interface), uint8_input=False)  # graphs take pixels as floats
@@ -119,11 +121,8 @@ def _together(outputs: OutputLayout, network: Callable[[Tensor], Any], images: T
     return torch.cat(list(outputs.tensors(network(images)).values()), dim=1)
 
 
-def _per_channel(prepared: Prepared) -> fx.GraphModule:
-    of_target = prepared.context.target.substitutions
-    target = dataclasses.replace(load_target("per-channel"), substitutions=of_target)
-    context = dataclasses.replace(prepared.context, target=target)
-    return context.quantize(prepared.graph)
+def _per_channel(target: NpuTarget) -> NpuTarget:
+    return dataclasses.replace(load_target("per-channel"), substitutions=target.substitutions)
 
 
 def _first(batches: Sequence[Tensor], count: int) -> list[Tensor]:

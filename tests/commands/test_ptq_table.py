@@ -1,3 +1,4 @@
+import argparse
 import json
 from functools import partial
 
@@ -6,8 +7,9 @@ import pytest
 from depth_distill.cli import main
 from depth_distill.commands import ptq_rows, ptq_table
 from depth_distill.errors import ConfigError
+from depth_distill.loading.trained import load_run
 from depth_distill.quantization.passes.adaround import AdaRound
-from depth_distill.quantization.recipe import Recipe
+from depth_distill.quantization.recipe import Recipe, load_recipe
 from depth_distill.shipped_configs import shipped_folder
 
 STEPS = ["FP32", "naive PTQ", "+ equalize", "+ bias correction", "+ rounding reconstruction", "per-channel PTQ"]
@@ -40,6 +42,20 @@ def test_markdown_has_a_table_a_network_and_a_row_a_step():
     assert "### net, stressed" in text
     assert text.count("| naive PTQ |") == 2
     assert "| naive PTQ | 0.2000 | 4.000 |" in text
+
+
+def test_vendor_columns_are_empty_where_its_quantizer_cannot_stand_for_the_target(trained_checkpoint, tmp_path):
+    profile, shipped = tmp_path / "signed.yaml", shipped_folder() / "target" / "per-tensor-minmax.yaml"
+    profile.write_text(shipped.read_text().replace("dtype: uint8, symmetric: false", "dtype: int8, symmetric: true"))
+    numbers = {}
+    for target in ("per-tensor-minmax", str(profile), "symmetric-pow2"):
+        options = argparse.Namespace(target=target, calibration_images=4, images=4, reconstruction_images=4)
+        rows = ptq_rows.PtqRows(load_run(trained_checkpoint), load_recipe("naive"), options, tmp_path)
+        numbers[target] = rows.measure("naive PTQ")
+    assert numbers["symmetric-pow2"]["vendor"] is None
+    signed = numbers[str(profile)]
+    assert signed["vendor"] != numbers["per-tensor-minmax"]["vendor"]
+    assert signed["vendor"] == pytest.approx(signed["abs_rel"], rel=0.02)
 
 
 def test_rows_are_measured_and_none_twice_with_the_same_settings(trained_checkpoint, tmp_path, monkeypatch):
