@@ -48,6 +48,26 @@ def test_two_steps_by_hand():
         np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-5)
 
 
+def test_a_depthwise_weight_has_a_gain_of_each_channel_and_none_of_the_whole():
+    torch.manual_seed(0)
+    start, gradient = torch.rand(3, 1, 3, 3) + 0.5, torch.randn(3, 1, 3, 3)
+    moved = []
+    for shape in (
+        (3, 1, 3, 3),
+        (1, 3, 3, 3),
+    ):  # as that of a layer with one output, it is one channel and has that gain
+        weight = nn.Parameter(start.view(shape).clone())
+        weight.grad = gradient.view(shape)
+        GainAdamW([weight], lr=0.01, gains=5.0).step()
+        moved.append(weight.detach().view(3, 9))
+    direction, of_channel = gradient.view(3, 9).sign(), (start * gradient).view(3, 9).sum(1, keepdim=True).sign()
+    expected = (start.view(3, 9) - 0.01 * direction) * torch.exp(-0.05 * of_channel)
+    torch.testing.assert_close(moved[0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        moved[1], expected * torch.exp(-0.05 * (start * gradient).sum().sign()), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_without_gains_it_is_adamw():
     images, targets = torch.randn(4, 3, 12, 12), torch.randn(4, 1, 8, 8)
     ours, theirs = network(), network()
