@@ -161,7 +161,8 @@ def _worse(score: Score, other: Score, float_abs_rel: float) -> str:
 
 def cost(ratio: float) -> str:
     """What INT8 costs in abs_rel, in percent of that of FP32."""
-    return f"{round(100 * (ratio - 1), 1) + 0.0:.1f} %"  # not -0.0
+    percent = round(100 * (ratio - 1), 1)
+    return f"{percent:.1f} %" if percent > 0 else "nothing"
 
 
 def verdict(found: BeforeAfter, fitted: RuntimeRow | None, untouched: Sequence[RuntimeRow]) -> str:

@@ -96,7 +96,8 @@ def test_the_verdict(monkeypatch):
     assert "untouched" not in verdict(found, fitted, refused)
     same = compared(monkeypatch, {"untouched": (5, 1)}, "naive")
     assert verdict(same, None, []) == (
-        "INT8 costs 0.0 %: abs_rel 0.1000, 0.1000 in FP32; depth moves by 5.0 mm; as the target computes it, simulated."
+        "INT8 costs nothing: abs_rel 0.1000, 0.1000 in FP32; depth moves by 5.0 mm; "
+        "as the target computes it, simulated."
     )
 
 
