@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import netrc
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
@@ -229,6 +230,13 @@ def by_short_name(path: Path) -> Path:
         return by_short_name(folder.parent) / folder.name / name
     latest = path.parent / LATEST
     return latest if latest.is_dir() and path.is_dir() and latest.samefile(path) else path
+
+
+def title_of(checkpoint: Path) -> str:
+    """What a table calls the run of a checkpoint: its folder, not ``latest``; a time stands behind its config."""
+    folder = _through_link(checkpoint.absolute().parents[1])
+    stamped = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
+    return f"{folder.parent.name} {folder.name}" if stamped else folder.name
 
 
 def settled(path: Path) -> Path:

@@ -27,6 +27,17 @@ def test_a_run_is_named_after_its_config(config, name):
     assert runs.run_name([Path(config)]) == name
 
 
+def test_a_checkpoint_is_titled_by_its_run(tmp_path):
+    run = tmp_path / "teacher-resnet18" / "2026-01-01_00-00-00"
+    (run / "checkpoints").mkdir(parents=True)
+    latest = tmp_path / "teacher-resnet18" / "latest"
+    latest.symlink_to(run.name)
+    expected = "teacher-resnet18 2026-01-01_00-00-00"
+    assert runs.title_of(run / "checkpoints" / "a.ckpt") == expected
+    assert runs.title_of(latest / "checkpoints" / "best.ckpt") == expected
+    assert runs.title_of(tmp_path / "mine" / "checkpoints" / "a.ckpt") == "mine"
+
+
 def test_config_files_are_found_on_the_command_line():
     argv = ["fit", "--config", "a.yaml", "--data.root", "x", "-c", "b.yaml", "--config=c.yaml"]
     assert runs.config_files(argv) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]

@@ -18,6 +18,7 @@ from depth_distill.quantization.passes.base import Pass, PassReport
 from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.target.target import load_target
+from depth_distill.runs import title_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def quantize_run(options: argparse.Namespace, overrides: Sequence[str]) -> Quant
     recipe = run.chosen_recipe(recipe, target, images, progress=True, on_head=show_head)
     prepared = run.preparer(target, images, on_report=show, progress=True)(recipe)
     scorer = InterfaceScorer(run.evaluator(options.images, reference=prepared.reference), prepared.interface)
-    name = options.checkpoint.absolute().parent.parent.name
+    name = title_of(options.checkpoint)
     return QuantizedRun(prepared, scorer, f"{name}, {target.name}, recipe {recipe}")
 
 
@@ -76,7 +77,7 @@ def show_head(line: str) -> None:
 
 def show(pass_: Pass, report: PassReport) -> None:
     """Print what a pass did."""
-    plain_console().print(f"{pass_.name}: {report.summary}" if report.table is None else report.table, highlight=False)
+    wide_console().print(f"{pass_.name}: {report.summary}" if report.table is None else report.table, highlight=False)
 
 
 def track(options: argparse.Namespace, job: str, table: Table, name: str, metrics: Mapping[str, float]) -> None:

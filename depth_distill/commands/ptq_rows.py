@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from depth_distill.commands.analysis import show_head
+from depth_distill.commands.ptq_table import FLOAT, PER_CHANNEL
 from depth_distill.evaluation import InterfaceScorer
 from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.backends.vendor_ptq import inexpressible, vendor_network
@@ -28,7 +29,6 @@ from depth_distill.quantization.recipe import Recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers, without_substitutions
 from depth_distill.quantization.target.target import NpuTarget, load_target
 
-FLOAT, PER_CHANNEL = "FP32", "per-channel PTQ"
 _PARITY_IMAGES = 20
 
 

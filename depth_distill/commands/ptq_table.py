@@ -12,7 +12,7 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,16 @@ from depth_distill.commands.options import (
 )
 from depth_distill.commands.values import whole_number
 from depth_distill.errors import ConfigError
+from depth_distill.quantization.analysis.axis import ABS_REL, DRIFT, Axis, cost_of_int8, telling_axis
 from depth_distill.quantization.target.target import load_target
-from depth_distill.runs import require_checkpoint
+from depth_distill.runs import require_checkpoint, title_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXAMPLE = "depth-distill ptq-table --checkpoint A.ckpt B.ckpt --out ptq"
+FLOAT, PER_CHANNEL = "FP32", "per-channel PTQ"
+"""Rows for reference: without rounding, and with more scales than the target has."""
 COLUMNS = ("abs_rel", "x FP32", "vendor", "vendor x FP32", "drift mm", "parity", "s")
 
 
@@ -99,16 +102,17 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             rows = PtqRows(run, base, options, Path(folder))
             network = found.setdefault(title, {"rows": {}})
             network["protocol"] = rows.evaluator.protocol
-            console.print(title, highlight=False)
+            console.print(title, highlight=False, soft_wrap=True)
+            console.print(_line("", COLUMNS), highlight=False, soft_wrap=True)
             for row, recipe in rows.recipes.items():
                 key = {**made_with, "recipe": recipe.sha256}
                 if network["rows"].get(row, {}).get("made_with") != key:
                     network["rows"][row] = rows.measure(row) | {"made_with": key}
-                cells = _cells(network["rows"][row], network["rows"])
-                line = f"  {row:26s}" + "".join(f"{cell:>10s}" for cell in cells)
+                line = _line(row, _cells(network["rows"][row], network["rows"]))
                 console.print(line, highlight=False, soft_wrap=True)
                 write_json(file, found)
             network["rows"] = {row: network["rows"][row] for row in rows.recipes}
+            console.print(verdict(network["rows"]), highlight=False, soft_wrap=True)
             write_json(file, found)
     with atomic_path(options.out / "ptq_table.md") as temporary:
         temporary.write_text(_markdown(found))
@@ -142,10 +146,10 @@ def _names(checkpoints: Sequence[Path]) -> dict[str, Path]:
     """Checkpoints by the name of their run folder; of one folder, also by their own."""
     for checkpoint in checkpoints:
         require_checkpoint(str(checkpoint))
-    runs = Counter(each.absolute().parents[1].name for each in checkpoints)
+    runs = Counter(title_of(each) for each in checkpoints)
     named: dict[str, Path] = {}
     for each in checkpoints:
-        run = each.absolute().parents[1].name
+        run = title_of(each)
         name = run if runs[run] == 1 else f"{run}, {each.stem}"
         if name in named:
             raise ConfigError(f"--checkpoint: {named[name]} and {each} would share the rows of {name!r}: measure one")
@@ -168,7 +172,7 @@ def _measured(file: Path) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any], measured: dict[str, dict[str, Any]]) -> list[str]:
-    exact = measured["FP32"]["abs_rel"]
+    exact = measured[FLOAT]["abs_rel"]
     cells = [f"{row['abs_rel']:.4f}", f"{row['abs_rel'] / exact:.3f}"]
     if "vendor" not in row:
         return [*cells, "", "", f"{row['drift_mm']:.2f}", "", ""]
@@ -178,37 +182,62 @@ def _cells(row: dict[str, Any], measured: dict[str, dict[str, Any]]) -> list[str
     return [*cells, f"{row['parity']:.2%}", f"{row['seconds']:.1f}"]
 
 
+def verdict(measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """What INT8 costs a network before any pass, and which row is nearest to FP32, in a sentence."""
+    exact, before, *behind = (name for name in measured if name != PER_CHANNEL)
+    words = cost_of_int8(measured[exact], measured[before])
+    drift = {name: float(measured[name][DRIFT]) for name in (before, *behind)}
+    nearest = min(drift, key=lambda name: drift[name])
+    if nearest == before:
+        return f"{words}; no pass brings it nearer to FP32"
+    return f"{words}; nearest to FP32 is {nearest}: {drift[nearest]:.1f} mm of {drift[before]:.1f}"
+
+
+def _line(row: str, cells: Sequence[str]) -> str:
+    widths = [max(10, len(name) + 2) for name in COLUMNS]
+    return f"  {row:26s}" + "".join(f"{cell:>{width}s}" for cell, width in zip(cells, widths, strict=True))
+
+
 def _markdown(found: dict[str, Any]) -> str:
     lines = []
     for title, network in found.items():
         lines += [f"### {title}", "", f"| step | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]
         measured = network["rows"]
         lines += [f"| {step} | {' | '.join(_cells(row, measured))} |" for step, row in measured.items()]
-        lines.append("")
+        lines += ["", verdict(measured), ""]
     return "\n".join(lines)
 
 
 def _picture(found: dict[str, Any]) -> "Figure":
-    """abs_rel over FP32, by the vendor, one group of bars per network."""
+    """A group of bars for each network: abs_rel over FP32, or the deviation from FP32 where abs_rel tells nothing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     ax = figure.subplots()
-    steps = list(dict.fromkeys(step for each in found.values() for step in each["rows"] if step != "FP32"))
+    exact = [each["rows"][FLOAT] for each in found.values()]
+    groups = [{step: row for step, row in each["rows"].items() if step != FLOAT} for each in found.values()]
+    naive = (next(iter(rows.values())) for rows in groups)
+    by_abs_rel = any(telling_axis(*each).metric == ABS_REL for each in zip(exact, naive, strict=True))
+    by_vendor = all(row["vendor"] is not None for rows in groups for row in rows.values())
+    steps = list(dict.fromkeys(step for rows in groups for step in rows))
     width = 0.85 / len(steps)
     for index, step in enumerate(steps):
-        bars = {
-            place + (index - (len(steps) - 1) / 2) * width: each["rows"][step]["vendor"]
-            / each["rows"]["FP32"]["abs_rel"]
-            for place, each in enumerate(found.values())
-            if step in each["rows"] and each["rows"][step]["vendor"] is not None
-        }
+        at = index * width - 0.5 * (len(steps) - 1) * width
+        bars = {}
+        for place, (one, rows) in enumerate(zip(exact, groups, strict=True)):
+            if step in rows and by_abs_rel:
+                bars[place + at] = rows[step]["vendor" if by_vendor else ABS_REL] / one[ABS_REL]
+            elif step in rows:
+                bars[place + at] = rows[step][DRIFT]
         for place, height in bars.items():
-            ax.text(place, height, f" {height:.2f}", rotation=90, ha="center", va="bottom", fontsize=7)
+            text = f" {height:.2f}" if by_abs_rel else f" {height:.1f}"
+            ax.text(place, height, text, rotation=90, ha="center", va="bottom", fontsize=7)
         ax.bar(list(bars), list(bars.values()), width=0.94 * width, label=step)
-    ax.axhline(1, color="black", linewidth=0.8)
     ax.set_xticks(range(len(found)), [title.replace(", ", "\n") for title in found], fontsize=8)
-    ax.set_ylabel("abs_rel over FP32, ONNX Runtime's own PTQ")
-    ax.set_ylim(0.5, 1.35 * ax.get_ylim()[1])
+    how = "ONNX Runtime's own PTQ" if by_vendor and by_abs_rel else "simulated"
+    ax.set_ylabel(f"abs_rel over FP32, {how}" if by_abs_rel else f"{Axis(DRIFT).label}, {how}")
+    if by_abs_rel:
+        ax.axhline(1, color="black", linewidth=0.8)
+    ax.set_ylim(0.5 if by_abs_rel else 0, 1.35 * ax.get_ylim()[1])
     ax.legend(fontsize=8, ncols=3, loc="upper center")
     return figure

@@ -29,6 +29,42 @@ def test_a_row_is_given_relative_to_the_float_row():
     assert ptq_table._cells(rows["FP32"], rows)[:2] == ["0.0500", "1.000"]
 
 
+def moved(drifts):
+    found = fake([0.0501] * len(drifts))
+    for step, drift in zip(STEPS[1:], drifts, strict=True):
+        found["rows"][step]["drift_mm"] = drift
+    return found
+
+
+def test_the_verdict_says_what_int8_costs_and_what_is_nearest_to_fp32():
+    rows = moved([12.0, 11.0, 10.5, 9.9, 3.0])["rows"]  # one scale per channel is for reference
+    cost = "INT8 costs nothing in abs_rel (abs_rel 0.0501, FP32 0.0500, 12.0 mm from it)"
+    assert ptq_table.verdict(rows) == f"{cost}; nearest to FP32 is + rounding reconstruction: 9.9 mm of 12.0"
+    rows = moved([9.0, 11.0, 10.5, 9.9, 3.0])["rows"]
+    assert ptq_table.verdict(rows).endswith("; no pass brings it nearer to FP32")
+
+
+@pytest.mark.parametrize(
+    ("network", "label", "height"),
+    [
+        (moved([12.0, 11.0, 10.5, 9.9, 3.0]), "deviation from FP32 [mm], simulated", 12.0),
+        (fake([0.06, 0.05, 0.05, 0.05, 0.05]), "abs_rel over FP32, ONNX Runtime's own PTQ", 1.2),
+    ],
+)
+def test_bars_are_of_what_tells(network, label, height):
+    ax = ptq_table._picture({"net": network}).axes[0]
+    assert ax.get_ylabel() == label
+    assert ax.patches[0].get_height() == pytest.approx(height)
+
+
+def test_without_the_vendor_bars_are_simulated():
+    network = fake([0.06, 0.05, 0.05, 0.05, 0.05])
+    network["rows"]["naive PTQ"]["vendor"] = None
+    ax = ptq_table._picture({"net": network}).axes[0]
+    assert ax.get_ylabel() == "abs_rel over FP32, simulated"
+    assert ax.patches[0].get_height() == pytest.approx(1.2)
+
+
 @pytest.mark.parametrize("fitted", ["equalize", "clip_ranges", "split_weights", "bake_ranges"])
 def test_rows_leave_out_what_may_not_stand_behind_the_base(fitted):
     rows = ptq_rows.row_recipes(Recipe.from_entries(["fold", fitted]), 4, has_relu6=True)

@@ -56,6 +56,7 @@ from depth_distill.quantization.preparation import Prepared
 from depth_distill.quantization.recipe import NAIVE, Recipe, load_recipe
 from depth_distill.quantization.simulate.fake_quantize import quantizers, set_enabled
 from depth_distill.quantization.target.target import NpuTarget, load_target
+from depth_distill.runs import title_of
 
 COLUMNS = (
     "bytes/pixel", "abs_rel float", "abs_rel INT8", "INT8 drift, mean [mm]", "99 % [mm]", "output alone, mean [mm]",
@@ -278,7 +279,7 @@ def _work(options: argparse.Namespace, overrides: Sequence[str], console: Consol
     with tempfile.TemporaryDirectory() as folder:
         measure = HeadMeasurements(options.images, Path(folder), [find_backend(name) for name in options.backends])
         for checkpoint in (*options.checkpoint, *options.trained):
-            run = checkpoint.absolute().parents[1].name
+            run = title_of(checkpoint)
             loaded = load_run(checkpoint, overrides=overrides)
             base = load_recipe(options.recipe)
             arguments = (options.num_codes, target, options.calibration_images, base, options.behind_sigmoid)
