@@ -39,6 +39,7 @@ from depth_distill.callbacks import (
     TrainingCurves,
     best_and_last,
 )
+from depth_distill.callbacks.run_summary import package_versions
 from depth_distill.data.datamodule import DepthDataModule
 from depth_distill.device import allow_tf32, emulates_bfloat16
 from depth_distill.display.console import plain_console
@@ -283,7 +284,8 @@ class DepthCLI(LightningCLI):
         if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             scored = str(Path(self._get(self.config, "ckpt_path")).resolve())
             record = {"split": stage, "checkpoint": scored, "protocol": self.model.val_metrics.protocol}
-            write_json(self.run_folder / runs.EVALUATION_FILE, record | {"metrics": dict(metrics)})
+            record |= {"metrics": dict(metrics), "versions": package_versions()}
+            write_json(self.run_folder / runs.EVALUATION_FILE, record)
 
     def _print_metrics(self, stage: str, metrics: Mapping[str, float]) -> None:
         if not self.trainer.is_global_zero:

@@ -126,6 +126,7 @@ def test_an_evaluation_has_a_folder_of_its_own_and_is_not_the_latest_run(fitted,
     assert evaluation["checkpoint"] == str((latest / "checkpoints" / "best.ckpt").resolve())  # the link moves on
     summary = json.loads((fitted / "summary.json").read_text())
     assert evaluation["metrics"]["val/abs_rel"] == pytest.approx(summary["metrics"]["val/abs_rel"], abs=1e-6)
+    assert evaluation["versions"] == summary["versions"]
     # Its config is one of fit, which neither resumes from that checkpoint nor writes into that run.
     words = ["--trainer.max_epochs", "1", "--panels.every_n_epochs", "0", "--runs_dir", str(base.parent)]
     assert main(["fit", "--config", str(only(base / "predict", "2*") / "config.yaml"), *words]) == 0

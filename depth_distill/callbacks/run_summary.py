@@ -14,7 +14,12 @@ from depth_distill.atomic import write_json
 from depth_distill.display.console import plain_console
 from depth_distill.types import DepthBatch
 
-VERSIONED = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm")
+_VERSIONED = ("torch", "torchvision", "pytorch-lightning", "torchmetrics", "timm")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of this package and of those that numbers depend on, for a record."""
+    return {"depth-distill": __version__} | {name: version(name) for name in _VERSIONED}
 
 
 class RunSummary(Callback):
@@ -113,7 +118,7 @@ class RunSummary(Callback):
             "train_images_per_s": round(self.images_per_s, 2),
             "seed": trainer.datamodule.seed,  # type: ignore[attr-defined]
             "threads": torch.get_num_threads(),  # sums are split among them: the last digits depend on their number
-            "versions": {"depth-distill": __version__} | {name: version(name) for name in VERSIONED},
+            "versions": package_versions(),
         }
 
     def write(self, trainer: Trainer, metrics: dict[str, float]) -> None:

@@ -197,11 +197,10 @@ def _as_html(folder: Path, report: Report) -> str:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
         parts += [f"<p>{html.escape(line)}</p>" for line in section.lines]
         if section.rows:
-            texts = [_is_text(cell) for cell in section.rows[0]]
-            texts += [False] * (len(section.header) - len(texts))
+            texts = [_holds_text(section.rows, column) for column in range(len(section.header))]
             columns = zip(section.header, texts, strict=True)
             head = "".join(f"<th{_TEXT * text}>{html.escape(cell)}</th>" for cell, text in columns)
-            body = "".join(_html_row(row, len(section.header)) for row in section.rows)
+            body = "".join(_html_row(row, texts) for row in section.rows)
             parts.append(f"<table><tr>{head}</tr>{body}</table>")
         for name in section.pictures:
             data = base64.b64encode((folder / name).read_bytes()).decode()
@@ -214,17 +213,18 @@ def _as_html(folder: Path, report: Report) -> str:
     )
 
 
-def _html_row(row: Sequence[str], columns: int) -> str:
-    cells = [f"<td{_TEXT * _is_text(cell)}>{html.escape(cell)}</td>" for cell in row]
-    if len(row) < columns:  # the last cell, a reason instead of numbers, spans the rest
-        span = columns - len(row) + 1
+def _html_row(row: Sequence[str], texts: Sequence[bool]) -> str:
+    cells = [f"<td{_TEXT * text}>{html.escape(cell)}</td>" for cell, text in zip(row, texts, strict=False)]
+    if len(row) < len(texts):  # the last cell, a reason instead of numbers, spans the rest
+        span = len(texts) - len(row) + 1
         cells[-1] = f'<td class="failed" colspan="{span}">{html.escape(row[-1])}</td>'
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _is_text(cell: str) -> bool:
-    """Whether a cell is left-aligned text; numbers, and ``-`` for a missing one, are right-aligned."""
-    return not cell[:1].isdigit() and cell != "-"
+def _holds_text(rows: Sequence[Sequence[str]], column: int) -> bool:
+    """Whether a column is left-aligned text; one of numbers, and ``-`` for a missing one, is right-aligned."""
+    cells = [row[column] for row in rows if column < len(row)]
+    return sum(not cell[:1].isdigit() and cell != "-" for cell in cells) > len(cells) / 2
 
 
 def _markdown(report: Report) -> str:

@@ -23,7 +23,7 @@ def run_page(run: RunFolder) -> Page:
     network, data = _network(run), _data(run)
     return Page(
         title=f"{network} on {data}" if network and data else network or data or run.path.name,
-        subtitle=f"{_JOBS[run.job]} {run.path}, started {run.started}, depth-distill {_version(run)}",
+        subtitle=f"{_JOBS[run.job]} {run.path}, started {run.started}{_version(run)}",
         verdict=verdict(run),
         warnings=warnings(run),
         facts=[(name, str(value)) for name, value in _facts(run, judged).items() if value not in (None, "")],
@@ -111,7 +111,7 @@ def _of_split(found: Mapping[str, float], split: str) -> dict[str, float]:
 def _facts(run: RunFolder, judged: Monitored | None) -> dict[str, Any]:
     summary, quantized, size = run.summary, fake_quant(run), run.at("data", "image_size")
     best = summary.get("best_checkpoint")
-    versions = at(summary, "versions")
+    versions = _versions(run)
     scored = run.evaluation.get("checkpoint")
     identity = read_record(run.path / TRACKING_FILE, [])
     return {
@@ -159,8 +159,13 @@ def _optimizer(run: RunFolder) -> str | None:
     return ", ".join(str(each) for each in (name, f"lr {rate}" if rate else "", schedule) if each) or None
 
 
+def _versions(run: RunFolder) -> Any:
+    return at(run.summary, "versions") or at(run.evaluation, "versions")
+
+
 def _version(run: RunFolder) -> str:
-    return str(at(run.summary, "versions", "depth-distill") or "of an unknown version")
+    version = at(_versions(run), "depth-distill")
+    return f", depth-distill {version}" if version else ""
 
 
 def _time(seconds: Any) -> str | None:

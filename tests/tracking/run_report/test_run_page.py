@@ -116,10 +116,11 @@ def test_an_evaluation_has_a_table_and_no_curves(tmp_path):
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config(3)))
     record = {"split": "test", "checkpoint": str(run / "checkpoints" / "best.ckpt"), "protocol": "per-image mean"}
-    record["metrics"] = {"test/abs_rel": 0.1, "test/delta1": None}
+    record |= {"metrics": {"test/abs_rel": 0.1, "test/delta1": None}, "versions": {"depth-distill": "9.8.7"}}
     (folder / "evaluation.json").write_text(json.dumps(record))
     page = page_of(folder)
     assert page.subtitle.startswith("Test ")
+    assert page.subtitle.endswith("depth-distill 9.8.7")
     assert [each.title for each in page.sections] == ["Metrics", "Panels", "Config", "Next"]
     (table,) = sections(page)["Metrics"].tables
     assert table.rows == [["abs_rel", "0.1000"], ["delta1", "-"]]
@@ -132,6 +133,7 @@ def test_predictions_have_their_panels(tmp_path):
     (folder / "config.yaml").write_text(yaml.safe_dump(config(3)))
     page = page_of(folder)
     assert page.verdict == ["This folder has the predictions of a checkpoint, which were not scored."]
+    assert "depth-distill" not in page.subtitle  # no version was recorded
     assert [each.title for each in sections(page)["Panels"].pictures] == ["predictions/panels/set/a.png"]
 
 
