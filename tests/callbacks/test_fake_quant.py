@@ -23,6 +23,7 @@ from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
 from depth_distill.quantization.simulate.fake_quantize import quantizers, remove_fake_quant
 from depth_distill.quantization.simulate.ptq import quantize_post_training, vendor_ranges
+from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
 from depth_distill.quantization.target.target import load_target
 from tests.data.noisy_depth import NoisyDepth
 from tests.tasks.small_distillation import (
@@ -128,6 +129,25 @@ def test_mixed_precision_leaves_rounded_values_on_their_grid(tmp_path, network):
     fitted = task(network=network())
     trainer(tmp_path, fake_quant(), watch, precision="bf16-mixed").fit(fitted, datamodule())
     assert 0 < watch.largest < 1e-3
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", None)])
+def test_gradients_of_rounded_layers_have_the_precision_of_the_training(tmp_path, precision, dtype):
+    fitted = task()
+    trainer(tmp_path, fake_quant(), precision=precision).fit(fitted, datamodule())
+    layers = [each for each in fitted.network.graph.modules() if isinstance(each, QuantizedLayer)]
+    assert {each.gradient_dtype for each in layers} == {dtype}
+    assert not any("gradient_dtype" in vars(each) for each in remove_fake_quant(fitted.network.graph).modules())
+
+
+def test_accumulated_batches_step_as_one_batch_does(tmp_path):
+    weights = []
+    for size, count in ((4, 1), (2, 2)):
+        fitted = task()
+        data = datamodule(batch_size=size)
+        trainer(tmp_path, fake_quant(ranges="calibration"), accumulate_grad_batches=count).fit(fitted, data)
+        weights.append(torch.cat([each.detach().flatten() for each in fitted.network.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
 def test_float_epochs_run_in_mixed_precision(tmp_path):
