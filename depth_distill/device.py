@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from depth_distill.errors import ConfigError
 AUTO = "auto"
 
 _Module = TypeVar("_Module", bound=nn.Module)
+_gradient_dtype: ContextVar[torch.dtype | None] = ContextVar("gradient_dtype", default=None)
 
 
 def choose_device(name: str = AUTO) -> torch.device:
@@ -80,6 +82,25 @@ def emulates_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def in_autocast(device: torch.device) -> bool:
     """Whether operators on this device may run in a shorter format than float32."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@contextmanager
+def without_autocast(device: torch.device) -> Iterator[None]:
+    """Compute what autocast would shorten as it is; inside, :func:`gradient_dtype` tells what gradients may be."""
+    short = torch.get_autocast_dtype(device.type) if in_autocast(device) else None
+    before = _gradient_dtype.set(
+        torch.bfloat16 if short is torch.bfloat16 else None
+    )  # float16 holds too few magnitudes
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _gradient_dtype.reset(before)
+
+
+def gradient_dtype() -> torch.dtype | None:
+    """The format that products of gradients may have where autocast is held off; None is that of their numbers."""
+    return _gradient_dtype.get()
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
@@ -29,18 +28,12 @@ from depth_distill.quantization.preparation import Prepared, Preparer, exact_onl
 from depth_distill.quantization.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
 from depth_distill.quantization.simulate.fake_quant import SiteKind
-from depth_distill.quantization.simulate.fake_quantize import (
-    fake_quantize,
-    quantizers,
-    set_enabled,
-    set_gradient_dtype,
-)
+from depth_distill.quantization.simulate.fake_quantize import fake_quantize, quantizers, set_enabled
 from depth_distill.quantization.simulate.ptq import reset_weight_ranges, vendor_ranges
 from depth_distill.quantization.target.target import load_target
 from depth_distill.types import DepthBatch
 
 RangeSource = Literal["batches", "calibration"]
-_GRADIENT_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # by trainer.precision
 _OF_EXPORT = (
     "uint8_input",
     "pair",
@@ -329,7 +322,6 @@ class FakeQuant(Callback):
         set_enabled(graph, on)
         task: Any = pl_module
         task.network.shortened = not on
-        set_gradient_dtype(graph, _GRADIENT_DTYPES.get(str(trainer.precision)))
         for quantizer in quantizers(graph).values():
             if quantizer.learnable:
                 quantizer.requires_grad_(not frozen)

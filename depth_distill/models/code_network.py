@@ -3,10 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, fx, nn
 
-from depth_distill.device import in_autocast
+from depth_distill.device import in_autocast, without_autocast
 from depth_distill.errors import ConfigError
 from depth_distill.models.codecs import DepthCodec
 from depth_distill.types import Alignment, DepthRange
@@ -140,7 +139,7 @@ class GraphNetwork(TracedNetwork):
         """Codes ``(B, codec.channels, H, W)`` in [0, 1] of a normalized image ``(B, 3, H, W)``."""
         if self.shortened or not in_autocast(image.device):
             return super().forward(image)
-        with torch.autocast(image.device.type, enabled=False):
+        with without_autocast(image.device):
             return super().forward(image)
 
 

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from depth_distill.callbacks import FakeQuant, FeatureHooks, StopOnNonFinite
 from depth_distill.errors import ConfigError
 from depth_distill.evaluation import Evaluator
+from depth_distill.losses import CompositeLoss, L1Loss
 from depth_distill.models import GraphNetwork
 from depth_distill.models.checkpoints import recorded_recipe
 from depth_distill.quantization.analysis.mixed_precision import MixedNetwork, MixedPrecision
@@ -23,7 +24,6 @@ from depth_distill.quantization.recipe import load_recipe
 from depth_distill.quantization.simulate.calibrate import activation_quantizers, calibrate
 from depth_distill.quantization.simulate.fake_quantize import quantizers, remove_fake_quant
 from depth_distill.quantization.simulate.ptq import quantize_post_training, vendor_ranges
-from depth_distill.quantization.simulate.quantized_layers import QuantizedLayer
 from depth_distill.quantization.target.target import load_target
 from tests.data.noisy_depth import NoisyDepth
 from tests.tasks.small_distillation import (
@@ -131,16 +131,19 @@ def test_mixed_precision_leaves_rounded_values_on_their_grid(tmp_path, network):
     assert 0 < watch.largest < 1e-3
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", None)])
-def test_gradients_of_rounded_layers_have_the_precision_of_the_training(tmp_path, precision, dtype):
-    fitted = task()
-    trainer(tmp_path, fake_quant(), precision=precision).fit(fitted, datamodule())
-    layers = [each for each in fitted.network.graph.modules() if isinstance(each, QuantizedLayer)]
-    assert {each.gradient_dtype for each in layers} == {dtype}
-    assert not any("gradient_dtype" in vars(each) for each in remove_fake_quant(fitted.network.graph).modules())
+def test_under_mixed_precision_a_step_is_that_of_float32_but_for_the_digits_of_its_gradients(tmp_path):
+    weights, losses = [], []
+    for precision in ("32-true", "bf16-mixed"):
+        # Ground truth alone: a teacher runs in bfloat16.
+        fitted, watch = task(output=None, supervised=CompositeLoss({"l1": L1Loss()}), gamma=1.0), Losses()
+        trainer(tmp_path, fake_quant(), watch, precision=precision, max_steps=1).fit(fitted, datamodule())
+        weights.append(torch.cat([each.detach().flatten() for each in fitted.network.parameters()]))
+        losses.append(watch.steps[0]["train/loss"])
+    assert losses[0] == losses[1]
+    assert 0 < (weights[0] - weights[1]).norm() < 1e-3 * weights[0].norm()
 
 
-def test_accumulated_batches_step_as_one_batch_does(tmp_path):
+def test_accumulated_batches_step_as_one_batch_does_if_ranges_are_those_of_calibration(tmp_path):
     weights = []
     for size, count in ((4, 1), (2, 2)):
         fitted = task()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
-import torch
 from torch import Tensor, fx, nn
 
 from depth_distill.device import device_of
@@ -133,8 +132,7 @@ def remove_fake_quant(quantized: fx.GraphModule) -> fx.GraphModule:
     for module in modules.values():
         if isinstance(module, QuantizedLayer):
             delattr(module, _WEIGHT)
-            for name in ("inputs", "gradient_dtype"):
-                module.__dict__.pop(name, None)
+            module.__dict__.pop("inputs", None)
             module.__class__ = float_types[type(module)]  # type: ignore[assignment]
     plain.delete_all_unused_submodules()
     plain.graph.lint()
@@ -207,13 +205,6 @@ def preserve_quantizer_state(model: nn.Module) -> Iterator[None]:
     finally:
         for quantizer, enabled, half, tracking in before:
             quantizer.enabled, quantizer.in_half, quantizer.tracking = enabled, half, tracking
-
-
-def set_gradient_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let rounded layers compute gradients in a format; None is that of their numbers."""
-    for module in model.modules():
-        if isinstance(module, QuantizedLayer):
-            module.gradient_dtype = dtype
 
 
 def requantize_moves(quantized: fx.GraphModule) -> fx.GraphModule:

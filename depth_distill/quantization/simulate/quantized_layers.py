@@ -7,16 +7,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
-from depth_distill.device import in_autocast
+from depth_distill.device import gradient_dtype, in_autocast, without_autocast
 from depth_distill.quantization.simulate.fake_quant import FakeQuantizer
 
 
 class QuantizedLayer(nn.Module):
     """Base class of the layers below.
-
-    Attributes:
-        gradient_dtype: format that gradients may be computed in, such as bfloat16 under ``bf16-mixed``; that of the
-            numbers unless set. The layer itself is computed as without it.
 
     If ``inputs`` holds the quantizer of the layer's input, the bias is rounded to int32 with the scale of the products,
     ``s_input * s_weight`` (Jacob et al. 2018, eq. 11; ONNX QLinearConv). That step is far below one step of the output,
@@ -28,20 +24,20 @@ class QuantizedLayer(nn.Module):
     bias: Any
     weight_quantizer: FakeQuantizer
     inputs: tuple[FakeQuantizer, ...] = ()  # a tuple, so that it does not become a submodule
-    gradient_dtype: torch.dtype | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """The layer on rounded parameters; under autocast in float32, because its formats hold no rounded value."""
         if not (in_autocast(input.device) and self.weight_quantizer.enabled):
             return self._forward(input)
-        with torch.autocast(input.device.type, enabled=False):
+        with without_autocast(input.device):
             return self._forward(input.to(torch.promote_types(input.dtype, torch.float32)))
 
     def _forward(self, input: Tensor) -> Tensor:
         weight, bias = self.rounded()
-        if self.gradient_dtype is not None and self.weight_quantizer.enabled and torch.is_grad_enabled():
-            return self.apply_with_gradients_in(self.gradient_dtype, input, weight, bias)
-        return self.apply_to(input, weight, bias)
+        short = gradient_dtype() if torch.is_grad_enabled() else None
+        if short is None:
+            return self.apply_to(input, weight, bias)
+        return self.apply_with_gradients_in(short, input, weight, bias)
 
     def apply_to(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer with other parameters."""
@@ -71,11 +67,15 @@ class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
 
     @override
     def apply_with_gradients_in(self, dtype: torch.dtype, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As :meth:`apply_to`; a depthwise convolution has no products of matrices that a shorter format speeds up."""
-        if self.groups > 1 or self.padding_mode != "zeros" or isinstance(self.padding, str):
+        """As :meth:`apply_to`. Convolutions of several groups keep their format: shorter ones make them no faster."""
+        if self.groups > 1 or input.ndim != 4 or isinstance(self.padding, str):
             return self.apply_to(input, weight, bias)
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input = nn.functional.pad(input, self._reversed_padding_repeated_twice, self.padding_mode)
+            padding = (0, 0)
         convolved: Tensor = _ConvWithShortGradients.apply(
-            input, weight, bias, dtype, self.stride, self.padding, self.dilation
+            input, weight, bias, dtype, self.stride, padding, self.dilation
         )
         return convolved
 
@@ -114,7 +114,7 @@ QUANTIZED_LAYERS: dict[type[nn.Module], type[QuantizedLayer]] = {
 
 
 class _ConvWithShortGradients(torch.autograd.Function):
-    """A convolution of one group in the format of its input, whose gradients are products in a shorter one.
+    """A convolution of one group and one batch dimension, whose gradients are products in a shorter format.
 
     Forwards, a shorter format would move rounded values off their grid; gradients have none. These products are two
     thirds of a layer's arithmetic, and with AMX they take a quarter of the time in bfloat16.
@@ -131,20 +131,28 @@ class _ConvWithShortGradients(torch.autograd.Function):
         padding: tuple[int, ...],
         dilation: tuple[int, ...],
     ) -> Tensor:
-        ctx.save_for_backward(input.to(dtype), weight.to(dtype))
-        ctx.formats, ctx.window = (input.dtype, weight.dtype), (stride, padding, dilation)
+        of_input, of_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(input.to(dtype) if of_weight else None, weight.to(dtype) if of_input else None)
+        ctx.short, ctx.shapes, ctx.window = dtype, (input.shape, weight.shape), (stride, padding, dilation)
+        ctx.formats = input.dtype, weight.dtype
         return nn.functional.conv2d(input, weight, bias, stride, padding, dilation)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
+        short = gradient.to(ctx.short)
+        # What is not saved is not read, but its shape.
+        input, weight = (
+            short.new_empty(1).expand(shape) if each is None else each
+            for each, shape in zip(ctx.saved_tensors, ctx.shapes, strict=True)
+        )
         wanted = [*ctx.needs_input_grad[:2], False]
         of_input, of_weight, _ = torch.ops.aten.convolution_backward(
-            gradient.to(input.dtype), input, weight, None, *ctx.window, False, [0, 0], 1, wanted
+            short, input, weight, None, *ctx.window, False, [0, 0], 1, wanted
         )
         both = (
             None if each is None else each.to(dtype)
             for each, dtype in zip((of_input, of_weight), ctx.formats, strict=True)
         )
-        return *both, gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None, None, None, None, None
+        of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return *both, of_bias, None, None, None, None
