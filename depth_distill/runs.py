@@ -234,7 +234,7 @@ def by_short_name(path: Path) -> Path:
 
 def title_of(checkpoint: Path) -> str:
     """What a table calls the run of a checkpoint: its folder, not ``latest``; a time stands behind its config."""
-    folder = _through_link(checkpoint.absolute().parents[1])
+    folder = _through_link(checkpoint.absolute().parent.parent)
     stamped = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
     return f"{folder.parent.name} {folder.name}" if stamped else folder.name
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from depth_distill.commands.analysis import show_head
-from depth_distill.commands.ptq_table import FLOAT, PER_CHANNEL
+from depth_distill.commands.ptq_report import FLOAT, PER_CHANNEL
 from depth_distill.evaluation import InterfaceScorer
 from depth_distill.export.backends.runtime import OnnxFile
 from depth_distill.export.backends.vendor_ptq import inexpressible, vendor_network
@@ -72,7 +72,7 @@ class PtqRows:
                 prepared.batches,
                 self.folder,
                 output_names=outputs.names,
-                substitutions=target.substituted,
+                substitutions=target.substitutions,
                 target=target,
             )
             vendor = scorer(network)["abs_rel"]

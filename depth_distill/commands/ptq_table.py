@@ -3,7 +3,8 @@
 The rows are FP32; naive PTQ; equalization; bias correction behind it; rounding reconstruction between the two; and
 per-channel PTQ for reference. ``--recipe`` names the passes that every row starts with; seconds are those of all passes
 of a row, without calibration. Each row has abs_rel of this package's fake quantization and abs_rel after vendor PTQ:
-ONNX Runtime's own ``quantize_static`` on the float ONNX file of that row. Writes ``ptq_table.json``, ``ptq_table.md``
+ONNX Runtime's own ``quantize_static`` on the float ONNX file of that row, in the formats of the target; ``-`` where it
+cannot stand for the target. Writes ``ptq_table.json``, ``ptq_table.md``
 and ``ptq_table.png``; a row that was measured with the same settings is kept. Without ``--config``, the config in each
 checkpoint's run folder is used; any key of it can be overridden, as in ``fit``.
 """
@@ -12,9 +13,9 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from depth_distill.commands.options import (
     CommandParser,
@@ -30,19 +31,14 @@ from depth_distill.commands.options import (
     add_target,
     add_wandb,
 )
+from depth_distill.commands.ptq_report import COLUMNS, cells, line_of, markdown, picture, verdict
 from depth_distill.commands.values import whole_number
 from depth_distill.errors import ConfigError
-from depth_distill.quantization.analysis.axis import ABS_REL, DRIFT, Axis, cost_of_int8, telling_axis
 from depth_distill.quantization.target.target import load_target
 from depth_distill.runs import require_checkpoint, title_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+_SCHEME = 2  # counts up where the same settings give other numbers
 EXAMPLE = "depth-distill ptq-table --checkpoint A.ckpt B.ckpt --out ptq"
-FLOAT, PER_CHANNEL = "FP32", "per-channel PTQ"
-"""Rows for reference: without rounding, and with more scales than the target has."""
-COLUMNS = ("abs_rel", "x FP32", "vendor", "vendor x FP32", "drift mm", "parity", "s")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -94,6 +90,7 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             "images": options.images,
             "calibration_images": options.calibration_images,
             "overrides": list(overrides),
+            "scheme": _SCHEME,
         }
         run = load_run(checkpoint, options.config, overrides, options.device)
         show_notes(run)
@@ -103,20 +100,20 @@ def run(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             network = found.setdefault(title, {"rows": {}})
             network["protocol"] = rows.evaluator.protocol
             console.print(title, highlight=False, soft_wrap=True)
-            console.print(_line("", COLUMNS), highlight=False, soft_wrap=True)
+            console.print(line_of("", COLUMNS), highlight=False, soft_wrap=True)
             for row, recipe in rows.recipes.items():
                 key = {**made_with, "recipe": recipe.sha256}
                 if network["rows"].get(row, {}).get("made_with") != key:
                     network["rows"][row] = rows.measure(row) | {"made_with": key}
-                line = _line(row, _cells(network["rows"][row], network["rows"]))
-                console.print(line, highlight=False, soft_wrap=True)
+                text = line_of(row, cells(network["rows"][row], network["rows"]))
+                console.print(text, highlight=False, soft_wrap=True)
                 write_json(file, found)
             network["rows"] = {row: network["rows"][row] for row in rows.recipes}
             console.print(verdict(network["rows"]), highlight=False, soft_wrap=True)
             write_json(file, found)
     with atomic_path(options.out / "ptq_table.md") as temporary:
-        temporary.write_text(_markdown(found))
-    save_figure(_picture(found), options.out / "ptq_table.png")
+        temporary.write_text(markdown(found))
+    save_figure(picture(found), options.out / "ptq_table.png")
     if options.json is not None:
         write_json(options.json, found)
     console.print(f"written  {file}", soft_wrap=True, highlight=False)
@@ -133,7 +130,7 @@ def _track(options: argparse.Namespace, checkpoint: Path, title: str, measured: 
 
     table = Table("step", *COLUMNS, title=title)
     for step, row in measured.items():
-        table.add_row(step, *_cells(row, measured))
+        table.add_row(step, *cells(row, measured))
     names = ("abs_rel", "vendor", "drift_mm")
     numbers = {f"{step}/{name}": row[name] for step, row in measured.items() for name in names if row.get(name)}
     keys = ("target", "recipe", "head", "images", "calibration_images", "reconstruction_images")
@@ -165,79 +162,7 @@ def _measured(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         for network in found.values():
             for row in network["rows"].values():
-                _cells(row, network["rows"])
+                cells(row, network["rows"])
     except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError, RecursionError) as error:
         raise ConfigError(f"{file} is no table of ptq-table: move it away, or give another --out") from error
     return dict(found)
-
-
-def _cells(row: dict[str, Any], measured: dict[str, dict[str, Any]]) -> list[str]:
-    exact = measured[FLOAT]["abs_rel"]
-    cells = [f"{row['abs_rel']:.4f}", f"{row['abs_rel'] / exact:.3f}"]
-    if "vendor" not in row:
-        return [*cells, "", "", f"{row['drift_mm']:.2f}", "", ""]
-    vendor = row["vendor"]
-    cells += ["-", "-"] if vendor is None else [f"{vendor:.4f}", f"{vendor / exact:.3f}"]
-    cells.append(f"{row['drift_mm']:.2f}")
-    return [*cells, f"{row['parity']:.2%}", f"{row['seconds']:.1f}"]
-
-
-def verdict(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """What INT8 costs a network before any pass, and which row is nearest to FP32, in a sentence."""
-    exact, before, *behind = (name for name in measured if name != PER_CHANNEL)
-    words = cost_of_int8(measured[exact], measured[before])
-    drift = {name: float(measured[name][DRIFT]) for name in (before, *behind)}
-    nearest = min(drift, key=lambda name: drift[name])
-    if nearest == before:
-        return f"{words}; no pass brings it nearer to FP32"
-    return f"{words}; nearest to FP32 is {nearest}: {drift[nearest]:.1f} mm of {drift[before]:.1f}"
-
-
-def _line(row: str, cells: Sequence[str]) -> str:
-    widths = [max(10, len(name) + 2) for name in COLUMNS]
-    return f"  {row:26s}" + "".join(f"{cell:>{width}s}" for cell, width in zip(cells, widths, strict=True))
-
-
-def _markdown(found: dict[str, Any]) -> str:
-    lines = []
-    for title, network in found.items():
-        lines += [f"### {title}", "", f"| step | {' | '.join(COLUMNS)} |", "| --- |" + " ---: |" * len(COLUMNS)]
-        measured = network["rows"]
-        lines += [f"| {step} | {' | '.join(_cells(row, measured))} |" for step, row in measured.items()]
-        lines += ["", verdict(measured), ""]
-    return "\n".join(lines)
-
-
-def _picture(found: dict[str, Any]) -> "Figure":
-    """A group of bars for each network: abs_rel over FP32, or the deviation from FP32 where abs_rel tells nothing."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    ax = figure.subplots()
-    exact = [each["rows"][FLOAT] for each in found.values()]
-    groups = [{step: row for step, row in each["rows"].items() if step != FLOAT} for each in found.values()]
-    naive = (next(iter(rows.values())) for rows in groups)
-    by_abs_rel = any(telling_axis(*each).metric == ABS_REL for each in zip(exact, naive, strict=True))
-    by_vendor = all(row["vendor"] is not None for rows in groups for row in rows.values())
-    steps = list(dict.fromkeys(step for rows in groups for step in rows))
-    width = 0.85 / len(steps)
-    for index, step in enumerate(steps):
-        at = index * width - 0.5 * (len(steps) - 1) * width
-        bars = {}
-        for place, (one, rows) in enumerate(zip(exact, groups, strict=True)):
-            if step in rows and by_abs_rel:
-                bars[place + at] = rows[step]["vendor" if by_vendor else ABS_REL] / one[ABS_REL]
-            elif step in rows:
-                bars[place + at] = rows[step][DRIFT]
-        for place, height in bars.items():
-            text = f" {height:.2f}" if by_abs_rel else f" {height:.1f}"
-            ax.text(place, height, text, rotation=90, ha="center", va="bottom", fontsize=7)
-        ax.bar(list(bars), list(bars.values()), width=0.94 * width, label=step)
-    ax.set_xticks(range(len(found)), [title.replace(", ", "\n") for title in found], fontsize=8)
-    how = "ONNX Runtime's own PTQ" if by_vendor and by_abs_rel else "simulated"
-    ax.set_ylabel(f"abs_rel over FP32, {how}" if by_abs_rel else f"{Axis(DRIFT).label}, {how}")
-    if by_abs_rel:
-        ax.axhline(1, color="black", linewidth=0.8)
-    ax.set_ylim(0.5 if by_abs_rel else 0, 1.35 * ax.get_ylim()[1])
-    ax.legend(fontsize=8, ncols=3, loc="upper center")
-    return figure

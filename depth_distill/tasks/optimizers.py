@@ -81,7 +81,7 @@ class GainAdamW(Optimizer):
         moved: Tensor | float = 0.0
         for dim in (0, 1):
             if dim == 1 and parameter.shape[dim] == 1:
-                continue  # depthwise: its input channel is its output channel
+                continue  # the gain of the only input channel, such as that of a depthwise weight, would be one of all
             others = [each for each in range(parameter.ndim) if each != dim]
             of_log_gain = by_weight.sum(others, keepdim=True)
             moved = moved + _adam(state, f"gain_{dim}", of_log_gain, int(state["step"]), group)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from depth_distill.cli import main
-from depth_distill.commands import ptq_rows, ptq_table
+from depth_distill.commands import ptq_report, ptq_rows, ptq_table
 from depth_distill.errors import ConfigError
 from depth_distill.loading.trained import load_run
 from depth_distill.quantization.passes.adaround import AdaRound
@@ -24,9 +24,9 @@ def fake(numbers):
 
 def test_a_row_is_given_relative_to_the_float_row():
     rows = fake([0.06, 0.05, 0.05, 0.05, 0.05])["rows"]
-    cells = ptq_table._cells(rows["naive PTQ"], rows)
+    cells = ptq_report.cells(rows["naive PTQ"], rows)
     assert cells == ["0.0600", "1.200", "0.0600", "1.200", "1.00", "99.50%", "2.0"]
-    assert ptq_table._cells(rows["FP32"], rows)[:2] == ["0.0500", "1.000"]
+    assert ptq_report.cells(rows["FP32"], rows)[:2] == ["0.0500", "1.000"]
 
 
 def moved(drifts):
@@ -39,9 +39,19 @@ def moved(drifts):
 def test_the_verdict_says_what_int8_costs_and_what_is_nearest_to_fp32():
     rows = moved([12.0, 11.0, 10.5, 9.9, 3.0])["rows"]  # one scale per channel is for reference
     cost = "INT8 costs nothing in abs_rel (abs_rel 0.0501, FP32 0.0500, 12.0 mm from it)"
-    assert ptq_table.verdict(rows) == f"{cost}; nearest to FP32 is + rounding reconstruction: 9.9 mm of 12.0"
+    assert ptq_report.verdict(rows) == f"{cost}; nearest to FP32 is + rounding reconstruction: 9.9 mm of 12.0"
     rows = moved([9.0, 11.0, 10.5, 9.9, 3.0])["rows"]
-    assert ptq_table.verdict(rows).endswith("; no pass brings it nearer to FP32")
+    assert ptq_report.verdict(rows).endswith("; no further pass brings it nearer to FP32")
+    for step in STEPS[2:5]:
+        del rows[step]
+    assert ptq_report.verdict(rows).endswith(" mm from it)")  # none was tried
+
+
+def test_a_network_that_was_interrupted_at_fp32_is_left_out():
+    found = {"interrupted": {"rows": {"FP32": fake([0.1] * 5)["rows"]["FP32"]}}, "net": fake([0.06] * 5)}
+    assert "### interrupted" in ptq_report.markdown(found)
+    ticks = ptq_report.picture(found).axes[0].get_xticklabels()
+    assert [each.get_text() for each in ticks] == ["net"]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +62,7 @@ def test_the_verdict_says_what_int8_costs_and_what_is_nearest_to_fp32():
     ],
 )
 def test_bars_are_of_what_tells(network, label, height):
-    ax = ptq_table._picture({"net": network}).axes[0]
+    ax = ptq_report.picture({"net": network}).axes[0]
     assert ax.get_ylabel() == label
     assert ax.patches[0].get_height() == pytest.approx(height)
 
@@ -60,7 +70,7 @@ def test_bars_are_of_what_tells(network, label, height):
 def test_without_the_vendor_bars_are_simulated():
     network = fake([0.06, 0.05, 0.05, 0.05, 0.05])
     network["rows"]["naive PTQ"]["vendor"] = None
-    ax = ptq_table._picture({"net": network}).axes[0]
+    ax = ptq_report.picture({"net": network}).axes[0]
     assert ax.get_ylabel() == "abs_rel over FP32, simulated"
     assert ax.patches[0].get_height() == pytest.approx(1.2)
 
@@ -74,7 +84,7 @@ def test_rows_leave_out_what_may_not_stand_behind_the_base(fitted):
 
 
 def test_markdown_has_a_table_a_network_and_a_row_a_step():
-    text = ptq_table._markdown({"net": fake([0.06] * 5), "net, stressed": fake([0.2] * 5)})
+    text = ptq_report.markdown({"net": fake([0.06] * 5), "net, stressed": fake([0.2] * 5)})
     assert "### net, stressed" in text
     assert text.count("| naive PTQ |") == 2
     assert "| naive PTQ | 0.2000 | 4.000 |" in text

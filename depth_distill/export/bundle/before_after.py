@@ -162,7 +162,7 @@ def _worse(score: Score, other: Score, float_abs_rel: float) -> str:
 def cost(ratio: float) -> str:
     """What INT8 costs in abs_rel, in percent of that of FP32."""
     percent = round(100 * (ratio - 1), 1)
-    return f"{percent:.1f} %" if percent > 0 else "nothing"
+    return "nothing" if percent <= 0 else f"{percent:.1f} %"
 
 
 def verdict(found: BeforeAfter, fitted: RuntimeRow | None, untouched: Sequence[RuntimeRow]) -> str:

@@ -197,7 +197,8 @@ def _as_html(folder: Path, report: Report) -> str:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
         parts += [f"<p>{html.escape(line)}</p>" for line in section.lines]
         if section.rows:
-            texts = [_holds_text(section.rows, column) for column in range(len(section.header))]
+            count = len(section.header)
+            texts = [_holds_text(section.rows, column, count) for column in range(count)]
             columns = zip(section.header, texts, strict=True)
             head = "".join(f"<th{_TEXT * text}>{html.escape(cell)}</th>" for cell, text in columns)
             body = "".join(_html_row(row, texts) for row in section.rows)
@@ -221,10 +222,11 @@ def _html_row(row: Sequence[str], texts: Sequence[bool]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _holds_text(rows: Sequence[Sequence[str]], column: int) -> bool:
-    """Whether a column is left-aligned text; one of numbers, and ``-`` for a missing one, is right-aligned."""
-    cells = [row[column] for row in rows if column < len(row)]
-    return sum(not cell[:1].isdigit() and cell != "-" for cell in cells) > len(cells) / 2
+def _holds_text(rows: Sequence[Sequence[str]], column: int, columns: int) -> bool:
+    """Whether a column is left-aligned text; one of numbers, with ``-`` for a missing one, is right-aligned."""
+    cells = [row[column] for row in rows if column < len(row) - (len(row) < columns)]  # not the reason that spans
+    numbers = sum(cell.lstrip("+-")[:1].isdigit() or cell in ("", "-", "nan") for cell in cells)
+    return numbers < len(cells) / 2
 
 
 def _markdown(report: Report) -> str:

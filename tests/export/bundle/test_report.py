@@ -24,12 +24,13 @@ def test_both_forms_say_the_same(tmp_path):
 
 
 def test_a_column_is_of_text_or_of_numbers(tmp_path):
-    rows = [("recipe", "equalize", "-"), ("fold", "30 batch norms folded", "1.5"), ("folded twice", "no", "2.5")]
+    rows = [("recipe", "equalize", "-"), ("fold", "30 batch norms folded", "-1.5"), ("folded twice", "no", "2.5")]
+    rows += [("refused", "by the tool chain")] * 3
     write_report(tmp_path, Report("t", [], [], [Section("s", ("", "", "mm"), rows)]))
     page = (tmp_path / "report.html").read_text()
     for cell in ("equalize", "30 batch norms folded"):
         assert f'<td class="text">{cell}</td>' in page
-    for cell in ("-", "1.5"):
+    for cell in ("-", "-1.5"):
         assert f"<td>{cell}</td>" in page
 
 
