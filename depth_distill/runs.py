@@ -54,7 +54,7 @@ def run_name(files: Sequence[Path]) -> str:
 
 def config_files(argv: Sequence[str]) -> list[Path]:
     """The files that a command line names with ``--config`` or ``-c``."""
-    return [Path(value) for value in _values(argv, "--config", "-c")]
+    return [Path(value) for value in option_values(argv, "--config", "-c")]
 
 
 def chosen_run_folder(argv: Sequence[str], checkpoint: str | None, configured: str | None) -> Path | None:
@@ -68,7 +68,7 @@ def chosen_run_folder(argv: Sequence[str], checkpoint: str | None, configured: s
             on in the copy; None if it does not resume.
         configured: the ``run_dir`` of a config file.
     """
-    given = [*_values(argv, "--run_dir")]
+    given = [*option_values(argv, "--run_dir")]
     if given:
         return _through_link(Path(given[-1]))
     return resumed_run_folder(checkpoint) or (_through_link(Path(configured)) if configured else None)
@@ -259,7 +259,7 @@ def _through_link(folder: Path) -> Path:
     return folder.resolve() if folder.is_symlink() else folder
 
 
-def _values(argv: Sequence[str], *options: str) -> list[str]:
+def option_values(argv: Sequence[str], *options: str) -> list[str]:
     """The values that a command line gives to an option, as ``--option VALUE`` or ``--option=VALUE``."""
     values = []
     for argument, following in zip(argv, [*argv, ""][1:], strict=True):

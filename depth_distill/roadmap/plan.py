@@ -35,7 +35,7 @@ class RoadmapRow:
         then: passes that the trained student goes through before it is quantized; for ``distill``.
         options: options of ``fit``, which override those of the roadmap; for ``distill``. A value ``{teacher}`` is
             replaced by the teacher's checkpoint, ``{teacher_network}`` by the ``network`` of its config, for students
-            of another architecture.
+            of another architecture, ``{data_root}`` by ``data.root``.
         fake_quant: arguments of the callback ``FakeQuant``, which override target and recipe; for ``distill``.
         seeds: seeds to train with, for mean and spread; those of the roadmap unless given.
         networks: networks to measure the row on; all unless given.

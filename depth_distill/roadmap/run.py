@@ -168,10 +168,7 @@ class Roadmap:
                 **self.plan.options,
                 **row.options,
             }
-            known = {
-                "{teacher}": str(teacher.checkpoint.absolute()),
-                "{teacher_network}": read_config(config_of(teacher.checkpoint))["model"]["init_args"]["network"],
-            }
+            known = _placeholders(teacher.checkpoint, self.data_options)
             options = {key: _filled(value, known) for key, value in options.items()}
             best = self._train(folder, self.plan.distill_config, options)
             summary = json.loads((folder / runs.SUMMARY_FILE).read_text())
@@ -206,6 +203,17 @@ def _shared_with_students(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a teacher that its students have, too: those of the network, without its weights, and the data."""
     kept = ("model.init_args.network", "data.")
     return {key: value for key, value in options.items() if key.startswith(kept) and not key.endswith(".weights")}
+
+
+def _placeholders(teacher: Path, data_options: Sequence[str]) -> dict[str, Any]:
+    """What rows may say in braces, and what it means with a teacher and with data."""
+    config = read_config(config_of(teacher))
+    given = runs.option_values(data_options, "--data.root")
+    return {
+        "{teacher}": str(teacher.absolute()),
+        "{teacher_network}": config["model"]["init_args"]["network"],
+        "{data_root}": given[-1] if given else config["data"].get("root"),
+    }
 
 
 def _filled(value: Any, replacements: Mapping[str, Any]) -> Any:

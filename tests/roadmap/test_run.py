@@ -18,7 +18,7 @@ from depth_distill.models import DepthCodec
 from depth_distill.quantization.graph.trace import trace
 from depth_distill.quantization.interface import InputLayout, Interface
 from depth_distill.quantization.target.target import load_target
-from depth_distill.roadmap import load_plan, measurements
+from depth_distill.roadmap import load_plan, measurements, run
 from tests.quantization.small_case import SmallNet
 from tests.trained_run import CONFIG
 
@@ -94,6 +94,19 @@ def test_every_row_is_measured_against_the_same_float_network(finished):
             assert result["abs_rel"] == pytest.approx(exact["abs_rel"], rel=0.5)
             # int8 weights and int32 biases instead of float32
             assert 0.25 * exact["megabytes"] < result["megabytes"] < 0.4 * exact["megabytes"]
+
+
+@pytest.mark.parametrize(("words", "root"), [([], "of_teacher"), (["--data.root=a", "--data.root", "b"], "b")])
+def test_rows_may_name_the_root_of_the_data(tmp_path, words, root):
+    checkpoint = tmp_path / "checkpoints" / "a.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    config = CONFIG | {"data": CONFIG["data"] | {"root": "of_teacher"}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    known = run._placeholders(checkpoint, words)
+    assert run._filled({"data.calibration": {"init_args": {"root": "{data_root}", "manifest": "x"}}}, known) == {
+        "data.calibration": {"init_args": {"root": root, "manifest": "x"}}
+    }
 
 
 def test_a_student_is_scored_in_float_too_and_may_be_another_network(finished):
