@@ -18,7 +18,8 @@ class GainAdamW(Optimizer):
     A step of Adam is as large as the learning rate, for a weight of 0.01 as for one of 1: channels whose ranges differ
     16 times are not levelled in some hundred steps of 1e-4. A gain multiplies a whole channel. Its logarithm is learned
     at a rate of its own, by ``dL/d ln a = sum w dL/dw`` over the channel, and it is multiplied into the weight at once:
-    the parametrization of Salimans & Kingma (2016), for both dimensions and without parameters to fold away.
+    the parametrization of Salimans & Kingma (2016), for both dimensions and without parameters to fold away. The only
+    input channel of a weight, such as a depthwise one, has none.
 
     Args:
         params: parameters, or groups of them.

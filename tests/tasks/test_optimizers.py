@@ -52,10 +52,8 @@ def test_a_depthwise_weight_has_a_gain_of_each_channel_and_none_of_the_whole():
     torch.manual_seed(0)
     start, gradient = torch.rand(3, 1, 3, 3) + 0.5, torch.randn(3, 1, 3, 3)
     moved = []
-    for shape in (
-        (3, 1, 3, 3),
-        (1, 3, 3, 3),
-    ):  # as that of a layer with one output, it is one channel and has that gain
+    # As the weight of a layer with one output, it is that output's channel, and has its gain.
+    for shape in ((3, 1, 3, 3), (1, 3, 3, 3)):
         weight = nn.Parameter(start.view(shape).clone())
         weight.grad = gradient.view(shape)
         GainAdamW([weight], lr=0.01, gains=5.0).step()

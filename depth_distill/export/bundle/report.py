@@ -5,6 +5,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,8 @@ def _as_html(folder: Path, report: Report) -> str:
 
 
 def _html_row(row: Sequence[str], texts: Sequence[bool]) -> str:
-    cells = [f"<td{_TEXT * text}>{html.escape(cell)}</td>" for cell, text in zip(row, texts, strict=False)]
+    aligned = zip(row, chain(texts, repeat(False)), strict=False)
+    cells = [f"<td{_TEXT * text}>{html.escape(cell)}</td>" for cell, text in aligned]
     if len(row) < len(texts):  # the last cell, a reason instead of numbers, spans the rest
         span = len(texts) - len(row) + 1
         cells[-1] = f'<td class="failed" colspan="{span}">{html.escape(row[-1])}</td>'

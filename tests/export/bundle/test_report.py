@@ -34,6 +34,11 @@ def test_a_column_is_of_text_or_of_numbers(tmp_path):
         assert f"<td>{cell}</td>" in page
 
 
+def test_a_cell_beyond_the_header_is_not_lost(tmp_path):
+    write_report(tmp_path, Report("t", [], [], [Section("s", ("name",), [("a", "beyond")])]))
+    assert "<td>beyond</td>" in (tmp_path / "report.html").read_text()
+
+
 def test_what_names_contain_is_shown_as_it_is(tmp_path):
     name = "a|b`c`<script>[x](http://y)*d*\n# e\\"
     section = Section(name, (name,), [(name,)], (name,))
